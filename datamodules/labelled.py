@@ -1,0 +1,182 @@
+"""What the supervised stages share: label once, read on every rank, split, batch."""
+
+import pickle
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import Any, Generic, TypeVar
+
+from lightning import LightningDataModule
+
+from datamodules.cache import cache_file, cached_records, fingerprint
+from datamodules.loader import EpochLoader
+from datamodules.packing import Document, plan_epoch
+from datamodules.records import Record, read_records
+from datamodules.sources import PromptSource
+from katlit.batch import Prompt, TokenBatch
+from katlit.errors import UserError
+from katlit.rewards import AccuracyReward, Reward
+from katlit.rollout.engine import RolloutEngine, SamplingParameters
+
+BatchT = TypeVar("BatchT", bound=TokenBatch)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSettings:
+    """How documents become batches.
+
+    Attributes:
+        batch_tokens: Most tokens of a batch on one rank, padding included; longer documents are dropped.
+        packing: Put several documents into a row; otherwise rows of similar length share a batch.
+        row_tokens: Length of a packed row.
+        validation_share: Share of the records kept for validation.
+        seed: Seed of the split and of the order.
+    """
+
+    batch_tokens: int = 4096
+    packing: bool = False
+    row_tokens: int = 1024
+    validation_share: float = 0.05
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What labelling needs; none of it is touched when a file of records is given."""
+
+    prompts: PromptSource
+    engine: RolloutEngine
+    accuracy: Reward
+
+
+class LabelledData(LightningDataModule, Generic[BatchT]):
+    """Base of the supervised data: records from a file, or labelled once and cached.
+
+    `prepare_data` (one process) labels, `setup` (every rank) reads. Subclasses say how to label and encode.
+    """
+
+    def __init__(
+        self,
+        prompts: PromptSource | None,
+        engine: RolloutEngine | None,
+        accuracy: Reward | None,
+        sampling: SamplingParameters,
+        batches: BatchSettings,
+        records_file: str | None,
+        cache_dir: str,
+    ) -> None:
+        super().__init__()
+        self._sources: Sources | None = None
+        if prompts is not None and engine is not None:
+            self._sources = Sources(prompts, engine, accuracy or AccuracyReward())
+        self._sampling = sampling
+        self._batches = batches
+        self._records_file = records_file
+        self._cache_dir = cache_dir
+        self._prompts: list[Prompt] | None = None
+        self._path: Path | None = None
+        self.dropped = 0  # documents longer than a batch
+        self.lengths: list[int] = []  # tokens of each document on the student's side
+        self.train_indices: list[int] = []
+        self.validation_indices: list[int] = []
+        if batches.validation_share > 0:
+            # Lightning takes a defined `val_dataloader` as a promise, and warns where it is not kept.
+            self.val_dataloader = self._validation_dataloader
+
+    @property
+    @abstractmethod
+    def kind(self) -> str:
+        """Name of the cache's files."""
+
+    @abstractmethod
+    def models(self) -> list[str]:
+        """Directories of the models that label."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """All knobs that change the labels."""
+
+    @abstractmethod
+    def label(self, prompts: list[Prompt], sources: Sources) -> list[Record]:
+        """Sample, verify and vote."""
+
+    @abstractmethod
+    def encode(self, records: list[Record]) -> list[Document]:
+        """Turn records into what the student reads."""
+
+    @abstractmethod
+    def build(self, rows: list[list[int]]) -> BatchT:
+        """Turn rows of document indices into a batch."""
+
+    def records_path(self) -> Path:
+        """Return the file of records: the given one, or the cache's, which need not exist yet."""
+        if self._records_file is not None:
+            return Path(self._records_file)
+        if self._path is None:
+            accuracy = pickle.dumps(self._require_sources().accuracy, protocol=4)
+            inputs = self.settings() | {"sampling": asdict(self._sampling), "accuracy": accuracy.hex()}
+            key = fingerprint(inputs, self.models(), self._load_prompts())
+            self._path = cache_file(self._cache_dir, self.kind, key)
+        return self._path
+
+    def _require_sources(self) -> Sources:
+        if self._sources is None:
+            raise UserError(
+                f"{type(self).__name__}: nothing to label; give prompts and an engine, or a records_file"
+            )
+        return self._sources
+
+    def _load_prompts(self) -> list[Prompt]:
+        if self._prompts is None:
+            self._prompts = self._require_sources().prompts.load()
+        return self._prompts
+
+    def prepare_data(self) -> None:
+        """Label the prompts, unless the records exist; the engine is closed on any way out."""
+        if self._records_file is not None:
+            read_records(Path(self._records_file))
+            return
+        sources = self._require_sources()
+        try:
+            cached_records(self.records_path(), lambda: self.label(self._load_prompts(), sources))
+        finally:
+            sources.engine.close()
+
+    def setup(self, stage: str) -> None:  # noqa: ARG002 (Lightning's signature)
+        """Read and encode the records, drop over-long documents, split off the validation share."""
+        if self.train_indices:
+            return
+        documents = self.encode(read_records(self.records_path()))
+        self.lengths = [len(document.token_ids) for document in documents]
+        usable = [index for index, length in enumerate(self.lengths) if length <= self._batches.batch_tokens]
+        self.dropped = len(documents) - len(usable)
+        if not usable:
+            raise UserError(
+                f"{self.records_path()}: all {len(documents)} documents are longer than "
+                f"batch_tokens={self._batches.batch_tokens}; raise it"
+            )
+        order = Random(self._batches.seed).sample(usable, len(usable))  # noqa: S311 (a split)
+        share = self._batches.validation_share
+        count = min(max(round(share * len(order)), int(share > 0)), len(order) - 1)
+        self.validation_indices = sorted(order[:count])
+        self.train_indices = sorted(order[count:])
+
+    def _plan(self, indices: Sequence[int], epoch: int) -> list[list[list[int]]]:
+        plan = plan_epoch(
+            [self.lengths[index] for index in indices],
+            self._batches.batch_tokens,
+            self._batches.row_tokens if self._batches.packing else None,
+            self._batches.seed,
+            epoch,
+        )
+        return [[[indices[index] for index in row] for row in rows] for rows in plan]
+
+    def train_dataloader(self) -> EpochLoader[list[list[int]], BatchT]:
+        """Batches in a new order each epoch."""
+        return EpochLoader(lambda epoch: self._plan(self.train_indices, epoch), self.build)
+
+    def _validation_dataloader(self) -> EpochLoader[list[list[int]], BatchT]:
+        """Batches in one order."""
+        return EpochLoader(lambda _: self._plan(self.validation_indices, 0), self.build)

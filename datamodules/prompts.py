@@ -1,0 +1,136 @@
+"""Stage 3: batches of prompts, without those that the model always solves."""
+
+import logging
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+from lightning import LightningDataModule
+from torch import distributed
+
+from datamodules.history import History
+from datamodules.loader import EpochLoader, rank_and_world
+from datamodules.sources import PromptSource
+from katlit.batch import Prompt, RolloutBatch
+from katlit.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+PromptLoader = EpochLoader[list[Prompt], RolloutBatch]
+
+
+class PromptData(LightningDataModule):
+    """Prompts to roll out.
+
+    The order of training prompts depends on seed and epoch alone. Whoever scores the rollouts calls
+    `record_outcomes` after each step; prompts solved in an epoch are not drawn in later ones, and the
+    history travels with the checkpoint.
+
+    Args:
+        train: Prompts to train on.
+        validation: Prompts to validate on.
+        test: Prompts to evaluate on, always in their own order.
+        batch_size: Prompts a batch on one rank.
+        history: Drop prompts whose rollouts were all correct.
+        seed: Seed of the order.
+    """
+
+    def __init__(
+        self,
+        train: PromptSource | None = None,
+        validation: PromptSource | None = None,
+        test: PromptSource | None = None,
+        batch_size: int = 16,
+        history: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self._sources = {"train": train, "validation": validation, "test": test}
+        self._loaded: dict[str, list[Prompt]] = {}
+        self._batch_size = batch_size
+        self._history = History() if history else None
+        self._seed = seed
+        if validation is not None:
+            # Lightning takes a defined `val_dataloader` as a promise, and warns where it is not kept.
+            self.val_dataloader = self._validation_dataloader
+
+    def setup(self, stage: str) -> None:
+        """Load the prompts of a stage, on every rank alike."""
+        needed = {"fit": ["train", "validation"], "validate": ["validation"], "test": ["test"]}
+        for name in needed.get(stage, []):
+            source = self._sources[name]
+            if source is not None and name not in self._loaded:
+                self._loaded[name] = source.load()
+        if stage == "fit" and "train" not in self._loaded:
+            raise UserError("PromptData: no training prompts; set data.init_args.train to a prompt source")
+
+    def record_outcomes(self, batch: RolloutBatch) -> None:
+        """Take note of which prompts of a scored batch were always solved; every rank must call it.
+
+        Raises:
+            KeyError: if the batch was not rolled out.
+        """
+        if self._history is None:
+            return
+        groups, correct = batch["group_ids"].tolist(), batch["correct"].tolist()
+        for index, prompt in enumerate(batch["prompts"]):
+            outcomes = [bool(right) for group, right in zip(groups, correct, strict=True) if group == index]
+            self._history.record(prompt["id"], outcomes, self._epoch())
+        world = rank_and_world()[1]
+        if world > 1:
+            states: list[Any] = [None] * world
+            distributed.all_gather_object(states, self._history.state_dict())
+            self._history.merge(states)
+
+    def _epoch(self) -> int:
+        return 0 if self.trainer is None else self.trainer.current_epoch
+
+    def dropped(self, epoch: int) -> int:
+        """Count the prompts that `epoch` leaves out."""
+        return 0 if self._history is None else self._history.dropped(epoch)
+
+    def _plan(self, epoch: int) -> list[list[Prompt]]:
+        by_id = {prompt["id"]: prompt for prompt in self._loaded["train"]}
+        active = list(by_id) if self._history is None else self._history.active(by_id, epoch)
+        Random(f"{self._seed}/{epoch}").shuffle(active)  # noqa: S311 (an order, not a secret)
+        batches = self._chunks([by_id[prompt_id] for prompt_id in active])
+        # Steps of one size; a set smaller than a batch is still a batch.
+        return batches[:-1] if len(batches) > 1 and len(batches[-1]) < self._batch_size else batches
+
+    def _chunks(self, prompts: Sequence[Prompt]) -> list[list[Prompt]]:
+        return [
+            list(prompts[start : start + self._batch_size])
+            for start in range(0, len(prompts), self._batch_size)
+        ]
+
+    def train_dataloader(self) -> PromptLoader:
+        """Batches of the prompts that are not solved yet."""
+        return EpochLoader(self._plan, _rollout_batch)
+
+    def _validation_dataloader(self) -> PromptLoader:
+        """Batches in fixed order."""
+        return EpochLoader(lambda _: self._chunks(self._loaded["validation"]), _rollout_batch)
+
+    def test_dataloader(self) -> PromptLoader:
+        """Batches in fixed order.
+
+        Raises:
+            UserError: if there are no test prompts.
+        """
+        if "test" not in self._loaded:
+            raise UserError("PromptData: no test prompts; set data.init_args.test to a prompt source")
+        return EpochLoader(lambda _: self._chunks(self._loaded["test"]), _rollout_batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the history."""
+        return {} if self._history is None else {"history": self._history.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the history."""
+        if self._history is not None and "history" in state_dict:
+            self._history.load_state_dict(state_dict["history"])
+
+
+def _rollout_batch(prompts: list[Prompt]) -> RolloutBatch:
+    """A fresh dictionary each time: the rollout callback fills it in place."""
+    return {"prompts": list(prompts)}

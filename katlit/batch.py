@@ -1,0 +1,74 @@
+"""Batch contracts: the only thing that `modules` and `datamodules` both know.
+
+Shapes: B rows, L tokens a row, P aligned token pairs, N rollouts, D MTP depths.
+
+A row holds one document or several packed ones. `position_ids` restarts at 0 at each document, and the
+padding at a row's end is a document of its own, so no attention mask is needed: two tokens see each other
+only if they belong to the same run of `position_ids`.
+"""
+
+from typing import Any, NotRequired, TypedDict
+
+import torch
+from torch import Tensor
+
+
+class TokenBatch(TypedDict):
+    """Token ids with the targets a loss may count."""
+
+    input_ids: Tensor  # [B, L] int64
+    position_ids: Tensor  # [B, L] int64, 0 at the first token of each document
+    loss_mask: Tensor  # [B, L] bool, True where the token itself is a target (a response token)
+
+
+class DistillBatch(TokenBatch):
+    """A student's tokens, the teacher's tokens of the same text, and which targets correspond.
+
+    Pairs index *target* tokens in the flattened rows (row * L + column). The distribution of a target is
+    predicted one position to its left, on each side.
+    """
+
+    teacher_input_ids: Tensor  # [B_teacher, L_teacher] int64
+    teacher_position_ids: Tensor  # [B_teacher, L_teacher] int64
+    student_targets: Tensor  # [P] int64
+    teacher_targets: Tensor  # [P] int64
+
+
+class Prompt(TypedDict):
+    """One query, ready to be sampled and verified; plain Python, never collated into tensors."""
+
+    id: str
+    messages: list[dict[str, str]]
+    reference: str  # the expected answer; empty where the query cannot be verified
+    verifier: str  # name of the scorer, e.g. "match" or a reasoning-gym data set
+    domain: str  # the task family
+    difficulty: int
+    metadata: dict[str, Any]  # what the scorer needs beside the reference
+
+
+class RolloutBatch(TypedDict):
+    """Prompts as the loader yields them; the rollout callback fills the rest in place before the step."""
+
+    prompts: list[Prompt]
+    input_ids: NotRequired[Tensor]  # [B, L] int64, prompt and completion
+    position_ids: NotRequired[Tensor]  # [B, L] int64
+    loss_mask: NotRequired[Tensor]  # [B, L] bool, True on sampled tokens
+    rollout_ids: NotRequired[
+        Tensor
+    ]  # [B, L] int64, which of the N rollouts a token belongs to, -1 on padding
+    judge_mask: NotRequired[Tensor]  # [B, L] bool, True on sampled tokens of the judge segment
+    rollout_log_probs: NotRequired[
+        Tensor
+    ]  # [B, L] float32, the sampler's log-probability of each sampled token
+    group_ids: NotRequired[Tensor]  # [N] int64, index of the prompt
+    modes: NotRequired[Tensor]  # [N] int64, 1 think-on, 0 think-off, -1 no mode found
+    rewards: NotRequired[Tensor]  # [N] float32, outcome reward
+    correct: NotRequired[Tensor]  # [N] bool
+    truncated: NotRequired[Tensor]  # [N] bool, stopped by the length limit: excluded from the loss
+    forced: NotRequired[Tensor]  # [N] bool, mode forced by prefill: its judge carries no loss
+    advantages: NotRequired[Tensor]  # [N, 2] float32, (judge, answer), written by the module for the tables
+
+
+def document_ids(position_ids: Tensor) -> Tensor:  # [B, L] -> [B, L]
+    """Number the documents of each row from 0, by the restarts of `position_ids`."""
+    return torch.cumsum((position_ids == 0).long(), dim=-1) - 1

@@ -1,0 +1,1 @@
+"""Side effects of training, one a file; named in YAML by `class_path`."""

@@ -1,0 +1,33 @@
+"""The end of a stage: a Hugging Face directory, the only thing that passes to the next stage."""
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from typing_extensions import override
+
+from katlit.output import require_writable
+from katlit.tracking import mlflow_loggers
+
+
+class ExportModel(Callback):
+    """Exports weights, configuration and tokenizer when training has ended well.
+
+    Args:
+        directory: Where to; the next stage's `backbone.init_from`.
+        log_to_mlflow: Whether MLflow keeps a copy, as the artifact `model`; too much, perhaps, if large.
+    """
+
+    def __init__(self, directory: str, log_to_mlflow: bool = True) -> None:
+        self.directory = directory
+        self.log_to_mlflow = log_to_mlflow
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            require_writable(self.directory, "ExportModel.directory")
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.backbone.export(self.directory)  # on every rank: shards are gathered
+        if not self.log_to_mlflow or not trainer.is_global_zero:
+            return
+        for logger in mlflow_loggers(trainer.loggers):
+            logger.experiment.log_artifacts(logger.run_id, self.directory, "model")

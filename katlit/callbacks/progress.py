@@ -1,0 +1,89 @@
+"""Progress in one line: where training is, how fast, how good."""
+
+import sys
+import time
+from datetime import timedelta
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from typing_extensions import override
+
+# metric -> (what the line calls it, format); the line shows those that the stage logs, in this order
+SHOWN = {
+    "train/loss": ("loss", ".4f"),
+    "rollout/reward": ("reward", ".3f"),
+    "rollout/think_rate": ("think", ".2f"),
+    "rollout/mean_tokens": ("tokens", ".1f"),
+    "throughput/tokens_per_second": ("tok/s", ",.0f"),
+}
+
+
+class LineProgress(ProgressBar):
+    """Shows loss, reward, think rate, mean tokens and tokens/s.
+
+    On a terminal the line is rewritten in place; elsewhere (a log file, CI) a line is added every `seconds`.
+
+    Args:
+        seconds: Time between two lines in a log.
+        terminal_seconds: Time between two updates on a terminal.
+    """
+
+    def __init__(self, seconds: float = 10.0, terminal_seconds: float = 0.5) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self.terminal_seconds = terminal_seconds
+        self._enabled = True
+        self._start = 0.0
+        self._shown = 0.0
+        self._first_step = 0
+
+    @override
+    def disable(self) -> None:
+        self._enabled = False
+
+    @override
+    def enable(self) -> None:
+        self._enabled = True
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start = self._shown = time.monotonic()
+        self._first_step = trainer.global_step
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        pause = self.terminal_seconds if sys.stdout.isatty() else self.seconds
+        if time.monotonic() - self._shown >= pause:
+            self._show(trainer, pl_module, last=False)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._show(trainer, pl_module, last=True)
+
+    def _show(self, trainer: Trainer, pl_module: LightningModule, *, last: bool) -> None:
+        """Write the line; reading the metrics waits for the device, so it happens only now and then."""
+        if not self._enabled:
+            return
+        self._shown = time.monotonic()
+        line = self.line(trainer, type(pl_module).__name__)
+        if sys.stdout.isatty():
+            sys.stdout.write(f"\r\x1b[K{line}" + ("\n" if last else ""))
+        else:
+            sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+
+    def line(self, trainer: Trainer, name: str) -> str:
+        """The line without control characters: `StepSRPO 24/60  0:01:12, 0:01:48 left  loss 0.0312 …`."""
+        step, total = trainer.global_step, trainer.max_steps
+        done, elapsed = step - self._first_step, time.monotonic() - self._start
+        where, clock = f"{name} {step}", str(timedelta(seconds=int(elapsed)))
+        if total > 0:
+            where += f"/{total}"
+        if total > 0 and done > 0:
+            clock += f", {timedelta(seconds=int(elapsed / done * (total - step)))} left"
+        metrics = trainer.callback_metrics
+        shown = [f"{label} {metrics[key]:{form}}" for key, (label, form) in SHOWN.items() if key in metrics]
+        return "  ".join([where, clock, *shown])

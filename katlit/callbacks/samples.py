@@ -1,0 +1,44 @@
+"""A table of what the model wrote, to be read in MLflow."""
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from typing_extensions import override
+
+from katlit.tracking import mlflow_loggers
+
+COLUMNS = ("prompt", "text", "mode", "correct", "reward", "judge_advantage", "answer_advantage")
+
+
+class SampleTable(Callback):
+    """Appends sample rollouts to the run's table `rollouts.json`.
+
+    Reads `batch["samples"]`, a list of mappings with the keys of `COLUMNS`, which the rollout callback fills;
+    a stage without rollouts leaves no table. The texts are plain JSON, never HTML: a model cannot write the
+    page.
+
+    Args:
+        every_n_steps: Optimizer steps between two entries; the first step is always entered.
+        rows: Samples per entry, the first ones of the batch on rank 0.
+    """
+
+    def __init__(self, every_n_steps: int = 10, rows: int = 16) -> None:
+        self.every_n_steps = every_n_steps
+        self.rows = rows
+        self._last_step = 0
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if step == self._last_step or (step != 1 and step % self.every_n_steps):
+            return
+        self._last_step = step
+        samples = batch.get("samples", [])[: self.rows]
+        if not trainer.is_global_zero or not samples:
+            return
+        table: dict[str, list[Any]] = {"step": [step] * len(samples)}
+        table |= {column: [sample[column] for sample in samples] for column in COLUMNS}
+        for logger in mlflow_loggers(trainer.loggers):
+            logger.experiment.log_table(logger.run_id, table, "rollouts.json")

@@ -1,0 +1,107 @@
+"""The `katlit` command: finds the subcommand, turns what a user can mend into one line and an exit status.
+
+Lightning, transformers and all they pull take seconds to import, so this file imports none of them:
+`katlit --help` answers at once, and a subcommand loads only what it needs.
+"""
+
+import errno
+import sys
+from collections.abc import Sequence
+
+from katlit.errors import UserError
+
+TRAINER_COMMANDS = {
+    "fit": "train a stage",
+    "validate": "evaluate on the validation prompts",
+    "test": "evaluate on the test prompts",
+    "predict": "run the model over the prompts and keep its answers",
+    "label": "only build the data of a stage: sample, verify, vote, write the cache that fit will read",
+}
+COMMANDS = TRAINER_COMMANDS | {"report": "read a finished run and write report.md, report.json, pareto.png"}
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130  # what a shell reports after ctrl-C: 128 + SIGINT
+
+# What the file system refuses and a user can mend; any other OSError is our fault and keeps its traceback.
+_MENDABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EDQUOT}
+
+
+def help_text() -> str:
+    """What `katlit --help` prints."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: katlit COMMAND [options]",
+            "",
+            "Trains language models that decide by themselves when to think.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "Settings come from YAML files, later ones win, the command line last:",
+            "  katlit fit -c configs/base.yaml -c my.yaml --trainer.max_steps 100",
+            "Every knob:                    katlit fit --help",
+            "Every knob of a class:         katlit fit --model.help modules.StepSRPO",
+            "The settings as they resolve:  katlit fit -c ... --print_config",
+        ]
+    )
+
+
+def _dispatch(arguments: Sequence[str]) -> int:
+    """Run one command line; raises whatever goes wrong."""
+    choice = f"choose one of {', '.join(COMMANDS)}, or see katlit --help"
+    if not arguments:
+        raise UserError(f"no command given; {choice}")
+    command = arguments[0]
+    if command in ("-h", "--help"):
+        sys.stdout.write(help_text() + "\n")
+        return 0
+    if command not in COMMANDS:
+        raise UserError(f"unknown command {command!r}; {choice}")
+    if command == "report":
+        from katlit.report import main as report
+
+        return report(arguments[1:])
+    from katlit.trainer import run
+
+    run(arguments)
+    return 0
+
+
+def _exit_status(stop: SystemExit) -> int:
+    """Status of a SystemExit; Lightning answers ctrl-C by a graceful shutdown and `sys.exit(1)`."""
+    if isinstance(stop.__context__, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    if stop.code is None:
+        return 0
+    return stop.code if isinstance(stop.code, int) else 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `katlit`; the entry point of the console script, and callable from Python.
+
+    Args:
+        arguments: What follows `katlit` on the command line; the process's own arguments by default.
+
+    Returns:
+        The exit status: 0 done, 2 the user can mend it (one line on stderr), 130 interrupted.
+    """
+    try:
+        return _dispatch(sys.argv[1:] if arguments is None else arguments)
+    except UserError as error:
+        message = str(error)
+    except OSError as error:
+        if error.errno not in _MENDABLE:
+            raise
+        message = f"{error.filename or 'file system'}: {error.strerror}; choose a place that can be written"
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except SystemExit as stop:
+        return _exit_status(stop)
+    sys.stderr.write(f"katlit: error: {' '.join(message.split())}\n")
+    return EXIT_USER_ERROR
+
+
+if __name__ == "__main__":
+    sys.exit(main())

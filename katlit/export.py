@@ -1,0 +1,91 @@
+"""Writing and reading the directory that passes from stage to stage.
+
+An ordinary Hugging Face directory, and beside it `mtp.safetensors` with the MTP modules, in the names and
+order of vLLM's MiMo drafter. `model.safetensors.index.json` lists only the model's own weights, so that
+loaders that take every `*.safetensors` (vLLM) leave the modules alone.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from tempfile import mkdtemp
+
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from katlit.errors import UserError
+from katlit.protocol import Protocol
+
+MTP_FILE = "mtp.safetensors"
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+
+
+def write_directory(
+    directory: str | Path,
+    model: PreTrainedModel,
+    weights: dict[str, Tensor],
+    mtp_weights: dict[str, Tensor],
+    protocol: Protocol,
+) -> None:
+    """Write all or nothing: a directory of that name appears only when it is complete.
+
+    Args:
+        directory: Where to. A model directory of that name is replaced.
+        model: Gives configuration and generation settings; its own weights are not read.
+        weights: Full tensors on the CPU, under Hugging Face names.
+        mtp_weights: Full tensors on the CPU, under the names of `katlit.mtp.stored_name`; may be empty.
+        protocol: Its tokenizer is written, with markers and chat template.
+
+    Raises:
+        UserError: where the directory holds something else than a model.
+    """
+    target = Path(directory).absolute()
+    replaced = target.exists() and any(target.iterdir())
+    if replaced and not (target / "config.json").is_file():
+        raise UserError(f"export: {str(directory)!r} holds other files, no model; choose another place")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        _fill(temporary / "new", model, weights, mtp_weights, protocol)
+        if replaced:
+            target.rename(temporary / "old")
+        (temporary / "new").rename(target)
+    finally:
+        shutil.rmtree(temporary)
+
+
+def _fill(
+    directory: Path,
+    model: PreTrainedModel,
+    weights: dict[str, Tensor],
+    mtp_weights: dict[str, Tensor],
+    protocol: Protocol,
+) -> None:
+    end = {"eos_token_id": protocol.end_id, "pad_token_id": protocol.pad_id}
+    model.config.update(end)
+    model.generation_config.update(**end)
+    depths = {name.split(".")[2] for name in mtp_weights}
+    model.config.num_nextn_predict_layers = len(depths)
+    model.save_pretrained(directory, state_dict=weights)
+    protocol.tokenizer.save_pretrained(directory)
+    if mtp_weights:
+        save_file(mtp_weights, directory / MTP_FILE, metadata={"format": "pt"})
+    if (directory / _WEIGHTS).is_file():
+        _write_index(directory)
+
+
+def _write_index(directory: Path) -> None:
+    with safe_open(directory / _WEIGHTS, framework="pt") as file:
+        names = list(file.keys())
+    size = (directory / _WEIGHTS).stat().st_size
+    index = {"metadata": {"total_size": size}, "weight_map": dict.fromkeys(names, _WEIGHTS)}
+    (directory / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def read_mtp(directory: str | Path) -> dict[str, Tensor]:
+    """The MTP weights of a directory under their stored names; empty where it has none."""
+    path = Path(directory) / MTP_FILE
+    return load_file(path) if path.is_file() else {}

@@ -1,0 +1,86 @@
+"""The base class of the stages: backbone, optimizer, schedule, and how token means are logged."""
+
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from typing_extensions import override
+
+from katlit.backbone import Backbone
+from katlit.metrics.token_mean import TokenMean
+from katlit.optimization import Optimization, build_optimizer, build_schedule
+from katlit.strategies import shard
+
+DEFAULT_OPTIMIZATION = Optimization()
+
+
+class KatModule(LightningModule):
+    """A stage; subclasses add a training step.
+
+    Args:
+        backbone: The model, materialised in `configure_model`.
+        optimization: AdamW and its schedule.
+    """
+
+    trains_mtp: bool = False  # stages that do not train the MTP modules carry them along, frozen
+
+    def __init__(self, backbone: Backbone, optimization: Optimization = DEFAULT_OPTIMIZATION) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.optimization = optimization
+        self._means: dict[str, TokenMean] = {}
+
+    @override
+    def configure_model(self) -> None:
+        if self.backbone.is_materialized:
+            return
+        self.backbone.materialize()
+        self.backbone.mtp.requires_grad_(self.trains_mtp)
+        self.load_companions()
+        if self.device_mesh is not None:
+            shard(self.backbone, self.device_mesh)
+
+    def load_companions(self) -> None:
+        """Load the frozen models that a stage needs beside its own; runs once, before sharding."""
+
+    @override
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = build_optimizer(self, self.optimization)
+        schedule = build_schedule(optimizer, self.trainer.estimated_stepping_batches, self.optimization)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @override
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Nothing, unless a stage has a loss to validate."""
+
+    @override
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Nothing: the evaluation callback samples the policies."""
+
+    @override
+    def predict_step(self, batch: Any, batch_idx: int) -> None:
+        """Nothing: the evaluation callback samples the policies."""
+
+    def log_training(self, values: dict[str, Tensor]) -> None:
+        """Log values of one step as `train/<name>`, averaged over ranks; nothing waits for the device."""
+        rows = {f"train/{name}": value.detach() for name, value in values.items()}
+        self.log_dict(rows, on_step=True, on_epoch=False, sync_dist=True, batch_size=1)
+
+    def count(self, name: str, values: Tensor) -> None:
+        """Add one value a token to a validation mean; a stage counts the same names in every batch."""
+        if name not in self._means:
+            self._means[name] = TokenMean().to(values.device)
+        self._means[name].update(values)
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        means = {name: metric.compute() for name, metric in self._means.items()}
+        self.log_dict({f"val/{name}": value for name, value in self.summarize(means).items()})
+        for metric in self._means.values():
+            metric.reset()
+
+    def summarize(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What validation logs: the means themselves, and the perplexity of each cross-entropy `…ce`."""
+        cross_entropies = [name for name in means if name == "ce" or name.endswith("_ce")]
+        return means | {f"{name[:-2]}perplexity": means[name].exp() for name in cross_entropies}

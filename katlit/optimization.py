@@ -1,0 +1,79 @@
+"""AdamW and a learning-rate schedule, the same for all stages."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from katlit.errors import UserError
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """How weights are updated.
+
+    Attributes:
+        learning_rate: Its peak.
+        weight_decay: Of matrices; norms and biases have none.
+        beta1: AdamW's decay of the mean gradient.
+        beta2: AdamW's decay of the mean squared gradient.
+        warmup_steps: Optimizer steps over which the learning rate rises linearly to its peak.
+        schedule: What the learning rate does after the warm-up, until the last step.
+        min_ratio: Where `cosine` and `linear` end, as a share of the peak.
+    """
+
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.95
+    warmup_steps: int = 0
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    min_ratio: float = 0.1
+
+
+def build_optimizer(module: nn.Module, settings: Optimization) -> AdamW:
+    """AdamW over the trainable parameters; only those of two dimensions or more are decayed."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return AdamW(groups, lr=settings.learning_rate, betas=(settings.beta1, settings.beta2))
+
+
+def learning_rate_factor(step: int, total_steps: float, settings: Optimization) -> float:
+    """The share of the peak learning rate at a step.
+
+    Args:
+        step: Optimizer steps done so far.
+        total_steps: Length of training; only `cosine` and `linear` look at it.
+        settings: Warm-up, schedule and its end.
+    """
+    if step < settings.warmup_steps:
+        return (step + 1) / settings.warmup_steps
+    if settings.schedule == "constant":
+        return 1.0
+    progress = min((step - settings.warmup_steps) / max(total_steps - settings.warmup_steps, 1), 1.0)
+    remaining = (1 + math.cos(math.pi * progress)) / 2 if settings.schedule == "cosine" else 1 - progress
+    return settings.min_ratio + (1 - settings.min_ratio) * remaining
+
+
+def build_schedule(optimizer: Optimizer, total_steps: float, settings: Optimization) -> LambdaLR:
+    """A schedule to be stepped once an optimizer step.
+
+    Args:
+        optimizer: Its learning rate is the peak.
+        total_steps: Length of training in optimizer steps; infinite where no end is known.
+        settings: Warm-up, schedule and its end.
+
+    Raises:
+        UserError: where the schedule needs an end and there is none.
+    """
+    if settings.schedule != "constant" and math.isinf(total_steps):
+        raise UserError(
+            f"optimization.schedule {settings.schedule!r} needs an end; set trainer.max_steps or max_epochs"
+        )
+    return LambdaLR(optimizer, lambda step: learning_rate_factor(step, total_steps, settings))

@@ -1,0 +1,164 @@
+"""From a name, a directory or a bare configuration to a Hugging Face model and tokenizer."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from katlit.errors import UserError
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+# Flash attention is not offered: transformers 5 reads packed documents from `position_ids` only where a batch
+# is one row, so with several rows documents would silently see each other.
+Attention = Literal["sdpa", "eager"]
+
+# Settings of models whose logits are not just `hidden @ weight.T`; our losses start from hidden states.
+_LOGIT_SETTINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+
+
+def load_tokenizer(source: str, key: str) -> PreTrainedTokenizerBase:
+    """Load a tokenizer, with nothing changed in it.
+
+    A directory's `tokenizer.json` is taken by its word. `AutoTokenizer` looks at `config.json` as well, and
+    for `model_type: qwen2` puts Qwen's own pre-tokenizer and tokens in place of those of the file.
+
+    Args:
+        source: A directory or a name on the hub.
+        key: The setting that names it, for the message.
+
+    Raises:
+        UserError: where there is none.
+    """
+    _require_directory(source, key)
+    loader = PreTrainedTokenizerFast if (Path(source) / "tokenizer.json").is_file() else AutoTokenizer
+    try:
+        return loader.from_pretrained(source)
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{key}: no tokenizer found in {source!r} ({_first_line(error)}); "
+            "give a directory with tokenizer.json or a name on the Hugging Face hub"
+        ) from error
+
+
+def load_model(source: str, key: str, dtype: Dtype, attention: Attention) -> PreTrainedModel:
+    """Load a causal language model with its weights, on the CPU, in training mode.
+
+    Args:
+        source: A directory or a name on the hub.
+        key: The setting that names it, for the message.
+        dtype: Type of the weights in memory.
+        attention: Implementation of attention.
+
+    Raises:
+        UserError: where there is none, or its output head is of a kind that our losses do not know.
+    """
+    _require_directory(source, key)
+    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
+        raise UserError(f"{key}: {source!r} has no config.json; give a Hugging Face model directory")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=getattr(torch, dtype), attn_implementation=attention
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{key}: cannot load a causal language model from {source!r} ({_first_line(error)}); "
+            "give a Hugging Face model directory or a name on the hub"
+        ) from error
+    _check_head(model, key)
+    return model.train()
+
+
+def build_model(
+    settings: dict[str, Any], vocabulary: int, key: str, dtype: Dtype, attention: Attention
+) -> PreTrainedModel:
+    """Create a causal language model with fresh weights.
+
+    Args:
+        settings: A Hugging Face configuration: `model_type` and whatever differs from its defaults.
+        vocabulary: Number of tokens; the configuration's `vocab_size`, unless it asks for more.
+        key: The setting that holds the configuration, for the message.
+        dtype: Type of the weights.
+        attention: Implementation of attention.
+
+    Raises:
+        UserError: for an unknown `model_type` or a setting that the model refuses.
+    """
+    if "model_type" not in settings:
+        raise UserError(f"{key}: model_type is missing; name an architecture, for instance qwen2")
+    values = settings | {"vocab_size": max(vocabulary, settings.get("vocab_size", 0))}
+    try:
+        config: PretrainedConfig = AutoConfig.for_model(**values)
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=getattr(torch, dtype), attn_implementation=attention
+        )
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{key}: {settings!r} describes no model ({_first_line(error)})") from error
+    _check_head(model, key)
+    return model.train()
+
+
+@torch.no_grad()
+def grow_vocabulary(model: PreTrainedModel, size: int, first_new: int, seed: int) -> None:
+    """Make room for `size` tokens and initialise the rows of those that the model never saw.
+
+    A new row is the mean of the old ones plus normal noise of a tenth of their standard deviation, per
+    dimension (our choice); a mean's logit stays moderate, and noise lets tokens part. Old rows are untouched.
+    A table that is already longer than `size`, as padded ones are, keeps its length.
+
+    Args:
+        model: Tied or untied; both tables are treated.
+        size: Number of tokens of the tokenizer.
+        first_new: The lowest token id that was just added; `size` if there is none.
+        seed: Of the noise.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    if size > rows:
+        model.resize_token_embeddings(size, mean_resizing=False)
+    first = min(rows, first_new)
+    generator = torch.Generator().manual_seed(seed)
+    tables: list[Tensor] = [model.get_input_embeddings().weight]
+    if output_weight(model) is not tables[0]:
+        tables.append(output_weight(model))
+    for weight in tables:
+        old, new = weight[:first].float(), weight[first:size]
+        noise = torch.randn(new.shape, generator=generator)
+        new.copy_(old.mean(dim=0) + 0.1 * old.std(dim=0) * noise)
+
+
+def output_weight(model: PreTrainedModel) -> Tensor:
+    """The matrix [V, H] that turns hidden states into logits."""
+    return model.get_output_embeddings().weight
+
+
+def _check_head(model: PreTrainedModel, key: str) -> None:
+    head = model.get_output_embeddings()
+    if head is None or getattr(head, "bias", None) is not None:
+        raise UserError(
+            f"{key}: {type(model).__name__} has no output head without bias; choose another model"
+        )
+    for name in _LOGIT_SETTINGS:
+        if getattr(model.config, name, None) not in (None, 1, 1.0):
+            raise UserError(
+                f"{key}: {type(model).__name__} changes its logits by {name}; choose another model"
+            )
+
+
+def _require_directory(source: str, key: str) -> None:
+    """Refuse a path that does not exist before the hub is asked for a model of that name."""
+    looks_like_path = source.startswith((".", "/", "~")) or source.count("/") > 1
+    if looks_like_path and not Path(source).is_dir():
+        raise UserError(f"{key}: directory {source!r} does not exist")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

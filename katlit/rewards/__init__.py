@@ -1,0 +1,18 @@
+"""Rewards: how good a response is, from its text alone."""
+
+from katlit.rewards.base import Reward, Sample
+from katlit.rewards.composite import AccuracyReward, CompositeReward, RewardBatch
+from katlit.rewards.format import FormatReward
+from katlit.rewards.match import MatchReward
+from katlit.rewards.task import TaskReward
+
+__all__ = [
+    "AccuracyReward",
+    "CompositeReward",
+    "FormatReward",
+    "MatchReward",
+    "Reward",
+    "RewardBatch",
+    "Sample",
+    "TaskReward",
+]

@@ -1,0 +1,7 @@
+"""Rollout engines: what samples completions, apart from what trains."""
+
+from katlit.rollout.engine import Completion, RolloutEngine, SamplingParameters
+from katlit.rollout.hf import HFEngine
+from katlit.rollout.vllm import VLLMEngine
+
+__all__ = ["Completion", "HFEngine", "RolloutEngine", "SamplingParameters", "VLLMEngine"]

@@ -1,0 +1,132 @@
+"""The contract of a rollout engine: token ids in, token ids and their log-probabilities out.
+
+The log-probability of a sampled token is that of the distribution it was drawn from: log softmax of
+logits / temperature over the tokens that `top_k` and `top_p` keep; at temperature 0, of the logits as they
+are. Our choice, and the same for all engines. A trainer that recomputes it divides its logits by the
+temperature.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from katlit.errors import UserError
+
+_MIN_TEMPERATURE = 0.01  # vLLM raises lower ones silently to this
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParameters:
+    """How to sample.
+
+    Args:
+        temperature: 0 is greedy, else at least 0.01.
+        top_p: Of those that `top_k` left, keep the most likely tokens that together have this probability;
+            1.0 keeps all.
+        top_k: Keep this many of the most likely tokens; 0 keeps all.
+        max_tokens: Longest completion, the stop token counted.
+        stop_token_ids: End a completion; the engine knows no others.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int = 1024
+    stop_token_ids: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Refuse what the engines would read differently."""
+        if self.temperature != 0 and not self.temperature >= _MIN_TEMPERATURE:
+            raise UserError(
+                f"temperature: {self.temperature}; give 0 (greedy) or at least {_MIN_TEMPERATURE}"
+            )
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top_p: {self.top_p}; give a number above 0 and at most 1")
+        if self.top_k < 0:
+            raise UserError(f"top_k: {self.top_k}; give 0 (all tokens) or a positive number")
+        if self.max_tokens < 1:
+            raise UserError(f"max_tokens: {self.max_tokens}; give at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What was generated after one prompt; the stop token is included in `token_ids`."""
+
+    token_ids: list[int]
+    log_probs: list[float]  # of each token, see the head of this file; same length
+    finish_reason: Literal["stop", "length"]
+
+
+class RolloutEngine(ABC):
+    """Samples from a model that the trainer keeps in step through `sync_weights`.
+
+    Constructors only keep settings; `start` allocates.
+    """
+
+    @abstractmethod
+    def start(self, model_directory: Path) -> None:
+        """Load the Hugging Face directory: configuration and weights (safetensors); no tokenizer is needed.
+
+        Raises:
+            UserError: where the directory holds no model, or the engine is not installed.
+        """
+
+    @abstractmethod
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: SamplingParameters,
+        seeds: Sequence[int] | None = None,
+    ) -> list[Completion]:
+        """Sample one completion a prompt, in order.
+
+        The same prompt, sampling parameters, weights and seed give the same tokens, whatever else is in the
+        batch (but for rounding, where two tokens are all but equally likely). Prompts must fit: see `fits`.
+        Without `seeds`, each call draws new ones; a run is then reproduced only as a whole.
+
+        Raises:
+            ValueError: where a prompt is empty or does not fit, or `seeds` has another length.
+        """
+
+    @abstractmethod
+    def sync_weights(self, named_weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Replace the weights by full tensors under Hugging Face names, `lm_head.weight` included.
+
+        Copies; the caller's tensors may change afterwards.
+
+        Raises:
+            UserError: where a name is missing, unknown, or comes with another shape. The engine's weights are
+                then neither the old nor the new ones.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free all memory and processes; safe to call twice, or before `start`."""
+
+    @property
+    @abstractmethod
+    def max_context(self) -> int:
+        """Longest prompt plus completion, in tokens."""
+
+    def fits(self, prompt: Sequence[int], max_tokens: int) -> bool:
+        """Whether the prompt and `max_tokens` new tokens stay within the context."""
+        return len(prompt) + max_tokens <= self.max_context
+
+    def check_request(
+        self, prompts: Sequence[Sequence[int]], max_tokens: int, seeds: Sequence[int] | None
+    ) -> None:
+        """Raise ValueError for what `generate` does not take; engines call it first."""
+        if seeds is not None and len(seeds) != len(prompts):
+            raise ValueError(f"{len(seeds)} seeds for {len(prompts)} prompts")
+        for index, prompt in enumerate(prompts):
+            if not prompt:
+                raise ValueError(f"prompt {index} is empty")
+            if not self.fits(prompt, max_tokens):
+                raise ValueError(
+                    f"prompt {index} has {len(prompt)} tokens; with max_tokens {max_tokens} it exceeds "
+                    f"max_context {self.max_context}"
+                )

@@ -1,0 +1,61 @@
+"""What vLLM 0.32 changes in the process that hosts it, and how it is put back.
+
+In process, vLLM seeds Python, NumPy and torch, replaces `torch.set_num_threads` by a stub, sets environment
+variables that child processes would inherit (`LD_PRELOAD`, `LOCAL_WORLD_SIZE`, …), adds warning filters, and
+(through torch.distributed) an exception hook.
+"""
+
+import os
+import random
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+_OWN_PREFIX = "VLLM_"  # read again while the engine runs, so kept until it closes
+
+
+@contextmanager
+def preserved_process() -> Iterator[None]:
+    """Undo the block's changes to random states, threads, environment, warning filters and exception hook.
+
+    Environment variables that start with `VLLM_` stay. Warnings within the block are not shown: they concern
+    the inside of vLLM.
+    """
+    environment = dict(os.environ)
+    set_num_threads, num_threads = torch.set_num_threads, torch.get_num_threads()
+    hook, dtype = sys.excepthook, torch.get_default_dtype()
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    try:
+        with warnings.catch_warnings(), preserved_torch_seed():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        torch.set_default_dtype(dtype)
+        sys.excepthook = hook
+        torch.set_num_threads = set_num_threads
+        torch.set_num_threads(num_threads)
+        _restore(environment)
+
+
+def _restore(environment: dict[str, str]) -> None:
+    for name in set(os.environ) | set(environment):
+        if name.startswith(_OWN_PREFIX):
+            continue
+        if name in environment:
+            os.environ[name] = environment[name]
+        else:
+            del os.environ[name]
+
+
+@contextmanager
+def preserved_torch_seed() -> Iterator[None]:
+    """Leave torch's random states, CPU's and the current GPU's, as they were."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        yield

@@ -1,0 +1,141 @@
+"""The Lightning side of the command line: the trainer with its extra command, and LightningCLI for it."""
+
+import logging
+import re
+import warnings
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentError, set_parsing_settings
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf.errors import OmegaConfBaseException
+from typing_extensions import override
+
+from katlit.callbacks.track_config import TrackConfig
+from katlit.cli import TRAINER_COMMANDS
+from katlit.errors import UserError
+from katlit.output import require_writable
+from katlit.tracking import mlflow_loggers
+
+# `${trainer.max_steps}` in any file then means the last value, that of later files and the command line.
+set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+
+
+class KatTrainer(Trainer):
+    """Lightning's Trainer with `label`, which builds the data and trains nothing."""
+
+    def label(self, model: LightningModule, datamodule: LightningDataModule) -> None:
+        """Build the data of a stage: sample, verify, vote, and write the cache that fit reads.
+
+        Takes the settings of `fit` as they are, so the cache has the very key that `fit` will look up.
+
+        Args:
+            model: Unused; present because the settings are those of `fit`.
+            datamodule: Its `prepare_data` is run, in one process.
+        """
+        del model
+        datamodule.trainer = self
+        if self.is_global_zero:
+            datamodule.prepare_data()
+
+
+class KatCLI(LightningCLI):
+    """LightningCLI over composed YAML files; the YAML, never a checkpoint, is the source of truth."""
+
+    @staticmethod
+    @override
+    def subcommands() -> dict[str, set[str]]:
+        commands = LightningCLI.subcommands() | {"label": {"model", "datamodule"}}
+        return {name: commands[name] for name in TRAINER_COMMANDS}
+
+    @override
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        return super().init_parser(parser_mode="omegaconf+", exit_on_error=False, **kwargs)
+
+    @override
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        # Upstream warns whenever a list is given; `katlit.cli.main` always gives one.
+        self.config = parser.parse_args(args)
+
+    @override
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: upstream lets `hyper_parameters` of a checkpoint override YAML and command line."""
+
+    @override
+    def after_instantiate_classes(self) -> None:
+        """Find out before any work is done, and on every rank, whether the results can be kept."""
+        require_writable(self.trainer.default_root_dir, "trainer.default_root_dir")
+        for logger in mlflow_loggers(self.trainer.loggers):
+            logger.check()
+
+
+def _quiet() -> None:
+    """Keep out of the log what is of no use to its reader: advertisements and upstream deprecations."""
+    log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    log.addFilter(lambda record: "Tip:" not in str(record.msg))
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.* is deprecated", category=FutureWarning)
+
+
+def _check_syntax(arguments: Sequence[str]) -> None:
+    """Name the file of a YAML mistake; jsonargparse gives only the line, of one of several files."""
+    names = [value for option, value in pairwise(arguments) if option in ("-c", "--config")]
+    names += [word.removeprefix("--config=") for word in arguments if word.startswith("--config=")]
+    for name in names:
+        if not Path(name).is_file():
+            raise UserError(f"settings file {name!r} does not exist")
+        try:
+            yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise UserError(f"{name} is not YAML: {error}") from error
+
+
+_NO_REASON = ("Does not validate", "Subtypes:", "Errors:", "Expected a path but")
+
+
+def _concise(message: str) -> str:
+    """Key, class and reason; jsonargparse also lists every type that was tried, and the whole value."""
+    keys: list[str] = []
+    owner = ""
+    for line in message.splitlines():
+        text = line.strip().removeprefix("- ")
+        key = re.match(r'Parser key "(.*)":', text)
+        problem = re.match("Problem with given class_path '(.*)':", text)
+        if key:
+            keys.append(key.group(1))
+        elif problem:
+            owner = f" ({problem.group(1)})"
+        elif keys and text and not text.startswith(_NO_REASON):
+            return f"{'.init_args.'.join(keys)}: {text}{owner}"
+    return message
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run one of the trainer's commands.
+
+    Raises:
+        UserError: for a wrong key, value or file in the settings, naming it.
+    """
+    _check_syntax(arguments)
+    _quiet()
+    try:
+        KatCLI(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            trainer_class=KatTrainer,
+            save_config_callback=TrackConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=list(arguments),
+        )
+    except ArgumentError as error:
+        raise UserError(_concise(str(error))) from error
+    except (MisconfigurationException, OmegaConfBaseException) as error:
+        raise UserError(str(error)) from error

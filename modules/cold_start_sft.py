@@ -1,0 +1,81 @@
+"""Stage 2: supervised fine-tuning that teaches the model to judge whether to think (recipe §4).
+
+Shapes: B rows, L tokens, H width, T targets.
+"""
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from katlit.batch import TokenBatch
+from katlit.losses.log_probs import selected_log_probs
+from katlit.losses.mtp import target_indices
+from katlit.losses.reduce import token_mean
+from katlit.module import KatModule
+
+
+class ColdStartSFT(KatModule):
+    """Token-level cross-entropy on the response.
+
+    Validation logs cross-entropy and perplexity of the whole response (`val/ce`), of its judge segment
+    (`val/judge_ce`) and of the rest (`val/answer_ce`), and `val/mode_accuracy`: how often, where the label's
+    mode marker stands, the model gives that marker a higher probability than the other mode's.
+    """
+
+    @override
+    def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
+        targets = target_indices(batch["loss_mask"], batch["position_ids"], 0)
+        loss = token_mean(self._cross_entropy(batch, self._hidden(batch), targets))
+        self.log_training({"loss": loss})
+        return loss
+
+    @override
+    def validation_step(self, batch: TokenBatch, batch_idx: int) -> None:
+        hidden = self._hidden(batch)
+        targets = target_indices(batch["loss_mask"], batch["position_ids"], 0)
+        losses = self._cross_entropy(batch, hidden, targets)
+        judge = judge_mask(batch["input_ids"], batch["position_ids"], self._mode_ids()).flatten()[targets]
+        self.count("ce", losses)
+        self.count("judge_ce", losses[judge])
+        self.count("answer_ce", losses[~judge])
+        self.count("mode_accuracy", self._mode_hits(batch, hidden, targets))
+
+    @override
+    def summarize(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
+        return super().summarize(means) | {"loss": means["ce"]}
+
+    def _hidden(self, batch: TokenBatch) -> Tensor:
+        """Hidden states [B * L, H]."""
+        return self.backbone(batch["input_ids"], batch["position_ids"]).main.flatten(0, 1)
+
+    def _cross_entropy(self, batch: TokenBatch, hidden: Tensor, targets: Tensor) -> Tensor:
+        """One value for each target, [T]."""
+        ids = batch["input_ids"].flatten()[targets]
+        return -selected_log_probs(hidden[targets - 1], self.backbone.head_weight, ids)[0]
+
+    def _mode_ids(self) -> Tensor:
+        """Token ids of the two mode markers, [2]."""
+        marker_ids = self.backbone.protocol.marker_ids
+        return torch.tensor([marker_ids["<think_on>"], marker_ids["<think_off>"]], device=self.device)
+
+    def _mode_hits(self, batch: TokenBatch, hidden: Tensor, targets: Tensor) -> Tensor:
+        """For each target that is a mode marker: 1 where it is the likelier one of the two, else 0."""
+        modes = self._mode_ids()
+        ids = batch["input_ids"].flatten()
+        labels = targets[torch.isin(ids[targets], modes)]
+        logits = hidden[labels - 1] @ self.backbone.head_weight[modes].T
+        return (modes[logits.argmax(dim=-1)] == ids[labels]).float()
+
+
+def judge_mask(input_ids: Tensor, position_ids: Tensor, mode_ids: Tensor) -> Tensor:
+    """Tokens [B, L] up to and including the first mode marker of their document.
+
+    Args:
+        input_ids: [B, L].
+        position_ids: [B, L], 0 at the first token of each document.
+        mode_ids: [2], token ids of the mode markers, which no content can contain.
+    """
+    is_mode = torch.isin(input_ids, mode_ids).long()
+    before = is_mode.cumsum(dim=-1) - is_mode  # mode markers further left in the row
+    start = torch.arange(input_ids.shape[-1], device=input_ids.device) - position_ids
+    return before == before.gather(-1, start)

@@ -1,0 +1,145 @@
+"""Stage 3: reinforcement learning with supervision of two steps, mode and answer (recipe §5).
+
+Shapes: B rows, L tokens, H width, N rollouts, T trained tokens.
+"""
+
+import copy
+from typing import Literal, cast
+
+from torch import Tensor
+from typing_extensions import override
+
+from katlit.backbone import Backbone
+from katlit.batch import RolloutBatch
+from katlit.frozen import FrozenModel
+from katlit.losses.advantages import grpo, hipo, process
+from katlit.losses.log_probs import selected_log_probs
+from katlit.losses.mtp import target_indices
+from katlit.losses.policy import clipped, effective_sample_share, importance_weights, k3, policy_loss
+from katlit.losses.reduce import token_mean
+from katlit.module import DEFAULT_OPTIMIZATION, KatModule
+from katlit.optimization import Optimization
+
+
+class StepSRPO(KatModule):
+    """Group-relative policy optimisation with an advantage for the judge segment and one for the answer.
+
+    One update for each batch of rollouts, so the old log-probabilities are the present ones and the ratio is
+    1 with the gradient of the log-probability, unless the batch brings `old_log_probs`. The engine that
+    sampled computes a little differently; a truncated importance weight makes up for that.
+
+    Args:
+        backbone: The policy.
+        optimization: AdamW and its schedule.
+        estimator: The advantage: `process` (two steps, each normalised over the group), `hipo` (value of the
+            mode for the judge, reward within the mode for the answer) or `grpo` (the outcome for all).
+        bias: ω, against overthinking: thinking must be better by more than this share to count as better.
+        judge_gamma: γ, of `hipo`: weight of a rollout's own reward in the advantage of its judge.
+        clip_low: The ratio is clipped below 1 - clip_low.
+        clip_high: The ratio is clipped above 1 + clip_high.
+        importance_cap: C, the largest importance weight.
+        kl_weight: Of the KL divergence from the model as it was before this stage; 0 keeps no copy of it.
+        temperature: That of the sampler; log-probabilities are compared under it.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        optimization: Optimization = DEFAULT_OPTIMIZATION,
+        estimator: Literal["process", "hipo", "grpo"] = "process",
+        bias: float = 0.1,
+        judge_gamma: float = 0.5,
+        clip_low: float = 0.2,
+        clip_high: float = 0.28,
+        importance_cap: float = 2.0,
+        kl_weight: float = 0.0,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__(backbone, optimization)
+        self.estimator = estimator
+        self.bias = bias
+        self.judge_gamma = judge_gamma
+        self.clip_low = clip_low
+        self.clip_high = clip_high
+        self.importance_cap = importance_cap
+        self.kl_weight = kl_weight
+        self.temperature = temperature
+        self._reference: FrozenModel | None = None
+
+    @override
+    def load_companions(self) -> None:
+        if self.kl_weight > 0:
+            self._reference = FrozenModel(copy.deepcopy(self.backbone.causal_lm))
+
+    @override
+    def training_step(self, batch: RolloutBatch, batch_idx: int) -> Tensor:
+        """Update on a batch that the rollout callback has filled; writes `batch["advantages"]` [N, 2]."""
+        batch["advantages"] = self._advantages(batch)
+        hidden = self.backbone(batch["input_ids"], batch["position_ids"]).main.flatten(0, 1)
+        targets = target_indices(self._trained(batch), batch["position_ids"], 0)
+        log_probs, entropy = self._log_probs(batch, hidden, self.backbone.head_weight, targets)
+        losses = self._policy_losses(batch, targets, log_probs)
+        if self._reference is not None:
+            losses = losses + self.kl_weight * self._divergence(batch, self._reference, targets, log_probs)
+        loss = token_mean(losses)
+        self.log_training({"loss": loss, "entropy": token_mean(entropy)})
+        self.log_training(_group_statistics(batch))
+        return loss
+
+    def _policy_losses(self, batch: RolloutBatch, targets: Tensor, log_probs: Tensor) -> Tensor:
+        """One value for each trained token [T]; logs how far the ratios and the sampler are off."""
+        recorded = cast("Tensor | None", batch.get("old_log_probs"))
+        old = log_probs.detach() if recorded is None else recorded.flatten()[targets]
+        segments = (~batch["judge_mask"]).long().flatten()[targets]  # 0 judge, 1 answer
+        advantages = batch["advantages"][batch["rollout_ids"].flatten()[targets], segments]
+        sampled = batch["rollout_log_probs"].flatten()[targets]
+        weights = importance_weights(old, sampled, self.importance_cap)
+        outside = clipped(log_probs, old, advantages, self.clip_low, self.clip_high)
+        self.log_training(
+            {
+                "ratio": token_mean((log_probs.detach() - old).exp()),
+                "clip_share": token_mean(outside.float()),
+                "importance_weight": token_mean(weights),
+                "effective_sample_share": effective_sample_share(weights),
+            }
+        )
+        return weights * policy_loss(log_probs, old, advantages, self.clip_low, self.clip_high)
+
+    def _advantages(self, batch: RolloutBatch) -> Tensor:
+        """Judge and answer advantage of each rollout, [N, 2]."""
+        groups = (batch["rewards"], batch["group_ids"], batch["modes"], batch["truncated"], batch["forced"])
+        if self.estimator == "grpo":
+            return grpo(*groups)
+        if self.estimator == "hipo":
+            return hipo(*groups, bias=self.bias, judge_gamma=self.judge_gamma)
+        return process(*groups, bias=self.bias)
+
+    def _trained(self, batch: RolloutBatch) -> Tensor:
+        """The tokens [B, L] that carry a loss: not those of truncated rollouts, nor a forced judge's."""
+        rollouts = batch["rollout_ids"].clamp(min=0)
+        left_out = batch["truncated"][rollouts] | (batch["forced"][rollouts] & batch["judge_mask"])
+        return batch["loss_mask"] & ~left_out
+
+    def _log_probs(
+        self, batch: RolloutBatch, hidden: Tensor, weight: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        ids = batch["input_ids"].flatten()[targets]
+        return selected_log_probs(hidden[targets - 1], weight, ids, self.temperature)
+
+    def _divergence(
+        self, batch: RolloutBatch, reference: FrozenModel, targets: Tensor, log_probs: Tensor
+    ) -> Tensor:
+        hidden = reference.hidden(batch["input_ids"], batch["position_ids"]).flatten(0, 1)
+        return k3(log_probs, self._log_probs(batch, hidden, reference.head_weight, targets)[0])
+
+
+def _group_statistics(batch: RolloutBatch) -> dict[str, Tensor]:
+    """Mean reward of each mode and the spread of the advantages; a mode that nobody chose counts as 0."""
+    judge, answer = batch["advantages"].std(dim=0, correction=0)
+    on, off = (batch["modes"] == mode for mode in (1, 0))
+    return {
+        "judge_advantage_std": judge,
+        "answer_advantage_std": answer,
+        "reward_on": (batch["rewards"] * on).sum() / on.sum().clamp(min=1),
+        "reward_off": (batch["rewards"] * off).sum() / off.sum().clamp(min=1),
+    }

@@ -1,0 +1,79 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from datamodules import ColdStartData, FilePrompts
+from datamodules.cold_start import encode_record
+from datamodules.jsonl import write_rows
+from datamodules.labelled import BatchSettings
+from datamodules.labelling import VoteSettings
+from datamodules.records import Record, read_records
+from katlit.batch import Prompt
+from katlit.protocol import Mode, Protocol
+
+RECORD = Record(
+    id="t", messages=[{"role": "user", "content": "1+2"}], regime=Mode.THINK_ON, judge="two <judge> terms",
+    think="1+2 = 3", answer="3",
+)  # fmt: skip
+
+
+@pytest.fixture
+def build(tmp_path: Path, models_root: Path, sums: list[Prompt]) -> Callable[..., ColdStartData]:
+    write_rows(tmp_path / "prompts.jsonl", (dict(prompt) for prompt in sums))
+
+    def make(engine: Any, **settings: Any) -> ColdStartData:
+        return ColdStartData(
+            student=str(models_root / "ours"),
+            prompts=FilePrompts(str(tmp_path / "prompts.jsonl")),
+            engine=engine,
+            cache_dir=str(tmp_path / "cache"),
+            **settings,
+        )
+
+    return make
+
+
+def test_the_whole_response_is_a_target(protocols: dict[str, Protocol]) -> None:
+    protocol = protocols["byte-small"]
+    document = encode_record(RECORD, protocol)
+    targets = [token for token, target in zip(document.token_ids, document.loss_mask, strict=True) if target]
+    parsed = protocol.parse_ids(targets, "auto")
+    assert parsed.valid
+    assert (parsed.judge, parsed.mode, parsed.answer) == (RECORD.judge, Mode.THINK_ON, "3")
+    assert document.token_ids[: -len(targets)] == protocol.encode_prompt(RECORD.messages, "auto")
+
+
+def test_labels_become_batches_and_are_made_once(build: Any, make_engine: Any, models_root: Path) -> None:
+    engine, idle = make_engine(), make_engine()
+    settings = {
+        "judge_writer": str(models_root / "ours-characters"),
+        "labelling": VoteSettings(samples=2, ballots=2),
+        "batches": BatchSettings(batch_tokens=600, validation_share=0.25),
+    }
+    for each in (engine, idle):
+        data = build(each, **settings)
+        data.prepare_data()
+        data.setup("fit")
+    assert engine.started == ["ours", "ours-characters"]
+    assert engine.requests == 20 * 2 * 2 + 20 * 2
+    assert idle.requests == 0
+    protocol = Protocol(AutoTokenizer.from_pretrained(models_root / "ours"))
+    markers = [protocol.marker_ids[f"<think_{mode.value}>"] for mode in Mode]
+    seen = 0
+    for batch in [*data.train_dataloader(), *data.val_dataloader()]:
+        targets = batch["input_ids"][batch["loss_mask"]].tolist()
+        assert sum(token in markers for token in targets) == len(batch["input_ids"])
+        seen += len(batch["input_ids"])
+    assert seen == 20
+
+
+def test_judge_phrases_and_seeds_change_the_labels(build: Any, make_engine: Any) -> None:
+    first = build(make_engine(), judge_off="plain sailing")
+    first.prepare_data()
+    records = read_records(first.records_path())
+    assert "plain sailing" in {record.judge for record in records}
+    assert build(make_engine()).records_path() != first.records_path()
+    assert build(make_engine(), labelling=VoteSettings(seed=1)).records_path() != first.records_path()

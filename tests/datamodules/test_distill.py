@@ -1,0 +1,196 @@
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from transformers import AutoTokenizer
+
+from datamodules import DistillData, FilePrompts
+from datamodules.dialects import KatlitDialect, choose_dialect, load_tokenizer
+from datamodules.distill import encode_pair
+from datamodules.jsonl import write_rows
+from datamodules.labelled import BatchSettings
+from datamodules.labelling import DualRegimeSettings
+from datamodules.packing import MIN_FILL
+from datamodules.records import Record
+from katlit.batch import Prompt
+from katlit.errors import UserError
+from katlit.protocol import Mode, Protocol
+
+THINK = Record(
+    id="t", messages=[{"role": "user", "content": "1+2 <answer>"}], regime=Mode.THINK_ON, judge="j",
+    think="1+2 = 3\n\ncafé </think> 😀", answer="3 <|im_end|>",
+)  # fmt: skip
+DIRECT = Record(id="d", messages=THINK.messages, regime=Mode.THINK_OFF, judge="j", answer="3")
+PLAIN = Record(
+    id="p", messages=[{"role": "user", "content": "1+2"}], regime=Mode.THINK_ON, judge="j",
+    think="1+2 = 3\ncheck", answer="the answer is 3",
+)  # fmt: skip
+
+
+@pytest.fixture
+def prompts(tmp_path: Path, sums: list[Prompt]) -> FilePrompts:
+    write_rows(tmp_path / "prompts.jsonl", (dict(prompt) for prompt in sums))
+    return FilePrompts(str(tmp_path / "prompts.jsonl"))
+
+
+@pytest.fixture
+def build(tmp_path: Path, models_root: Path, prompts: FilePrompts) -> Callable[..., DistillData]:
+    def make(engine: Any, teacher: str = "ours-characters", **settings: Any) -> DistillData:
+        return DistillData(
+            student_tokenizer=str(models_root / "ours"),
+            teacher=str(models_root / teacher),
+            prompts=prompts,
+            engine=engine,
+            cache_dir=str(tmp_path / "cache"),
+            **settings,
+        )
+
+    return make
+
+
+def by_size(question: str) -> Mode:
+    return Mode.THINK_ON if question.startswith("5") else Mode.THINK_OFF
+
+
+def ready(data: DistillData) -> DistillData:
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+@pytest.mark.parametrize("record", [THINK, DIRECT])
+@pytest.mark.parametrize("name", ["byte-small", "byte-large", "characters"])
+def test_one_tokenizer_pairs_every_target_with_itself(
+    protocols: dict[str, Protocol], name: str, record: Record
+) -> None:
+    dialect = KatlitDialect(protocols[name])
+    document = encode_pair(record, dialect, dialect)
+    targets = [index for index, target in enumerate(document.student.loss_mask) if target]
+    assert document.teacher_ids == document.student.token_ids
+    assert document.pairs == [(index, index) for index in targets]
+
+
+@pytest.mark.parametrize("record", [THINK, DIRECT])
+def test_pairs_across_our_tokenizers_have_consumed_the_same_text(
+    protocols: dict[str, Protocol], record: Record
+) -> None:
+    student, teacher = (KatlitDialect(protocols[name]) for name in ("byte-small", "byte-large"))
+    document = encode_pair(record, student, teacher)
+    reply = document.student.loss_mask.index(True)
+    teacher_reply = len(teacher.encode_prompt(record.messages, record.regime.value))
+    assert len(document.pairs) > 5
+    for left, right in document.pairs:
+        assert student.protocol.decode(document.student.token_ids[reply:left]) == teacher.protocol.decode(
+            document.teacher_ids[teacher_reply:right]
+        )
+
+
+def test_a_plain_teacher_pairs_content_markers_and_the_end(
+    protocols: dict[str, Protocol], models_root: Path
+) -> None:
+    student = KatlitDialect(protocols["byte-small"])
+    teacher = choose_dialect(load_tokenizer(str(models_root / "plain")), "plain")
+    tokenizer = AutoTokenizer.from_pretrained(models_root / "plain")
+    document = encode_pair(PLAIN, student, teacher)
+    left = [student.protocol.decode(document.student.token_ids[:index]) for index, _ in document.pairs]
+    right = [tokenizer.decode(document.teacher_ids[:index]) for _, index in document.pairs]
+    ends = [
+        (mine.rpartition("<think>\n")[2], theirs.rpartition("<think>\n")[2])
+        for mine, theirs in zip(left, right, strict=True)
+        if "<think>\n" in mine and "</think>" not in mine
+    ]
+    assert len(ends) > 5
+    assert all(mine == theirs for mine, theirs in ends)
+    answers = [
+        (mine.rpartition("<answer>\n")[2], theirs.rpartition("</think>\n\n")[2])
+        for mine, theirs in zip(left, right, strict=True)
+        if mine.endswith("<answer>\n" + mine.rpartition("<answer>\n")[2]) and "<answer>" in mine
+    ]
+    assert ("", "") in answers
+    # The last pair is the end of the turn, whatever stands before it.
+    assert all(mine == theirs for mine, theirs in answers[:-1])
+    last = document.pairs[-1]
+    assert document.student.token_ids[last[0]] == student.protocol.end_id
+    assert document.teacher_ids[last[1]] == tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_batches_hold_both_sides_and_the_right_pairs(build: Any, make_engine: Any, packing: bool) -> None:
+    batches = BatchSettings(batch_tokens=700, packing=packing, row_tokens=300, validation_share=0.2)
+    data = ready(build(make_engine(), batches=batches))
+    assert len(data.train_indices) == 16
+    assert len(data.validation_indices) == 4
+    assert not set(data.train_indices) & set(data.validation_indices)
+    student = Protocol(AutoTokenizer.from_pretrained(data.student_tokenizer))
+    teacher = Protocol(AutoTokenizer.from_pretrained(data.teacher))
+    for batch in [*data.train_dataloader(), *data.val_dataloader()]:
+        assert batch["input_ids"].shape == batch["position_ids"].shape == batch["loss_mask"].shape
+        assert (batch["input_ids"] != student.pad_id).float().mean() >= MIN_FILL
+        assert len(batch["student_targets"]) == len(batch["teacher_targets"]) > 0
+        assert batch["loss_mask"].flatten()[batch["student_targets"]].all()
+        assert (batch["teacher_position_ids"].flatten()[batch["teacher_targets"]] > 0).all()
+        mine = batch["input_ids"].flatten()[batch["student_targets"]].tolist()
+        theirs = batch["teacher_input_ids"].flatten()[batch["teacher_targets"]].tolist()
+        assert [student.decode([token])[:1] for token in mine] == [
+            teacher.decode([token])[:1] for token in theirs
+        ]
+    assert 0 <= data.unpaired_share < 0.2
+
+
+def test_nothing_is_sampled_twice(build: Any, make_engine: Any) -> None:
+    engine, idle = make_engine(), make_engine()
+    first, second = ready(build(engine)), ready(build(idle))
+    assert engine.requests > 0
+    assert idle.requests == 0
+    assert idle.started == []
+    for left, right in zip(first.train_dataloader(), second.train_dataloader(), strict=True):
+        assert torch.equal(left["input_ids"], right["input_ids"])
+    other = make_engine()
+    build(other, labelling=DualRegimeSettings(seed=1)).prepare_data()
+    assert other.requests > 0
+
+
+def test_the_engine_is_closed_whatever_happens(build: Any, make_engine: Any) -> None:
+    engine = make_engine(right=lambda *_: False)
+    with pytest.raises(UserError, match="labelling kept no record"):
+        build(engine).prepare_data()
+    assert engine.closed > 0
+
+
+def test_construction_touches_nothing(tmp_path: Path) -> None:
+    DistillData("/no/student", "/no/teacher", cache_dir=str(tmp_path / "cache"))
+    assert os.listdir(tmp_path) == []  # noqa: PTH208
+
+
+def test_records_from_a_file(models_root: Path, tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    messages = [{"role": "user", "content": "1+1"}]
+    record = {"messages": messages, "regime": "off", "judge": "j", "answer": "2"}
+    write_rows(path, [record | {"id": str(index)} for index in range(4)])
+    ours = str(models_root / "ours")
+    data = ready(DistillData(ours, ours, records_file=str(path), batches=BatchSettings(validation_share=0.0)))
+    assert data.unpaired_share == 0.0
+    assert len(list(data.train_dataloader())) == 1
+    assert len(data.train_indices) == 4
+    assert not is_overridden("val_dataloader", data)
+
+
+def test_nothing_to_label_and_batches_that_are_too_small(
+    build: Any, make_engine: Any, models_root: Path
+) -> None:
+    with pytest.raises(UserError, match="DistillData: nothing to label; give prompts and an engine"):
+        DistillData(str(models_root / "ours"), str(models_root / "ours")).prepare_data()
+    with pytest.raises(UserError, match="all 20 documents are longer than batch_tokens=10"):
+        ready(build(make_engine(), batches=BatchSettings(batch_tokens=10)))
+
+
+def test_over_long_documents_are_dropped_and_counted(build: Any, make_engine: Any) -> None:
+    lengths = ready(build(make_engine(wants=by_size))).lengths
+    budget = max(lengths) - 1
+    data = ready(build(make_engine(), batches=BatchSettings(batch_tokens=budget)))
+    assert data.dropped == lengths.count(max(lengths)) > 0
+    assert len(data.train_indices) + len(data.validation_indices) == 20 - data.dropped

@@ -1,0 +1,154 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+from datamodules import FilePrompts, PromptData
+from datamodules.jsonl import write_rows
+from katlit.batch import Prompt, RolloutBatch
+from katlit.errors import UserError
+
+
+@pytest.fixture
+def source(tmp_path: Path, sums: list[Prompt]) -> FilePrompts:
+    write_rows(tmp_path / "prompts.jsonl", (dict(prompt) for prompt in sums))
+    return FilePrompts(str(tmp_path / "prompts.jsonl"))
+
+
+def ids(batch: RolloutBatch) -> list[str]:
+    return [prompt["id"] for prompt in batch["prompts"]]
+
+
+def scored(batch: RolloutBatch, correct: dict[str, list[bool]]) -> RolloutBatch:
+    groups = [index for index, prompt in enumerate(batch["prompts"]) for _ in correct[prompt["id"]]]
+    batch["group_ids"] = torch.tensor(groups)
+    batch["correct"] = torch.tensor([right for prompt in batch["prompts"] for right in correct[prompt["id"]]])
+    return batch
+
+
+def test_order_changes_by_epoch_and_repeats(source: FilePrompts) -> None:
+    def orders(seed: int) -> list[list[str]]:
+        data = PromptData(train=source, batch_size=6, seed=seed)
+        data.setup("fit")
+        loader = data.train_dataloader()
+        assert len(loader) == 3  # the last two of twenty prompts make no full batch
+        out = []
+        for epoch in range(2):
+            loader.set_epoch(epoch)
+            out.append([name for batch in loader for name in ids(batch)])
+        return out
+
+    assert orders(0) == orders(0)
+    assert orders(0)[0] != orders(0)[1]
+    assert orders(0) != orders(1)
+
+
+def test_test_prompts_keep_their_order_and_all_of_them(source: FilePrompts, sums: list[Prompt]) -> None:
+    data = PromptData(test=source, batch_size=6)
+    data.setup("test")
+    batches = list(data.test_dataloader())
+    assert [len(batch["prompts"]) for batch in batches] == [6, 6, 6, 2]
+    assert [name for batch in batches for name in ids(batch)] == [prompt["id"] for prompt in sums]
+
+
+def test_missing_sources(source: FilePrompts) -> None:
+    with pytest.raises(UserError, match="no training prompts"):
+        PromptData(test=source).setup("fit")
+    data = PromptData(train=source)
+    data.setup("fit")
+    with pytest.raises(UserError, match="no test prompts"):
+        data.test_dataloader()
+
+
+def test_validation_prompts_keep_their_order(source: FilePrompts, sums: list[Prompt]) -> None:
+    data = PromptData(train=source, validation=source, batch_size=6)
+    data.setup("fit")
+    loader = data.val_dataloader()
+    loader.set_epoch(3)
+    assert [name for batch in loader for name in ids(batch)] == [prompt["id"] for prompt in sums]
+
+
+def test_a_set_smaller_than_a_batch_is_one_batch(source: FilePrompts) -> None:
+    data = PromptData(train=source, batch_size=64)
+    data.setup("fit")
+    assert [len(batch["prompts"]) for batch in data.train_dataloader()] == [20]
+
+
+def test_solved_prompts_are_dropped_from_later_epochs(source: FilePrompts, sums: list[Prompt]) -> None:
+    data = PromptData(train=source, batch_size=4)
+    data.setup("fit")
+    outcomes = {prompt["id"]: [True, prompt["id"].startswith(("1", "2"))] for prompt in sums}
+    loader = data.train_dataloader()
+    for batch in loader:
+        data.record_outcomes(scored(batch, outcomes))
+    assert data.dropped(1) == 8
+    loader.set_epoch(1)
+    assert len(loader) == 3
+    assert not any(outcomes[name][1] for batch in loader for name in ids(batch))
+    restored = PromptData(train=source, batch_size=4)
+    restored.load_state_dict(json.loads(json.dumps(data.state_dict())))
+    restored.setup("fit")
+    again = restored.train_dataloader()
+    again.set_epoch(1)
+    assert [ids(batch) for batch in again] == [ids(batch) for batch in loader]
+
+
+def test_without_history_nothing_is_dropped(source: FilePrompts, sums: list[Prompt]) -> None:
+    data = PromptData(train=source, batch_size=4, history=False)
+    data.setup("fit")
+    for batch in data.train_dataloader():
+        data.record_outcomes(scored(batch, {prompt["id"]: [True] for prompt in sums}))
+    assert data.dropped(5) == 0
+    assert data.state_dict() == {}
+
+
+class Recorder(LightningModule):
+    """Trains one number and writes down which prompts each step saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen: list[tuple[int, list[str]]] = []
+
+    def training_step(self, batch: RolloutBatch, batch_idx: int) -> torch.Tensor:
+        self.seen.append((self.current_epoch, ids(batch)))
+        return self.weight.square()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Score(Callback):
+    """Every rollout of a prompt that starts with 1, 2 or 3 is correct."""
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: RolloutBatch, batch_idx: int
+    ) -> None:
+        outcomes = {name: [name.startswith(("1", "2", "3"))] * 2 for name in ids(batch)}
+        trainer.datamodule.record_outcomes(scored(batch, outcomes))
+
+
+def fit(root: Path, source: FilePrompts, checkpoint: str | None = None) -> Recorder:
+    module = Recorder()
+    saver = ModelCheckpoint(root, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+    trainer = Trainer(
+        max_steps=11, max_epochs=-1, accelerator="cpu", logger=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=root, callbacks=[Score(), saver],
+    )  # fmt: skip
+    trainer.fit(module, PromptData(train=source, batch_size=4), ckpt_path=checkpoint)
+    return module
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_lightning_drops_solved_prompts_and_resumes_within_an_epoch(
+    source: FilePrompts, tmp_path: Path
+) -> None:
+    whole = fit(tmp_path / "whole", source).seen
+    assert [epoch for epoch, _ in whole] == [0] * 5 + [1] * 2 + [2] * 2 + [3] * 2
+    assert all(not name.startswith(("1", "2", "3")) for epoch, names in whole if epoch for name in names)
+    for stop in (3, 5, 6):
+        checkpoint = tmp_path / "whole" / f"step={stop}.ckpt"
+        assert fit(tmp_path / str(stop), source, str(checkpoint)).seen == whole[stop:], stop

@@ -1,0 +1,27 @@
+from pathlib import Path
+from unittest.mock import Mock, create_autospec
+
+import pytest
+
+from katlit.callbacks.export import ExportModel
+from katlit.errors import UserError
+from katlit.tracking import KatMLFlowLogger
+
+
+@pytest.mark.parametrize("global_zero", [True, False])
+@pytest.mark.parametrize("log_to_mlflow", [True, False])
+def test_every_rank_exports_and_rank_0_logs(global_zero: bool, log_to_mlflow: bool) -> None:
+    logger = create_autospec(KatMLFlowLogger, instance=True)
+    module = Mock()
+    trainer = Mock(loggers=[logger], is_global_zero=global_zero)
+    ExportModel("there", log_to_mlflow).on_fit_end(trainer, module)
+    module.backbone.export.assert_called_once_with("there")
+    assert logger.experiment.log_artifacts.call_count == int(global_zero and log_to_mlflow)
+
+
+def test_a_folder_that_cannot_be_written_is_found_out_before_training(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    callback = ExportModel(str(tmp_path / "file/x"))
+    callback.setup(Mock(), Mock(), "validate")
+    with pytest.raises(UserError, match=r"ExportModel\.directory"):
+        callback.setup(Mock(), Mock(), "fit")

@@ -1,0 +1,85 @@
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from katlit.callbacks.progress import LineProgress
+
+
+class StepSRPO:
+    pass
+
+
+def trainer(step: int, max_steps: int = 60) -> Any:
+    metrics = {
+        "rollout/reward": torch.tensor(0.9123),
+        "train/loss": torch.tensor(0.03125),
+        "rollout/think_rate": torch.tensor(0.415),
+        "rollout/mean_tokens": torch.tensor(63.21),
+        "throughput/tokens_per_second": torch.tensor(3021.4),
+        "train/unknown": torch.tensor(1.0),
+    }
+    return SimpleNamespace(global_step=step, max_steps=max_steps, callback_metrics=metrics)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr("time.monotonic", lambda: clock.now)
+    return clock
+
+
+def run(progress: LineProgress, clock: SimpleNamespace, batches: int, seconds: float) -> None:
+    module: Any = StepSRPO()
+    progress.on_train_start(trainer(0), module)
+    for step in range(1, batches + 1):
+        clock.now += seconds
+        progress.on_train_batch_end(trainer(step), module, None, None, step - 1)
+    progress.on_train_end(trainer(batches), module)
+
+
+METRICS = "loss 0.0312  reward 0.912  think 0.41  tokens 63.2  tok/s 3,021"
+
+
+def test_a_log_gets_a_line_now_and_then(clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+    run(LineProgress(seconds=10), clock, batches=7, seconds=4.0)
+    assert capsys.readouterr().out.splitlines() == [
+        f"StepSRPO 3/60  0:00:12, 0:03:48 left  {METRICS}",
+        f"StepSRPO 6/60  0:00:24, 0:03:36 left  {METRICS}",
+        f"StepSRPO 7/60  0:00:28, 0:03:32 left  {METRICS}",
+    ]
+
+
+def test_a_terminal_gets_one_line_in_place(
+    clock: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    run(LineProgress(), clock, batches=2, seconds=4.0)
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    assert out.endswith("\n")
+    assert out.count("\r\x1b[K") == 3
+
+
+def test_without_an_end_no_time_left_is_claimed(clock: SimpleNamespace) -> None:
+    progress = LineProgress()
+    progress.on_train_start(trainer(40), StepSRPO())
+    clock.now += 3
+    assert progress.line(trainer(50, max_steps=-1), "StepSRPO") == f"StepSRPO 50  0:00:03  {METRICS}"
+
+
+def test_a_resumed_run_counts_its_own_steps(clock: SimpleNamespace) -> None:
+    progress = LineProgress()
+    progress.on_train_start(trainer(40), StepSRPO())
+    assert progress.line(trainer(40), "StepSRPO").startswith("StepSRPO 40/60  0:00:00  loss")
+    clock.now += 10
+    assert progress.line(trainer(50), "StepSRPO").startswith("StepSRPO 50/60  0:00:10, 0:00:10 left")
+
+
+def test_other_ranks_are_silent(clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+    progress = LineProgress()
+    progress.disable()
+    run(progress, clock, batches=7, seconds=4.0)
+    assert capsys.readouterr().out == ""

@@ -60,6 +60,7 @@ class RolloutBatch(TypedDict):
     rollout_log_probs: NotRequired[
         Tensor
     ]  # [B, L] float32, the sampler's log-probability of each sampled token
+    old_log_probs: NotRequired[Tensor]  # [B, L] float32, the trainer's, where a batch is used more than once
     group_ids: NotRequired[Tensor]  # [N] int64, index of the prompt
     modes: NotRequired[Tensor]  # [N] int64, 1 think-on, 0 think-off, -1 no mode found
     rewards: NotRequired[Tensor]  # [N] float32, outcome reward
@@ -67,6 +68,7 @@ class RolloutBatch(TypedDict):
     truncated: NotRequired[Tensor]  # [N] bool, stopped by the length limit: excluded from the loss
     forced: NotRequired[Tensor]  # [N] bool, mode forced by prefill: its judge carries no loss
     advantages: NotRequired[Tensor]  # [N, 2] float32, (judge, answer), written by the module for the tables
+    samples: NotRequired[list[dict[str, Any]]]  # the N rollouts as rows of a table, for `SampleTable`
 
 
 def document_ids(position_ids: Tensor) -> Tensor:  # [B, L] -> [B, L]

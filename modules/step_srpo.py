@@ -4,7 +4,7 @@ Shapes: B rows, L tokens, H width, N rollouts, T trained tokens.
 """
 
 import copy
-from typing import Literal, cast
+from typing import Literal
 
 from torch import Tensor
 from typing_extensions import override
@@ -12,7 +12,7 @@ from typing_extensions import override
 from katlit.backbone import Backbone
 from katlit.batch import RolloutBatch
 from katlit.frozen import FrozenModel
-from katlit.losses.advantages import grpo, hipo, process
+from katlit.losses.advantages import Rollouts, grpo, hipo, process
 from katlit.losses.log_probs import selected_log_probs
 from katlit.losses.mtp import target_indices
 from katlit.losses.policy import clipped, effective_sample_share, importance_weights, k3, policy_loss
@@ -88,7 +88,7 @@ class StepSRPO(KatModule):
 
     def _policy_losses(self, batch: RolloutBatch, targets: Tensor, log_probs: Tensor) -> Tensor:
         """One value for each trained token [T]; logs how far the ratios and the sampler are off."""
-        recorded = cast("Tensor | None", batch.get("old_log_probs"))
+        recorded = batch.get("old_log_probs")
         old = log_probs.detach() if recorded is None else recorded.flatten()[targets]
         segments = (~batch["judge_mask"]).long().flatten()[targets]  # 0 judge, 1 answer
         advantages = batch["advantages"][batch["rollout_ids"].flatten()[targets], segments]
@@ -107,12 +107,14 @@ class StepSRPO(KatModule):
 
     def _advantages(self, batch: RolloutBatch) -> Tensor:
         """Judge and answer advantage of each rollout, [N, 2]."""
-        groups = (batch["rewards"], batch["group_ids"], batch["modes"], batch["truncated"], batch["forced"])
+        rollouts = Rollouts(
+            batch["rewards"], batch["group_ids"], batch["modes"], batch["truncated"], batch["forced"]
+        )
         if self.estimator == "grpo":
-            return grpo(*groups)
+            return grpo(rollouts)
         if self.estimator == "hipo":
-            return hipo(*groups, bias=self.bias, judge_gamma=self.judge_gamma)
-        return process(*groups, bias=self.bias)
+            return hipo(rollouts, self.bias, self.judge_gamma)
+        return process(rollouts, self.bias)
 
     def _trained(self, batch: RolloutBatch) -> Tensor:
         """The tokens [B, L] that carry a loss: not those of truncated rollouts, nor a forced judge's."""

@@ -5,5 +5,14 @@ from datamodules.distill import DistillData
 from datamodules.file_prompts import FilePrompts
 from datamodules.prompts import PromptData
 from datamodules.sources import TaskFamily, TaskPrompts
+from datamodules.worked import WorkedData
 
-__all__ = ["ColdStartData", "DistillData", "FilePrompts", "PromptData", "TaskFamily", "TaskPrompts"]
+__all__ = [
+    "ColdStartData",
+    "DistillData",
+    "FilePrompts",
+    "PromptData",
+    "TaskFamily",
+    "TaskPrompts",
+    "WorkedData",
+]

@@ -12,8 +12,8 @@ from datamodules.dialects import (
     Dialect,
     Messages,
     choose_dialect,
-    load_tokenizer,
 )
+from katlit.pretrained import load_tokenizer
 from katlit.protocol import ParsedResponse, Thinking
 from katlit.rollout.engine import Completion, RolloutEngine, SamplingParameters
 
@@ -55,7 +55,7 @@ class ChatModel:
         self.engine = engine
         self.sampling = sampling
         self.ballot_tokens = ballot_tokens
-        self.dialect: Dialect = choose_dialect(load_tokenizer(directory), directory, ballot_template)
+        self.dialect: Dialect = choose_dialect(load_tokenizer(directory, "model"), directory, ballot_template)
         self.skipped = 0
 
     def __enter__(self) -> "ChatModel":

@@ -4,13 +4,14 @@ from dataclasses import asdict
 from typing import Any
 
 from datamodules.chat_model import ChatModel
-from datamodules.dialects import BALLOT_TEMPLATE, load_tokenizer
+from datamodules.dialects import BALLOT_TEMPLATE
 from datamodules.labelled import BatchSettings, LabelledData, Sources
 from datamodules.labelling import DEFAULT_JUDGES, VoteSettings, label_by_vote
-from datamodules.packing import Document, collate
 from datamodules.records import Record
 from datamodules.sources import PromptSource
 from katlit.batch import Prompt, TokenBatch
+from katlit.packing import Document, collate
+from katlit.pretrained import load_tokenizer
 from katlit.protocol import Mode, Protocol, prepare_tokenizer
 from katlit.rewards import Reward
 from katlit.rollout.engine import RolloutEngine, SamplingParameters
@@ -99,7 +100,7 @@ class ColdStartData(LabelledData[TokenBatch]):
 
     def encode(self, records: list[Record]) -> list[Document]:
         """Encode with the student's tokenizer."""
-        tokenizer = load_tokenizer(self.student)
+        tokenizer = load_tokenizer(self.student, "data.student")
         prepare_tokenizer(tokenizer)
         self._protocol = Protocol(tokenizer)
         self._documents = [encode_record(record, self._protocol) for record in records]

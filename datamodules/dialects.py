@@ -3,10 +3,7 @@
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-from transformers import AutoTokenizer
 
 from datamodules.alignment import Piece, marker_piece, text_piece
 from katlit.errors import UserError
@@ -55,23 +52,6 @@ class Dialect(ABC):
     @abstractmethod
     def read_ballot(self, token_ids: list[int], *, truncated: bool) -> Ballot | None:
         """Read a vote; None if it is not one."""
-
-
-def load_tokenizer(directory: str) -> Any:
-    """Load a tokenizer from a directory, or by its name on a model hub.
-
-    Raises:
-        UserError: if there is none.
-    """
-    if Path(directory).is_absolute() and not Path(directory).is_dir():
-        raise UserError(f"{directory}: no such directory; give a Hugging Face model directory or name")
-    try:
-        return AutoTokenizer.from_pretrained(directory)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{directory}: no tokenizer could be loaded ({reason}); check the directory"
-        ) from error
 
 
 def choose_dialect(tokenizer: Any, name: str, ballot_template: str = BALLOT_TEMPLATE) -> Dialect:

@@ -8,13 +8,14 @@ import torch
 
 from datamodules.alignment import pair_targets
 from datamodules.chat_model import ChatModel
-from datamodules.dialects import BALLOT_TEMPLATE, Dialect, KatlitDialect, choose_dialect, load_tokenizer
+from datamodules.dialects import BALLOT_TEMPLATE, Dialect, KatlitDialect, choose_dialect
 from datamodules.labelled import BatchSettings, LabelledData, Sources
 from datamodules.labelling import DualRegimeSettings, label_dual_regime
-from datamodules.packing import Document, collate, fill_rows
 from datamodules.records import Record
 from datamodules.sources import PromptSource
 from katlit.batch import DistillBatch, Prompt
+from katlit.packing import Document, collate, fill_rows
+from katlit.pretrained import load_tokenizer
 from katlit.protocol import Protocol, prepare_tokenizer
 from katlit.rewards import Reward
 from katlit.rollout.engine import RolloutEngine, SamplingParameters
@@ -121,10 +122,12 @@ class DistillData(LabelledData[DistillBatch]):
 
     def encode(self, records: list[Record]) -> list[Document]:
         """Encode both sides and pair their targets."""
-        tokenizer = load_tokenizer(self.student_tokenizer)
+        tokenizer = load_tokenizer(self.student_tokenizer, "data.student_tokenizer")
         prepare_tokenizer(tokenizer)
         student = KatlitDialect(Protocol(tokenizer))
-        teacher = choose_dialect(load_tokenizer(self.teacher), self.teacher, self.ballot_template)
+        teacher = choose_dialect(
+            load_tokenizer(self.teacher, "data.teacher"), self.teacher, self.ballot_template
+        )
         self._documents = [encode_pair(record, student, teacher) for record in records]
         self._pad_ids = (student.pad_id, teacher.pad_id)
         targets = sum(sum(document.student.loss_mask) for document in self._documents)

@@ -12,11 +12,11 @@ from lightning import LightningDataModule
 
 from datamodules.cache import cache_file, cached_records, fingerprint
 from datamodules.loader import EpochLoader
-from datamodules.packing import Document, plan_epoch
 from datamodules.records import Record, read_records
 from datamodules.sources import PromptSource
 from katlit.batch import Prompt, TokenBatch
 from katlit.errors import UserError
+from katlit.packing import Document, plan_epoch
 from katlit.rewards import AccuracyReward, Reward
 from katlit.rollout.engine import RolloutEngine, SamplingParameters
 

@@ -52,6 +52,7 @@ class EpochLoader(Generic[PlanT, BatchT]):
         self._resume_at: LoaderState | None = None
         self._composed: tuple[int, list[PlanT]] | None = None
         self.sampler = self
+        self.batch_sampler = None  # Lightning looks for one wherever there is a sampler
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration composes."""

@@ -112,7 +112,7 @@ class TaskPrompts(PromptSource):
         return counts
 
     def _draw(self, family: TaskFamily, count: int, seed: str, seen: set[str]) -> list[Prompt]:
-        entries = _entries(family, seed)
+        entries = task_entries(family, seed)
         prompts: list[Prompt] = []
         misses = 0
         while len(prompts) < count:
@@ -133,7 +133,8 @@ class TaskPrompts(PromptSource):
         return prompts
 
 
-def _entries(family: TaskFamily, seed: str) -> Iterator[dict[str, Any]]:
+def task_entries(family: TaskFamily, seed: str) -> Iterator[dict[str, Any]]:
+    """Yield a level's questions without end, as reasoning-gym gives them, the same for the same seed."""
     import reasoning_gym
 
     number = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4], "big") % 2**31

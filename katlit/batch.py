@@ -68,6 +68,7 @@ class RolloutBatch(TypedDict):
     truncated: NotRequired[Tensor]  # [N] bool, stopped by the length limit: excluded from the loss
     forced: NotRequired[Tensor]  # [N] bool, mode forced by prefill: its judge carries no loss
     advantages: NotRequired[Tensor]  # [N, 2] float32, (judge, answer), written by the module for the tables
+    logprob_gap: NotRequired[Tensor]  # [], mean |trainer - engine| log-probability, written by the module
     samples: NotRequired[list[dict[str, Any]]]  # the N rollouts as rows of a table, for `SampleTable`
 
 

@@ -6,7 +6,7 @@ Shapes: B rows, L tokens, H width, N rollouts, T trained tokens.
 import copy
 from typing import Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
 from katlit.backbone import Backbone
@@ -73,7 +73,7 @@ class StepSRPO(KatModule):
 
     @override
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> Tensor:
-        """Update on a batch that the rollout callback has filled; writes `batch["advantages"]` [N, 2]."""
+        """Update on a batch that the rollout callback filled; writes its `advantages` and `logprob_gap`."""
         batch["advantages"] = self._advantages(batch)
         hidden = self.backbone(batch["input_ids"], batch["position_ids"]).main.flatten(0, 1)
         targets = target_indices(self._trained(batch), batch["position_ids"], 0)
@@ -93,6 +93,7 @@ class StepSRPO(KatModule):
         segments = (~batch["judge_mask"]).long().flatten()[targets]  # 0 judge, 1 answer
         advantages = batch["advantages"][batch["rollout_ids"].flatten()[targets], segments]
         sampled = batch["rollout_log_probs"].flatten()[targets]
+        batch["logprob_gap"] = token_mean((old - sampled).abs().detach())
         weights = importance_weights(old, sampled, self.importance_cap)
         outside = clipped(log_probs, old, advantages, self.clip_low, self.clip_high)
         self.log_training(
@@ -118,9 +119,10 @@ class StepSRPO(KatModule):
 
     def _trained(self, batch: RolloutBatch) -> Tensor:
         """The tokens [B, L] that carry a loss: not those of truncated rollouts, nor a forced judge's."""
-        rollouts = batch["rollout_ids"].clamp(min=0)
-        left_out = batch["truncated"][rollouts] | (batch["forced"][rollouts] & batch["judge_mask"])
-        return batch["loss_mask"] & ~left_out
+        # Padding has the rollout -1, which picks the entry added at the end.
+        truncated, forced = (nn.functional.pad(batch[name], (0, 1)) for name in ("truncated", "forced"))
+        rollouts = batch["rollout_ids"]
+        return batch["loss_mask"] & ~truncated[rollouts] & ~(forced[rollouts] & batch["judge_mask"])
 
     def _log_probs(
         self, batch: RolloutBatch, hidden: Tensor, weight: Tensor, targets: Tensor
@@ -137,7 +139,7 @@ class StepSRPO(KatModule):
 
 def _group_statistics(batch: RolloutBatch) -> dict[str, Tensor]:
     """Mean reward of each mode and the spread of the advantages; a mode that nobody chose counts as 0."""
-    judge, answer = batch["advantages"].std(dim=0, correction=0)
+    judge, answer = (_spread(segment) for segment in batch["advantages"].unbind(dim=-1))
     on, off = (batch["modes"] == mode for mode in (1, 0))
     return {
         "judge_advantage_std": judge,
@@ -145,3 +147,8 @@ def _group_statistics(batch: RolloutBatch) -> dict[str, Tensor]:
         "reward_on": (batch["rewards"] * on).sum() / on.sum().clamp(min=1),
         "reward_off": (batch["rewards"] * off).sum() / off.sum().clamp(min=1),
     }
+
+
+def _spread(values: Tensor) -> Tensor:
+    """Standard deviation of the population; 0 of none."""
+    return token_mean((values - token_mean(values)).square()).sqrt()

@@ -3,8 +3,9 @@ from typing import Any
 
 import pytest
 
-from datamodules.dialects import KatlitDialect, PlainDialect, choose_dialect, load_tokenizer
+from datamodules.dialects import KatlitDialect, PlainDialect, choose_dialect
 from katlit.errors import UserError
+from katlit.pretrained import load_tokenizer
 from katlit.protocol import Mode, Protocol, Response
 
 ASK = [{"role": "user", "content": "5 - 3"}]
@@ -14,24 +15,19 @@ OFF = Response(judge="hm", mode=Mode.THINK_OFF, answer="2")
 
 @pytest.fixture(scope="module")
 def plain(models_root: Path) -> PlainDialect:
-    dialect = choose_dialect(load_tokenizer(str(models_root / "plain")), "plain")
+    dialect = choose_dialect(load_tokenizer(str(models_root / "plain"), "model"), "plain")
     assert isinstance(dialect, PlainDialect)
     return dialect
 
 
 def test_dialects_are_told_apart(models_root: Path, plain: PlainDialect) -> None:
-    assert isinstance(choose_dialect(load_tokenizer(str(models_root / "ours")), "ours"), KatlitDialect)
+    assert isinstance(
+        choose_dialect(load_tokenizer(str(models_root / "ours"), "model"), "ours"), KatlitDialect
+    )
     with pytest.raises(UserError, match=r"no-template: its tokenizer has no chat template"):
-        choose_dialect(load_tokenizer(str(models_root / "no-template")), "no-template")
+        choose_dialect(load_tokenizer(str(models_root / "no-template"), "model"), "no-template")
     with pytest.raises(UserError, match="ballot_template"):
         choose_dialect(plain.tokenizer, "plain", "Is it hard?")
-
-
-def test_a_missing_directory_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such directory"):
-        load_tokenizer(str(tmp_path / "nothing"))
-    with pytest.raises(UserError, match="no tokenizer could be loaded"):
-        load_tokenizer(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["byte-small", "byte-large", "characters"])
@@ -123,7 +119,7 @@ def test_plain_responses_close_what_the_prompt_opened(plain: PlainDialect) -> No
 
 
 def test_a_template_that_opens_the_thinking_itself(models_root: Path) -> None:
-    tokenizer: Any = load_tokenizer(str(models_root / "plain"))
+    tokenizer: Any = load_tokenizer(str(models_root / "plain"), "model")
     tokenizer.chat_template = "{{ messages[-1]['content'] }}[assistant]<think>\n"
     dialect = PlainDialect(tokenizer, "{question}")
     assert laid_out(dialect, ON) == f"{ON.think}\n</think>\n\n2[end]"

@@ -9,15 +9,16 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from transformers import AutoTokenizer
 
 from datamodules import DistillData, FilePrompts
-from datamodules.dialects import KatlitDialect, choose_dialect, load_tokenizer
+from datamodules.dialects import KatlitDialect, choose_dialect
 from datamodules.distill import encode_pair
 from datamodules.jsonl import write_rows
 from datamodules.labelled import BatchSettings
 from datamodules.labelling import DualRegimeSettings
-from datamodules.packing import MIN_FILL
 from datamodules.records import Record
 from katlit.batch import Prompt
 from katlit.errors import UserError
+from katlit.packing import MIN_FILL
+from katlit.pretrained import load_tokenizer
 from katlit.protocol import Mode, Protocol
 
 THINK = Record(
@@ -93,7 +94,7 @@ def test_a_plain_teacher_pairs_content_markers_and_the_end(
     protocols: dict[str, Protocol], models_root: Path
 ) -> None:
     student = KatlitDialect(protocols["byte-small"])
-    teacher = choose_dialect(load_tokenizer(str(models_root / "plain")), "plain")
+    teacher = choose_dialect(load_tokenizer(str(models_root / "plain"), "model"), "plain")
     tokenizer = AutoTokenizer.from_pretrained(models_root / "plain")
     document = encode_pair(PLAIN, student, teacher)
     left = [student.protocol.decode(document.student.token_ids[:index]) for index, _ in document.pairs]

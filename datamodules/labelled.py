@@ -23,7 +23,7 @@ from katlit.rollout.engine import RolloutEngine, SamplingParameters
 BatchT = TypeVar("BatchT", bound=TokenBatch)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: jsonargparse merges a partial override by vars()
 class BatchSettings:
     """How documents become batches.
 

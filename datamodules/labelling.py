@@ -25,7 +25,7 @@ DEFAULT_JUDGES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: jsonargparse merges a partial override by vars()
 class DualRegimeSettings:
     """How a teacher labels dual-regime data.
 
@@ -43,7 +43,7 @@ class DualRegimeSettings:
     seed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: jsonargparse merges a partial override by vars()
 class VoteSettings:
     """How a student's own samples label its data.
 

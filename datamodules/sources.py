@@ -31,7 +31,7 @@ class PromptSource(ABC):
         """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: jsonargparse merges a partial override by vars()
 class TaskFamily:
     """One level of one procedural task.
 

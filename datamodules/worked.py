@@ -20,7 +20,7 @@ Style = Literal["protocol", "plain"]
 JUDGES = {Mode.THINK_ON: "It takes several steps", Mode.THINK_OFF: "It can be seen at once"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: jsonargparse merges a partial override by vars()
 class WorkedLevel:
     """One level of a task and how its questions are judged.
 

@@ -101,7 +101,7 @@ class Evaluation(Callback):
         if not everything:
             raise UserError(
                 f"Evaluation: none of {len(self._prompts)} prompts could be sampled ({skipped} too long for "
-                f"a context of {self.engine.max_context} tokens); give other test prompts or raise max_context"
+                f"a context of {self.engine.max_context} tokens); give other prompts or raise max_context"
             )
         results = summarize([answer for answer, _ in everything.values()], self.resamples, self.seed)
         number = len({prompt_id for _, prompt_id in everything})

@@ -37,8 +37,8 @@ def summarize(responses: Sequence[Answered], resamples: int = 2000, seed: int = 
     Returns:
         `policies`, `headline` (tokens of auto over tokens of on, accuracy of auto minus that of on),
         `mode_accuracy` (the share of prompts on which auto chose the cheaper mode that is right, of those
-        that some forced mode solves) and `by_difficulty`. Where auto or on was not evaluated the headline is null,
-        as is the mode accuracy without all three.
+        that some forced mode solves) and `by_difficulty`. Where auto or on was not evaluated the
+        headline is null, as is the mode accuracy without all three.
     """
     by_policy: dict[str, dict[str, Answered]] = {}
     for response in responses:

@@ -19,7 +19,7 @@ from katlit.errors import UserError
 _MIN_TEMPERATURE = 0.01  # vLLM raises lower ones silently to this
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: jsonargparse merges a partial override by vars()
 class SamplingParameters:
     """How to sample.
 

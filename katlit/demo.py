@@ -82,7 +82,7 @@ def run_demo(seed: int) -> None:
     """
     if not Path("configs/demo").is_dir():
         raise UserError("no folder configs/demo here; run the demo from the top of the repository")
-    uri = default_tracking_uri()
+    uri = default_tracking_uri("outputs")
     run = start_parent_run(uri, "katlit-demo", f"demo seed {seed}", {"seed": str(seed)})
     environment = os.environ | {"KATLIT_PARENT_RUN_ID": run}
     seconds: dict[str, float] = {}
@@ -99,8 +99,9 @@ def run_demo(seed: int) -> None:
     finally:
         finish_parent_run(uri, run, failed=failed)
     sys.stdout.write(
-        f"\ntokens of auto / on: {ratios['token_ratio']:.2f}   accuracy auto - on: {ratios['accuracy_gap']:+.3f}"
-        f"   {sum(seconds.values()) / 60:.1f} minutes\n{OUTPUT}/report.md has the rest, `make ui` opens MLflow\n"
+        f"\ntokens of auto / on: {ratios['token_ratio']:.2f}   "
+        f"accuracy auto - on: {ratios['accuracy_gap']:+.3f}   {sum(seconds.values()) / 60:.1f} minutes\n"
+        f"{OUTPUT}/report.md has the rest, `make ui` opens MLflow\n"
     )
 
 

@@ -1,0 +1,180 @@
+"""Advantages against groups worked out by hand and against loops written from the formulas of recipe §5."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from katlit.losses.advantages import Rollouts, grpo, hipo, process
+
+ESTIMATORS = [process, hipo, grpo]
+
+
+def rollouts(
+    rewards: list[float],
+    modes: list[int],
+    groups: list[int] | None = None,
+    truncated: list[int] = (),
+    forced: list[int] = (),
+) -> Rollouts:
+    number = len(rewards)
+    return Rollouts(
+        torch.tensor(rewards, dtype=torch.float32),
+        torch.tensor(groups or [0] * number, dtype=torch.int64),
+        torch.tensor(modes, dtype=torch.int64),
+        torch.tensor([index in truncated for index in range(number)], dtype=torch.bool),
+        torch.tensor([index in forced for index in range(number)], dtype=torch.bool),
+    )
+
+
+def close(actual: Tensor, expected: list[list[float]]) -> None:
+    torch.testing.assert_close(actual, torch.tensor(expected), atol=1e-6, rtol=1e-6)
+
+
+def test_process_by_hand() -> None:
+    # on: 1 and 1; off: 1 and 0. r̄ = 3/4, r̄_on = 1, r̄_off = 1/2; the gain 1/2 is beyond the bias 0.1.
+    # judge rewards ±1/4, normalised ±1; answers: std = √3/4, so 1/√3 and -√3.
+    third = 1 / math.sqrt(3)
+    expected = [[1 + third, third], [1 + third, third], [-1 + third, third], [-1 - 3 * third, -3 * third]]
+    close(process(rollouts([1, 1, 1, 0], [1, 1, 0, 0]), bias=0.1), expected)
+
+
+def test_the_bias_turns_a_small_gain_around() -> None:
+    # r̄_on = 1, r̄_off = 0.5: with ω = 0.5 the gain is exactly within the bias, and off counts 0.5 + 0.5 = 1:
+    # both modes are then worth the same, so the judge learns nothing from them.
+    third = 1 / math.sqrt(3)
+    answers = [third, third, third, -3 * third]
+    group = rollouts([1, 1, 1, 0], [1, 1, 0, 0])
+    close(process(group, bias=0.5), [[answer, answer] for answer in answers])
+    # with more, off is the better mode
+    judges = [-1, -1, 1, 1]
+    expected = [[judge + answer, answer] for judge, answer in zip(judges, answers, strict=True)]
+    close(process(group, bias=0.6), expected)
+
+
+def test_an_equal_mean_counts_for_off_and_a_better_off_gets_nothing_on_top() -> None:
+    # r̄_on = r̄_off = 1/2, in float32 rounding too: the gain of 0 is within the bias
+    judges = (
+        process(rollouts([1, 0, 1, 0], [1, 1, 0, 0]))[:, 0]
+        - process(rollouts([1, 0, 1, 0], [1, 1, 0, 0]))[:, 1]
+    )
+    close(judges[:, None], [[-1.0], [-1.0], [1.0], [1.0]])
+    # off better: hipo's judge without γ is j / std = (r̄_mode - r̄) / std(r), r̄ = 1/4, std = √3/4
+    judge = hipo(rollouts([0, 0, 1, 0], [1, 1, 0, 0]), bias=0.9, judge_gamma=0.0)[:, 0]
+    close(judge[:, None], [[-1 / math.sqrt(3)]] * 2 + [[1 / math.sqrt(3)]] * 2)
+
+
+def test_hipo_by_hand() -> None:
+    # r̄ = 3/4, std = √3/4; judge (±1/4 + γ(r - 3/4)) / std; answers: on all equal 0, off ±1.
+    root = math.sqrt(3)
+    expected = [[(1 + 0.5) / root, 0], [(1 + 0.5) / root, 0], [(-1 + 0.5) / root, 1], [(-1 - 1.5) / root, -1]]
+    close(hipo(rollouts([1, 1, 1, 0], [1, 1, 0, 0]), bias=0.1, judge_gamma=0.5), expected)
+
+
+def test_grpo_by_hand() -> None:
+    third = 1 / math.sqrt(3)
+    answers = [third, third, third, -3 * third]
+    close(grpo(rollouts([1, 1, 1, 0], [1, 1, 0, 0])), [[answer, answer] for answer in answers])
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_equal_rewards_give_zero(estimator) -> None:
+    for reward in (0.0, 0.2, 1.2):
+        assert torch.equal(estimator(rollouts([reward] * 7, [1, 1, 0, 0, 0, -1, 1])), torch.zeros(7, 2))
+
+
+def test_one_mode_only_leaves_the_judge_nothing_of_its_own() -> None:
+    group = rollouts([1.2, 0.2, 0.2], [1, 1, 1])
+    advantages = process(group, bias=0.5)
+    torch.testing.assert_close(advantages[:, 0], advantages[:, 1])
+    judge = hipo(group, bias=0.5, judge_gamma=0.0)[:, 0]
+    assert torch.equal(judge, torch.zeros(3))
+
+
+def test_a_modes_only_rollout_has_no_answer_advantage_in_hipo() -> None:
+    advantages = hipo(rollouts([1.2, 0.2, 0.2, 1.2], [1, 0, 0, 0]))
+    assert advantages[0, 1] == 0
+    assert advantages[0, 0] > 0
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_truncated_rollouts_count_in_the_mean_and_get_zero(estimator) -> None:
+    whole = estimator(rollouts([1.2, 0.2, 0.0], [1, 0, 1]))
+    cut = estimator(rollouts([1.2, 0.2, 0.0], [1, 0, 1], truncated=[2]))
+    assert torch.equal(cut[2], torch.zeros(2))
+    torch.testing.assert_close(cut[:2], whole[:2])
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_forced_judge_gets_zero_but_its_answer_learns(estimator) -> None:
+    free = estimator(rollouts([1.2, 0.2, 0.2, 1.2], [1, 0, 1, 0]))
+    forced = estimator(rollouts([1.2, 0.2, 0.2, 1.2], [1, 0, 1, 0], forced=[0, 1]))
+    assert torch.equal(forced[:2, 0], torch.zeros(2))
+    torch.testing.assert_close(forced[:, 1], free[:, 1])
+    torch.testing.assert_close(forced[2:], free[2:])
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_no_rollouts(estimator) -> None:
+    assert estimator(rollouts([], [])).shape == (0, 2)
+
+
+def naive(
+    name: str, members: list[tuple[float, int]], bias: float, gamma: float
+) -> list[tuple[float, float]]:
+    """One group, by loops over plain numbers; ties are told by exact arithmetic on tenths."""
+    rewards = [reward for reward, _ in members]
+    if max(rewards) - min(rewards) < 1e-9:
+        return [(0.0, 0.0)] * len(members)
+    mean = sum(rewards) / len(rewards)
+    std = math.sqrt(sum((reward - mean) ** 2 for reward in rewards) / len(rewards))
+    by_mode = {mode: [r for r, m in members if m == mode] for _, mode in members}
+    value = {mode: sum(own) / len(own) for mode, own in by_mode.items()}
+    if 1 in value and 0 in value:
+        gain, margin = value[1] - value[0], bias * abs(value[1])
+        if -1e-9 <= gain <= margin + 1e-9:
+            value[0] += margin
+    judge = [value[mode] - mean if len(by_mode) > 1 else 0.0 for _, mode in members]
+    answer = [(reward - mean) / std for reward in rewards]
+    if name == "grpo":
+        return [(a, a) for a in answer]
+    if name == "process":
+        centre = sum(judge) / len(judge)
+        spread = math.sqrt(sum((j - centre) ** 2 for j in judge) / len(judge))
+        same = max(judge) - min(judge) < 1e-9
+        return [((0.0 if same else (j - centre) / spread) + a, a) for j, a in zip(judge, answer, strict=True)]
+    result = []
+    for (reward, mode), j in zip(members, judge, strict=True):
+        own = by_mode[mode]
+        centre = sum(own) / len(own)
+        spread = math.sqrt(sum((r - centre) ** 2 for r in own) / len(own))
+        inner = 0.0 if max(own) - min(own) < 1e-9 else (reward - centre) / spread
+        result.append(((j + gamma * (reward - mean)) / std, inner))
+    return result
+
+
+MEMBERS = st.tuples(st.sampled_from([0.0, 0.2, 1.0, 1.2]), st.sampled_from([1, 0, -1]), st.integers(0, 3))
+
+
+@given(st.lists(MEMBERS, min_size=1, max_size=24), st.sampled_from([0.0, 0.1, 0.5]))
+def test_interleaved_groups_equal_a_loop_over_each(
+    members: list[tuple[float, int, int]], bias: float
+) -> None:
+    rewards, modes, groups = (list(column) for column in zip(*members, strict=True))
+    everything = rollouts(rewards, modes, groups)
+    results = {
+        "process": process(everything, bias),
+        "hipo": hipo(everything, bias, 0.3),
+        "grpo": grpo(everything),
+    }
+    for name, advantages in results.items():
+        assert advantages.isfinite().all()
+        for group in set(groups):
+            places = [index for index, own in enumerate(groups) if own == group]
+            # float32 rewards, as the estimators get them
+            exact = everything.rewards.double().tolist()
+            truth = naive(name, [(exact[place], modes[place]) for place in places], bias, 0.3)
+            torch.testing.assert_close(advantages[places], torch.tensor(truth), atol=1e-5, rtol=1e-5)

@@ -32,6 +32,8 @@ class DualRegimeSettings:
     Attributes:
         ballots: Votes of the teacher on whether a query needs reasoning; a tie is think-off.
         tries: Most samples drawn for a query until one is verified.
+        epsilon: Share of the queries that get a random regime instead of the voted one, so that each regime
+            sees every kind of query (our choice, after stage 2's ε).
         think_share: Share of think-on records to reach by dropping records of the larger class
             (the paper has 0.348); null keeps all.
         seed: Seed of all sampling.
@@ -39,6 +41,7 @@ class DualRegimeSettings:
 
     ballots: int = 5
     tries: int = 4
+    epsilon: float = 0.0
     think_share: float | None = None
     seed: int = 0
 
@@ -86,7 +89,10 @@ def label_dual_regime(
     start = time.monotonic()
     seeds = [request_seeds(settings.seed, "ballot", prompt, settings.ballots) for prompt in prompts]
     ballots = teacher.ballots([prompt["messages"] for prompt in prompts], seeds)
-    modes = [majority([ballot.mode for ballot in votes]) for votes in ballots]
+    modes = [
+        explore(majority([b.mode for b in votes]), settings.epsilon, Random(f"{settings.seed}/{p['id']}"))  # noqa: S311
+        for p, votes in zip(prompts, ballots, strict=True)
+    ]
     solutions, drawn = _solve(prompts, modes, teacher, accuracy, settings)
     records = [
         _record(prompt, mode, solution, _reason(mode, votes), _tally(votes), teacher.directory, settings.seed)

@@ -15,7 +15,7 @@ from katlit.packing import Document, collate, plan_epoch
 from katlit.pretrained import load_tokenizer
 from katlit.protocol import Mode, Protocol, Response, Thinking, prepare_tokenizer
 
-Style = Literal["protocol", "plain"]
+Style = Literal["protocol", "chat", "plain"]
 
 JUDGES = {Mode.THINK_ON: "It takes several steps", Mode.THINK_OFF: "It can be seen at once"}
 
@@ -26,7 +26,7 @@ class WorkedLevel:
 
     Attributes:
         task: The level; `share` weighs it against the others.
-        think_share: Share of the judged responses that think.
+        think_share: Share of the judged responses that think, or of the solutions that show their steps.
     """
 
     task: TaskFamily
@@ -34,15 +34,16 @@ class WorkedLevel:
 
 
 class WorkedData(LightningDataModule):
-    """Questions with worked solutions, in the response protocol or as plain text.
+    """Questions with worked solutions, in the response protocol, as a chat without it, or as plain text.
 
     In the protocol half of the documents are judged (mode by the level's `think_share`), half answer a forced
-    prompt. As plain text a solution is `Steps:` and its lines, or nothing, then `Answer:` and the result.
+    prompt. Without it a solution is `Steps:` and its lines, as often as `think_share` says, then `Answer:`
+    and the result.
 
     Args:
         tokenizer: Directory of the tokenizer; markers are added where missing.
         levels: What to draw from, with replacement.
-        style: `protocol` for a teacher, `plain` for a base model that has never seen the protocol.
+        style: `protocol` for a teacher; `plain` and `chat` for a base that has never seen the protocol.
         documents: Documents an epoch.
         validation_documents: Held-out documents to validate on.
         batch_tokens: Most tokens of a batch, padding included.
@@ -102,11 +103,12 @@ class WorkedData(LightningDataModule):
             (index,) = random.choices(range(len(weights)), weights)
             entry = next(questions[index])
             lines = solve(self._levels[index].task.dataset, entry["metadata"])
-            if self._style == "plain":
-                yield self._plain(entry["question"], lines, steps=random.random() < 0.5)
+            thinks = random.random() < self._levels[index].think_share
+            if self._style != "protocol":
+                yield self._unruled(entry["question"], lines, steps=thinks)
                 continue
             forced: Thinking = random.choice(["auto", "auto", "on", "off"])
-            thinks = random.random() < self._levels[index].think_share if forced == "auto" else forced == "on"
+            thinks = thinks if forced == "auto" else forced == "on"
             yield self._spoken(entry["question"], lines, Mode.THINK_ON if thinks else Mode.THINK_OFF, forced)
 
     def _questions(self, task: TaskFamily, split: Split, seed: str) -> Iterator[dict[str, Any]]:
@@ -115,9 +117,13 @@ class WorkedData(LightningDataModule):
             if in_heldout(entry["question"], self._heldout_percent) == heldout:
                 yield entry
 
-    def _plain(self, question: str, lines: list[str], *, steps: bool) -> Document:
+    def _unruled(self, question: str, lines: list[str], *, steps: bool) -> Document:
+        """A solution without judge, modes and markers."""
         work = "\n".join(["Steps:", thinking(lines), ""]) if steps else ""
         prompt = self._protocol.encode_content(question + "\n")
+        if self._style == "chat":
+            turns = self._protocol.encode_prompt([{"role": "user", "content": question}])
+            prompt = turns[: turns.index(self._protocol.marker_ids["<judge>"])]
         reply = [*self._protocol.encode_content(f"{work}Answer: {result(lines)}"), self._protocol.end_id]
         return _document(prompt, reply)
 

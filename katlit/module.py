@@ -51,10 +51,6 @@ class KatModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     @override
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Nothing, unless a stage has a loss to validate."""
-
-    @override
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Nothing: the evaluation callback samples the policies."""
 

@@ -110,7 +110,7 @@ def fill_rows(
     Returns:
         Token ids and position ids, int64.
     """
-    width = max(sum(len(document) for document in row) for row in rows)
+    width = max(1, *(sum(len(document) for document in row) for row in rows))
     token_ids, position_ids = [], []
     for row in rows:
         documents = [list(document) for document in row]

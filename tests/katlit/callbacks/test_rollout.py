@@ -1,0 +1,226 @@
+"""Rollouts in a real training loop: what the step sees, whether the engine follows, what stops it."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from tinymodel import QWEN, tiny_backbone
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from katlit.batch import Prompt
+from katlit.callbacks.rollout import RolloutSampler
+from katlit.errors import UserError
+from katlit.optimization import Optimization
+from katlit.rewards import CompositeReward, Reward, Sample
+from katlit.rollout import HFEngine, SamplingParameters, VLLMEngine
+from katlit.rollout.engine import Completion
+from modules import StepSRPO
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
+SHAPE = QWEN | {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
+
+
+class Whole:
+    """Random weights never end a response by themselves; a cut one would carry no loss."""
+
+    def generate(self, *arguments: Any) -> list[Completion]:
+        return [replace(completion, finish_reason="stop") for completion in super().generate(*arguments)]  # type: ignore[misc]
+
+
+class Finishing(Whole, HFEngine): ...
+
+
+class FinishingVLLM(Whole, VLLMEngine): ...
+
+
+class FirstLetter(Reward):
+    """Rewards responses that start with a letter of the first half of the byte alphabet."""
+
+    def __call__(self, samples: list[Sample]) -> list[float]:
+        return [float(ord((sample.parsed.judge or "~")[0]) % 2) for sample in samples]
+
+
+class Watch(Callback):
+    """Keeps the batches and what was logged, and remembers the log-probabilities of a plain forward pass."""
+
+    def __init__(self) -> None:
+        self.batches: list[dict[str, Any]] = []
+        self.logged: list[dict[str, float]] = []
+        self.truth: list[Tensor] = []
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        with torch.no_grad():
+            logits = pl_module.backbone.logits(
+                pl_module.backbone(batch["input_ids"], batch["position_ids"]).main
+            )
+            chosen = (logits / pl_module.temperature).log_softmax(-1)[:, :-1]
+            log_probs = chosen.gather(-1, batch["input_ids"][:, 1:, None])[..., 0]
+        self.truth.append(torch.cat([torch.zeros(len(log_probs), 1), log_probs], dim=1))
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.batches.append(batch)
+        self.logged.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+
+class Outcomes(LightningDataModule):
+    def __init__(self, batches: list[list[Prompt]]) -> None:
+        super().__init__()
+        self.batches = batches
+        self.recorded: list[Any] = []
+
+    def train_dataloader(self) -> Any:
+        return DataLoader([{"prompts": prompts} for prompts in self.batches], batch_size=None)
+
+    def record_outcomes(self, batch: Any) -> None:
+        self.recorded.append((len(batch["prompts"]), batch["group_ids"].tolist(), batch["correct"].tolist()))
+
+
+def prompt(number: int, words: int = 1) -> Prompt:
+    return Prompt(
+        id=f"p{number}", messages=[{"role": "user", "content": "ab " * words}], reference="1",
+        verifier="match", domain="d", difficulty=1, metadata={},
+    )  # fmt: skip
+
+
+def train(
+    directory: Path,
+    engine: Any,
+    batches: list[list[Prompt]],
+    tied: bool = False,
+    reward: CompositeReward | None = None,
+    temperature: float = 0.7,
+    **settings: Any,
+) -> tuple[Watch, Outcomes, RolloutSampler]:
+    backbone = tiny_backbone(directory, SHAPE | {"tie_word_embeddings": tied})
+    stage = StepSRPO(backbone, Optimization(learning_rate=3e-2), temperature=temperature)
+    reward = reward or CompositeReward({"accuracy": FirstLetter()}, {"accuracy": 1.0})
+    sampler = RolloutSampler(
+        engine, reward, SamplingParameters(temperature=0.7, max_tokens=12), row_tokens=96, **settings
+    )
+    watch, data = Watch(), Outcomes(batches)
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, callbacks=[sampler, watch], default_root_dir=directory,
+    )  # fmt: skip
+    trainer.fit(stage, data)
+    return watch, data, sampler
+
+
+BATCHES = [[prompt(2 * step), prompt(2 * step + 1, 2)] for step in range(4)]
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("kind", ["hf", pytest.param("vllm", marks=pytest.mark.vllm)])
+def test_engine_and_trainer_agree_after_every_update(tmp_path: Path, kind: str, tied: bool) -> None:
+    settings = {"max_context": 128, "max_num_seqs": 32, "kv_cache_gib": 0.1}
+    engine = Finishing() if kind == "hf" else FinishingVLLM(**settings)
+    watch, _, _ = train(tmp_path, engine, BATCHES, tied)
+    assert len(watch.batches) == 4
+    for batch, truth, logged in zip(watch.batches, watch.truth, watch.logged, strict=True):
+        sampled = batch["loss_mask"]
+        gap = (truth - batch["rollout_log_probs"])[sampled].abs()
+        assert gap.max() < 2e-4
+        assert logged["rollout/logprob_gap"] < 1e-4
+        assert logged["rollout/logprob_gap"] > 0
+        assert logged["train/judge_advantage_std"] + logged["train/answer_advantage_std"] > 0
+
+
+def test_the_step_sees_every_rollout_whole(tmp_path: Path) -> None:
+    watch, data, _ = train(tmp_path, Finishing(), BATCHES[:1], samples=8, forced_share=0.5)
+    (batch,) = watch.batches
+    assert batch["group_ids"].tolist() == [0] * 8 + [1] * 8
+    assert batch["forced"].tolist() == ([True] * 4 + [False] * 4) * 2
+    assert batch["modes"][batch["forced"]].tolist() == [1, 1, 0, 0] * 2
+    assert data.recorded == [(2, batch["group_ids"].tolist(), batch["correct"].tolist())]
+    stage_ids = batch["rollout_ids"]
+    for index, sample in enumerate(batch["samples"]):
+        own = stage_ids == index
+        positions = batch["position_ids"][own]
+        assert positions.tolist() == list(range(len(positions)))  # one document, in order
+        sampled = batch["loss_mask"][own]
+        start = int(sampled.long().argmax())
+        assert sampled.tolist() == [False] * start + [True] * (len(sampled) - start)
+        assert 1 <= len(sampled) - start <= 12
+        judge = batch["judge_mask"][own]
+        assert not (judge & ~sampled).any()
+        assert judge.any() != batch["forced"][index]
+        assert batch["rollout_log_probs"][own][~sampled].abs().sum() == 0
+        assert set(sample) >= {
+            "prompt",
+            "text",
+            "mode",
+            "correct",
+            "reward",
+            "judge_advantage",
+            "answer_advantage",
+        }
+        torch.testing.assert_close(sample["reward"], batch["rewards"][index].item())
+        assert [sample["judge_advantage"], sample["answer_advantage"]] == batch["advantages"][index].tolist()
+    assert not batch["loss_mask"][stage_ids == -1].any()
+    logged = watch.logged[0]
+    assert logged["rollout/reward"] == pytest.approx(batch["rewards"].mean().item())
+    assert logged["rollout/think_rate"] == pytest.approx(
+        (batch["modes"][~batch["forced"]] == 1).float().mean().item()
+    )
+
+
+def test_the_same_seed_gives_the_same_rollouts(tmp_path: Path) -> None:
+    one, two, other = (
+        train(tmp_path / str(run), HFEngine(), BATCHES[:2], seed=seed)[0].batches
+        for run, seed in enumerate((1, 1, 2))
+    )
+    for first, second in zip(one, two, strict=True):
+        assert torch.equal(first["input_ids"], second["input_ids"])
+    assert not torch.equal(one[0]["input_ids"], other[0]["input_ids"])
+
+
+class Deaf(Finishing):
+    """An engine that does not take the new weights, and tells when it was closed."""
+
+    closed = 0
+
+    def sync_weights(self, named_weights: Iterable[tuple[str, Tensor]]) -> None:
+        list(named_weights)
+
+    def close(self) -> None:
+        super().close()
+        self.closed += 1
+
+
+def test_a_broken_sync_stops_the_run_before_the_next_update(tmp_path: Path) -> None:
+    engine = Deaf()
+    with pytest.raises(
+        UserError, match=r"logprob_gap is .* at step 1, above max_logprob_gap 0.001: the engine"
+    ):
+        train(tmp_path, engine, BATCHES, max_logprob_gap=0.001)
+    assert engine.closed
+    assert engine._model is None
+
+
+def test_too_long_prompts_are_skipped_and_counted(tmp_path: Path) -> None:
+    batches = [[prompt(0), prompt(1, 60)], [prompt(2, 60)], [prompt(3)]]
+    watch, data, sampler = train(tmp_path, HFEngine(max_context=128), batches, samples=4)
+    assert sampler.skipped == 2
+    assert [batch["group_ids"].tolist() for batch in watch.batches] == [[0] * 4, [], [0] * 4]
+    assert [logged["rollout/skipped_prompts"] for logged in watch.logged] == [1, 2, 2]
+    assert watch.logged[1]["train/loss"] == 0
+    assert [groups for _, groups, _ in data.recorded] == [[0] * 4, [], [0] * 4]
+    assert all(torch.isfinite(torch.tensor(list(logged.values()))).all() for logged in watch.logged)
+
+
+def test_two_temperatures_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"sampling.temperature: 0.7, but model.temperature is 1.0"):
+        train(tmp_path, HFEngine(), BATCHES, temperature=1.0)
+
+
+@pytest.mark.parametrize("settings", [{"samples": 1}, {"forced_share": 1.5}])
+def test_impossible_shares_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="at least 2 samples and a share from 0 to 1"):
+        RolloutSampler(HFEngine(), **settings)

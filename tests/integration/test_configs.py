@@ -1,0 +1,110 @@
+"""Every settings file under `configs/` and `assets/`, in the compositions that the demo and the docs name."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from katlit.cli import main
+from katlit.demo import commands, report_command
+
+ROOT = Path(__file__).parents[2]
+DOCS = [ROOT / "README.md", ROOT / "docs/real.md", ROOT / "assets/README.md"]
+
+
+def documented() -> list[str]:
+    """The katlit commands of the docs, shell variables filled in."""
+    found = []
+    for page in DOCS:
+        text = page.read_text()
+        variables = dict(re.findall(r'^([A-Z]+)="(.*)"$', text, re.MULTILINE))
+        for line in re.findall(r"^katlit .*$", text, re.MULTILINE):
+            command = line.partition(" # ")[0]
+            for name, value in variables.items():
+                command = command.replace(f"${name}", value)
+            found.append(" ".join(command.split()))
+    return found
+
+
+def demo() -> list[str]:
+    return [shlex.join(command) for _, command in commands(seed=7)]
+
+
+COMPOSED = sorted({c for c in [*documented(), *demo()] if " -c " in c})
+
+
+@pytest.fixture(autouse=True)
+def _at_the_top(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("command", COMPOSED)
+def test_a_command_parses_and_its_printed_form_means_the_same(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [word for word in shlex.split(command)[1:] if word != "--print_config"]
+    assert main([*words, "--print_config"]) == 0, capsys.readouterr().err
+    printed = capsys.readouterr().out
+    (tmp_path / "printed.yaml").write_text(printed)
+    assert main([words[0], "-c", str(tmp_path / "printed.yaml"), "--print_config"]) == 0
+    assert capsys.readouterr().out == printed
+    settings = yaml.safe_load(printed)
+    assert settings["model"]["class_path"].startswith("modules.")
+    assert settings["data"]["class_path"].startswith("datamodules.")
+
+
+def test_no_settings_file_is_left_out() -> None:
+    used = {word for command in COMPOSED for word in shlex.split(command)}
+    kinds = ("stage", "backbone", "rollout", "demo", "real")
+    files = {
+        str(path.relative_to(ROOT)) for kind in kinds for path in (ROOT / "configs" / kind).glob("*.yaml")
+    }
+    files |= {str(path.relative_to(ROOT)) for path in (ROOT / "assets").glob("*.yaml")}
+    assert files - used == {"configs/demo/levels.yaml", "configs/rollout/hf.yaml"}
+
+
+def test_the_reference_engine_fits_into_the_place_of_vllm(capsys: pytest.CaptureFixture[str]) -> None:
+    words = (
+        "fit -c configs/base.yaml -c configs/stage/step_srpo.yaml -c configs/rollout/hf.yaml --print_config"
+    )
+    assert main(words.split()) == 0
+    assert "katlit.rollout.hf.HFEngine" in capsys.readouterr().out
+
+
+def test_help_of_the_documented_report(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "--help"]) == 0
+    shown = capsys.readouterr().out
+    for word in report_command({"label": 1.0}, 1)[2:]:
+        assert word.partition("=")[0] in shown
+
+
+PHASES = {
+    "teacher_warm": None, "teacher": "teacher_warm", "student_warm": None, "student_plain": "student_warm",
+    "student": "student_plain",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PHASES)
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+def test_the_training_of_an_asset_starts(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (tmp_path / "assets").mkdir()
+    for item in ("tokenizers", *(f"{phase}.yaml" for phase in PHASES)):
+        (tmp_path / "assets" / item).symlink_to(ROOT / "assets" / item)
+    before = PHASES[name]
+    if before is not None:
+        (tmp_path / f"outputs/assets/{before}").mkdir(parents=True)
+        (tmp_path / f"outputs/assets/{before}/model").symlink_to(ROOT / "assets" / name.partition("_")[0])
+    monkeypatch.chdir(tmp_path)
+    small = ["--trainer.max_steps=1", "--data.init_args.documents=40", "--trainer.limit_val_batches=0"]
+    assert main(["fit", "-c", "configs/base.yaml", "-c", f"assets/{name}.yaml", *small]) == 0
+    exported = tmp_path / ("assets" if name in ("teacher", "student") else f"outputs/assets/{name}")
+    assert (exported / (name if exported.name == "assets" else "model") / "model.safetensors").is_file()
+
+
+def test_the_assets_are_small() -> None:
+    folder = ROOT / "assets"
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    assert size <= 6_000_000

@@ -74,8 +74,15 @@ class KatCLI(LightningCLI):
             logger.check()
 
 
-def _quiet() -> None:
-    """Keep out of the log what is of no use to its reader: advertisements and upstream deprecations."""
+def _set_up_logging() -> None:
+    """Show what our packages report; keep advertisements and upstream deprecations out."""
+    for name in ("katlit", "datamodules", "modules"):
+        ours = logging.getLogger(name)
+        ours.setLevel(logging.INFO)
+        if not ours.handlers:
+            handler = logging.StreamHandler()
+            handler.setFormatter(logging.Formatter("%(message)s"))
+            ours.addHandler(handler)
     log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     log.addFilter(lambda record: "Tip:" not in str(record.msg))
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.* is deprecated", category=FutureWarning)
@@ -121,7 +128,7 @@ def run(arguments: Sequence[str]) -> None:
         UserError: for a wrong key, value or file in the settings, naming it.
     """
     _check_syntax(arguments)
-    _quiet()
+    _set_up_logging()
     try:
         KatCLI(
             LightningModule,

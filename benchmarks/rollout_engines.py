@@ -1,7 +1,7 @@
 """Sampled tokens per second: vLLM against plain transformers, the same model, prompts and sampling.
 
-`python benchmarks/rollout_engines.py`, from the top of the repository. Both engines run one after the other in
-this process, after a warm-up call each; the last line is a JSON object.
+`python benchmarks/rollout_engines.py`, from the top of the repository. Both engines run one after the other,
+in this process, after a warm-up call each; the last line is a JSON object.
 """
 
 import json

@@ -116,3 +116,11 @@ def test_a_directory_without_weights_is_an_error(tmp_path: Path) -> None:
         VLLMEngine().start(tmp_path)
     with pytest.raises(UserError, match=r"no config\.json"):
         HFEngine().start(tmp_path)
+
+
+def test_without_vllm_it_says_what_to_install_and_what_else_there_is(
+    qwen2_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"vllm is not installed; install katlit\[vllm\].*HFEngine"):
+        engine().start(qwen2_directory)

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -54,7 +55,7 @@ def packed(lengths: list[list[int]], vocabulary: int = 256) -> dict[str, Tensor]
 
 
 def fit(stage: LightningModule, batches: list[Any], **settings: Any) -> Trainer:
-    """Train and validate on the very same batches."""
+    """Train on the batches, and validate on the very same where the stage has a validation."""
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=-1,
@@ -64,5 +65,6 @@ def fit(stage: LightningModule, batches: list[Any], **settings: Any) -> Trainer:
         **({"max_steps": 3, "enable_checkpointing": False} | settings),
     )
     loader = DataLoader(batches, batch_size=None)
-    trainer.fit(stage, loader, loader)
+    validates = is_overridden("validation_step", stage)
+    trainer.fit(stage, loader, loader if validates else None)
     return trainer

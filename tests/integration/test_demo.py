@@ -1,0 +1,64 @@
+"""The demo's own commands, in order and on real parts (vLLM, MLflow), but with a few prompts and steps."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from katlit.demo import commands, report_command
+
+ROOT = Path(__file__).parents[2]
+SMALL = {
+    "distill": ["--trainer.max_steps=2", "--data.init_args.prompts.init_args.size=40"],
+    # after two steps the student solves nothing, and there would be nothing to vote on
+    "cold_start": [
+        "--trainer.max_steps=2",
+        "--data.init_args.prompts.init_args.size=40",
+        "--model.init_args.backbone.init_args.init_from=assets/teacher",
+    ],
+    "step_srpo": [
+        "--trainer.max_steps=3",
+        "--data.init_args.train.init_args.size=40",
+        "--data.init_args.batch_size=4",
+    ],
+    "evaluate": ["--data.init_args.test.init_args.size=24"],
+}
+
+
+def small(command: list[str]) -> list[str]:
+    """The command with the settings that make its stage small."""
+    (stage,) = (name for name in SMALL if f"configs/demo/{name}.yaml" in command)
+    return [*command[1:], *SMALL[stage]]
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+@pytest.mark.timeout(1500)
+def test_the_recipe_from_end_to_end(tmp_path: Path) -> None:
+    for folder in ("configs", "assets"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    plan = [small(command) for _, command in commands(seed=1)] + [report_command({"label": 1.0}, 1)[1:]]
+    for words in plan:
+        done = subprocess.run(
+            [sys.executable, "-m", "katlit.cli", *words], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{words}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    demo = tmp_path / "outputs/demo"
+    report = json.loads((demo / "report.json").read_text())
+    assert report["engine"] == "vllm"
+    assert report["num_prompts"] == 24
+    assert list(report["history"]) == ["base", "distill", "cold_start", "step_srpo"]
+    assert report["policies"]["on"]["think_rate"] == 1
+    client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
+    experiment = client.get_experiment_by_name("katlit-demo")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert {"distill", "cold-start", "step-srpo", "evaluate-step_srpo"} <= runs.keys()
+    reinforced = runs["step-srpo"]
+    gaps = client.get_metric_history(reinforced.info.run_id, "rollout/logprob_gap")
+    assert len(gaps) == 3
+    assert all(gap.value < 1e-4 for gap in gaps)
+    stored = {artifact.path for artifact in client.list_artifacts(reinforced.info.run_id)}
+    assert {"config.yaml", "rollouts.json", "model"} <= stored

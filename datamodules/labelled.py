@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 from lightning import LightningDataModule
 
 from datamodules.cache import cache_file, cached_records, fingerprint
-from datamodules.loader import EpochLoader
+from datamodules.loader import EpochLoader, share_of
 from datamodules.records import Record, read_records
 from datamodules.sources import PromptSource
 from katlit.batch import Prompt, TokenBatch
@@ -175,8 +175,12 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
 
     def train_dataloader(self) -> EpochLoader[list[list[int]], BatchT]:
         """Batches in a new order each epoch."""
-        return EpochLoader(lambda epoch: self._plan(self.train_indices, epoch), self.build)
+        return EpochLoader(
+            lambda epoch: self._plan(self.train_indices, epoch), self.build, share_of(self.trainer)
+        )
 
     def _validation_dataloader(self) -> EpochLoader[list[list[int]], BatchT]:
         """Batches in one order."""
-        return EpochLoader(lambda _: self._plan(self.validation_indices, 0), self.build)
+        return EpochLoader(
+            lambda _: self._plan(self.validation_indices, 0), self.build, share_of(self.trainer, steps=False)
+        )

@@ -1,12 +1,12 @@
 """A sized loader of ready-made batches: deterministic by seed and epoch, sharded by rank, resumable."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Generic, TypedDict, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, TypedDict, TypeVar, cast
 
-from torch import distributed
+from lightning.pytorch import Trainer
 
 PlanT = TypeVar("PlanT")
-BatchT = TypeVar("BatchT")
+BatchT = TypeVar("BatchT", bound=Mapping[str, Any])
 
 
 class LoaderState(TypedDict):
@@ -16,20 +16,40 @@ class LoaderState(TypedDict):
     position: int
 
 
-def rank_and_world() -> tuple[int, int]:
-    """Return this process's rank and the number of processes; (0, 1) outside a process group."""
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1
+class Share(NamedTuple):
+    """Which part of an epoch's batches a process gets, and how many of them make an optimizer step."""
+
+    rank: int = 0
+    world: int = 1  # processes that see different data; those of a tensor-parallel group see the same
+    window: int = 1  # micro-batches of an optimizer step
 
 
-def shard(plan: Sequence[PlanT], rank: int, world: int) -> list[PlanT]:
+def share_of(trainer: Trainer | None, *, steps: bool = True) -> Share:
+    """The share of this process; all of it without a trainer.
+
+    Args:
+        trainer: Knows the ranks and how many micro-batches it accumulates.
+        steps: Whether the batches are trained on, in optimizer steps; else each stands alone.
+    """
+    if trainer is None:
+        return Share()
+    ranks = trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}
+    window = trainer.accumulate_grad_batches if steps else 1
+    return Share(ranks["rank"], ranks["num_replicas"], window)
+
+
+def shard(plan: Sequence[PlanT], share: Share) -> list[PlanT]:
     """Return every `world`-th item; the plan is wrapped around so that every rank gets equally many.
 
-    Unequal counts would leave some ranks waiting in a collective.
+    Unequal counts would leave some ranks waiting in a collective. Optimizer steps are complete for the same
+    reason: DeepSpeed counts micro-batches on, across epochs.
     """
-    rounds = -(-len(plan) // world)
-    return [plan[(index * world + rank) % len(plan)] for index in range(rounds)]
+    each = share.world * share.window
+    number = -(-len(plan) // each) * share.window
+    return [plan[(index * share.world + share.rank) % len(plan)] for index in range(number)]
+
+
+_WHOLE = Share()
 
 
 class EpochLoader(Generic[PlanT, BatchT]):
@@ -41,10 +61,18 @@ class EpochLoader(Generic[PlanT, BatchT]):
 
     Args:
         plan: Composes the batches of an epoch, for all ranks together.
-        build: Turns an item of the plan into a batch.
+        build: Turns an item of the plan into a batch, a dictionary.
+        share: What of the plan this process gets. With several micro-batches in an optimizer step, the first
+            carries them all, see `katlit.batch.StepBatch`.
     """
 
-    def __init__(self, plan: Callable[[int], Sequence[PlanT]], build: Callable[[PlanT], BatchT]) -> None:
+    def __init__(
+        self,
+        plan: Callable[[int], Sequence[PlanT]],
+        build: Callable[[PlanT], BatchT],
+        share: Share = _WHOLE,
+    ) -> None:
+        self._share = share
         self._plan = plan
         self._build = build
         self._epoch = 0
@@ -61,7 +89,7 @@ class EpochLoader(Generic[PlanT, BatchT]):
     def _batches(self) -> list[PlanT]:
         """Compose an epoch once: its length is asked for several times."""
         if self._composed is None or self._composed[0] != self._epoch:
-            self._composed = (self._epoch, shard(self._plan(self._epoch), *rank_and_world()))
+            self._composed = (self._epoch, shard(self._plan(self._epoch), self._share))
         return self._composed[1]
 
     def __len__(self) -> int:
@@ -73,9 +101,19 @@ class EpochLoader(Generic[PlanT, BatchT]):
         # A checkpoint of a finished epoch says nothing about the next one.
         within = resume is not None and resume["epoch"] == self._epoch and resume["position"] < len(batches)
         self._position = resume["position"] if resume is not None and within else 0
-        for item in batches[self._position :]:
-            self._position += 1
-            yield self._build(item)
+        while self._position < len(batches):
+            for batch in self._window(batches[self._position :][: self._share.window]):
+                self._position += 1
+                yield batch
+
+    def _window(self, items: Sequence[PlanT]) -> list[BatchT]:
+        """The batches of an optimizer step; the first lists all."""
+        window = [self._build(item) for item in items]
+        if self._share.window == 1:
+            return window
+        parts = [window, *([] for _ in window[1:])]
+        marked = [{**batch, "window": part} for batch, part in zip(window, parts, strict=True)]
+        return cast(list[BatchT], marked)
 
     def state_dict(self) -> LoaderState:
         """Return the epoch and how many of its batches were handed out."""

@@ -9,7 +9,7 @@ from lightning import LightningDataModule
 from torch import distributed
 
 from datamodules.history import History
-from datamodules.loader import EpochLoader, rank_and_world
+from datamodules.loader import EpochLoader, share_of
 from datamodules.sources import PromptSource
 from katlit.batch import Prompt, RolloutBatch
 from katlit.errors import UserError
@@ -76,8 +76,8 @@ class PromptData(LightningDataModule):
         for index, prompt in enumerate(batch["prompts"]):
             outcomes = [bool(right) for group, right in zip(groups, correct, strict=True) if group == index]
             self._history.record(prompt["id"], outcomes, self._epoch())
-        world = rank_and_world()[1]
-        if world > 1:
+        if distributed.is_initialized():
+            world = distributed.get_world_size()
             states: list[Any] = [None] * world
             distributed.all_gather_object(states, self._history.state_dict())
             self._history.merge(states)
@@ -105,11 +105,15 @@ class PromptData(LightningDataModule):
 
     def train_dataloader(self) -> PromptLoader:
         """Batches of the prompts that are not solved yet."""
-        return EpochLoader(self._plan, _rollout_batch)
+        return EpochLoader(self._plan, _rollout_batch, share_of(self.trainer))
 
     def _validation_dataloader(self) -> PromptLoader:
         """Batches in fixed order."""
-        return EpochLoader(lambda _: self._chunks(self._loaded["validation"]), _rollout_batch)
+        return EpochLoader(
+            lambda _: self._chunks(self._loaded["validation"]),
+            _rollout_batch,
+            share_of(self.trainer, steps=False),
+        )
 
     def test_dataloader(self) -> PromptLoader:
         """Batches in fixed order.
@@ -119,7 +123,9 @@ class PromptData(LightningDataModule):
         """
         if "test" not in self._loaded:
             raise UserError("PromptData: no test prompts; set data.init_args.test to a prompt source")
-        return EpochLoader(lambda _: self._chunks(self._loaded["test"]), _rollout_batch)
+        return EpochLoader(
+            lambda _: self._chunks(self._loaded["test"]), _rollout_batch, share_of(self.trainer, steps=False)
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the history."""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from lightning import LightningDataModule
 
-from datamodules.loader import EpochLoader
+from datamodules.loader import EpochLoader, share_of
 from datamodules.solutions import result, solve, thinking
 from datamodules.sources import Split, TaskFamily, in_heldout, task_entries
 from katlit.batch import TokenBatch
@@ -79,11 +79,13 @@ class WorkedData(LightningDataModule):
 
     def train_dataloader(self) -> EpochLoader[list[Document], TokenBatch]:
         """New documents each epoch."""
-        return EpochLoader(lambda epoch: self._plan("train", epoch), self._build)
+        return EpochLoader(lambda epoch: self._plan("train", epoch), self._build, share_of(self.trainer))
 
     def val_dataloader(self) -> EpochLoader[list[Document], TokenBatch]:
         """The same held-out documents each time."""
-        return EpochLoader(lambda _: self._plan("heldout", 0), self._build)
+        return EpochLoader(
+            lambda _: self._plan("heldout", 0), self._build, share_of(self.trainer, steps=False)
+        )
 
     def _build(self, documents: list[Document]) -> TokenBatch:
         return collate([[document] for document in documents], self._protocol.pad_id)

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from katlit.errors import UserError
 from katlit.export import read_mtp, write_directory
+from katlit.gather import whole_tensors
 from katlit.mtp import MTPModule, future_embeddings, stored_name
 from katlit.pretrained import (
     Attention,
@@ -232,11 +232,10 @@ class Backbone(nn.Module):
         Args:
             include_mtp: Whether to add the MTP modules, under the names of `katlit.mtp.stored_name`.
         """
-        for name, weight in self.causal_lm.state_dict().items():
-            yield name, _full(weight)
+        yield from whole_tensors(self.causal_lm.state_dict(keep_vars=True).items())
         if include_mtp:
-            for name, weight in self.mtp.state_dict().items():
-                yield stored_name(name), _full(weight)
+            modules = self.mtp.state_dict(keep_vars=True)
+            yield from whole_tensors((stored_name(name), weight) for name, weight in modules.items())
 
     def export(self, directory: str | Path) -> None:
         """Write a Hugging Face directory, see `katlit.export`; every rank must call it.
@@ -245,16 +244,12 @@ class Backbone(nn.Module):
             UserError: where the directory holds something else than a model.
         """
         rank_zero = not dist.is_initialized() or dist.get_rank() == 0
-        # Tensors are gathered on all ranks, kept on the first.
+        # Tensors are gathered on all ranks, kept on the first; a tied head is written once, as the embedding.
         weights = {n: w.cpu() for n, w in self.named_weights(include_mtp=True) if rank_zero}
+        if self.causal_lm.get_output_embeddings().weight is self.causal_lm.get_input_embeddings().weight:
+            weights.pop("lm_head.weight", None)
         mtp = {name: weights.pop(name) for name in list(weights) if name.startswith("model.mtp_layers.")}
         if rank_zero:
             write_directory(directory, self.causal_lm, weights, mtp, self.protocol)
         if dist.is_initialized():
             dist.barrier()
-
-
-def _full(weight: Tensor) -> Tensor:
-    """The whole tensor of a shard, a collective; a plain tensor as it is."""
-    weight = weight.detach()
-    return weight.full_tensor() if isinstance(weight, DTensor) else weight

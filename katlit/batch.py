@@ -13,7 +13,17 @@ import torch
 from torch import Tensor
 
 
-class TokenBatch(TypedDict):
+class StepBatch(TypedDict):
+    """A micro-batch as part of an optimizer step.
+
+    With gradient accumulation the first micro-batch of an optimizer step brings all of them, itself included,
+    and the others bring an empty list. Where each batch is a step, there is no window.
+    """
+
+    window: NotRequired[list[Any]]
+
+
+class TokenBatch(StepBatch):
     """Token ids with the targets a loss may count."""
 
     input_ids: Tensor  # [B, L] int64
@@ -46,7 +56,7 @@ class Prompt(TypedDict):
     metadata: dict[str, Any]  # what the scorer needs beside the reference
 
 
-class RolloutBatch(TypedDict):
+class RolloutBatch(StepBatch):
     """Prompts as the loader yields them; the rollout callback fills the rest in place before the step."""
 
     prompts: list[Prompt]

@@ -1,7 +1,8 @@
-"""The base class of the stages: backbone, optimizer, schedule, and how token means are logged."""
+"""The base class of the stages: backbone, optimizer, schedule, and means over the tokens of a whole step."""
 
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -10,7 +11,7 @@ from typing_extensions import override
 from katlit.backbone import Backbone
 from katlit.metrics.token_mean import TokenMean
 from katlit.optimization import Optimization, build_optimizer, build_schedule
-from katlit.strategies import shard
+from katlit.strategies import add_over_data_ranks, shard
 
 DEFAULT_OPTIMIZATION = Optimization()
 
@@ -30,6 +31,10 @@ class KatModule(LightningModule):
         self.backbone = backbone
         self.optimization = optimization
         self._means: dict[str, TokenMean] = {}
+        self._numbers: dict[str, Tensor] = {}
+        self._micro_batches = 1  # of the present optimizer step
+        self._micro_batches_left = 0
+        self._logged: dict[str, Tensor] = {}
 
     @override
     def configure_model(self) -> None:
@@ -37,7 +42,8 @@ class KatModule(LightningModule):
             return
         self.backbone.materialize()
         self.backbone.mtp.requires_grad_(self.trains_mtp)
-        self.load_companions()
+        with torch.device("cpu"):  # Hugging Face's loader refuses the strategy's device
+            self.load_companions()
         if self.device_mesh is not None:
             shard(self.backbone, self.device_mesh)
 
@@ -58,10 +64,45 @@ class KatModule(LightningModule):
     def predict_step(self, batch: Any, batch_idx: int) -> None:
         """Nothing: the evaluation callback samples the policies."""
 
+    def target_numbers(self, batch: Any) -> dict[str, Tensor]:
+        """How many tokens of a batch each mean is over, [] each; what `step_numbers` adds up."""
+        raise NotImplementedError(f"{type(self).__name__}.target_numbers")
+
+    def step_numbers(self, batch: Any) -> dict[str, Tensor]:
+        """What this batch's sums are divided by, so that gradients are those of means over the whole step.
+
+        Lightning averages gradients over ranks and over the micro-batches of an optimizer step. A loss that
+        is the mean of its own batch would so depend on how tokens fall into batches. Each sum is divided by
+        the tokens of the whole step ÷ (ranks × micro-batches) instead. To be called once a training step.
+
+        Args:
+            batch: Without `window` it is taken for a whole step of this rank.
+        """
+        window = batch.get("window", [batch])
+        if window:
+            self._micro_batches = self._micro_batches_left = len(window)
+            self._numbers = self._totals([self.target_numbers(part) for part in window])
+            self._logged = {}
+        self._micro_batches_left -= 1
+        return self._numbers
+
+    def _totals(self, parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        totals = torch.stack([torch.stack(list(part.values())) for part in parts]).sum(dim=0)
+        totals, ranks = add_over_data_ranks(totals, self.device_mesh)
+        shares = totals.clamp(min=1).float() / (ranks * len(parts))
+        return dict(zip(parts[0], shares.unbind(), strict=True))
+
     def log_training(self, values: dict[str, Tensor]) -> None:
-        """Log values of one step as `train/<name>`, averaged over ranks; nothing waits for the device."""
-        rows = {f"train/{name}": value.detach() for name, value in values.items()}
-        self.log_dict(rows, on_step=True, on_epoch=False, sync_dist=True, batch_size=1)
+        """Log values of one step as `train/<name>`, averaged over its micro-batches and over ranks.
+
+        Nothing waits for the device.
+        """
+        for name, value in values.items():
+            part = value.detach() / self._micro_batches
+            self._logged[name] = self._logged[name] + part if name in self._logged else part
+        if self._micro_batches_left == 0:
+            rows = {f"train/{name}": self._logged[name] for name in values}
+            self.log_dict(rows, on_step=True, on_epoch=False, sync_dist=True, batch_size=1)
 
     def count(self, name: str, values: Tensor) -> None:
         """Add one value a token to a validation mean; a stage counts the same names in every batch."""

@@ -1,5 +1,7 @@
-"""What the strategies need to know about our model."""
+"""What the strategies need to know about our model, and we about them."""
 
+import torch.distributed as dist
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 
@@ -17,3 +19,20 @@ def shard(backbone: Backbone, mesh: DeviceMesh) -> None:
     for layer in [*layers, *(module.block for module in backbone.mtp)]:
         fully_shard(layer, mesh=data_parallel)
     fully_shard(backbone, mesh=data_parallel)
+
+
+def add_over_data_ranks(values: Tensor, mesh: DeviceMesh | None) -> tuple[Tensor, int]:
+    """Sum over the ranks that see different data; a collective.
+
+    Args:
+        values: Of any shape, changed in place.
+        mesh: The strategy's, where it has one; else all processes see different data.
+
+    Returns:
+        The sums, and how many such ranks there are.
+    """
+    if not dist.is_initialized():
+        return values, 1
+    group = None if mesh is None else mesh["data_parallel"].get_group()
+    dist.all_reduce(values, group=group)
+    return values, dist.get_world_size(group)

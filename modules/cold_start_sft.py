@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from katlit.batch import TokenBatch
 from katlit.losses.log_probs import selected_log_probs
-from katlit.losses.mtp import target_indices
+from katlit.losses.mtp import target_indices, target_number
 from katlit.losses.reduce import token_mean
 from katlit.module import KatModule
 
@@ -24,10 +24,15 @@ class ColdStartSFT(KatModule):
 
     @override
     def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
+        number = self.step_numbers(batch)["ce"]
         targets = target_indices(batch["loss_mask"], batch["position_ids"], 0)
-        loss = token_mean(self._cross_entropy(batch, self._hidden(batch), targets))
+        loss = token_mean(self._cross_entropy(batch, self._hidden(batch), targets), number)
         self.log_training({"loss": loss})
         return loss
+
+    @override
+    def target_numbers(self, batch: TokenBatch) -> dict[str, Tensor]:
+        return {"ce": target_number(batch["loss_mask"], batch["position_ids"], 0)}
 
     @override
     def validation_step(self, batch: TokenBatch, batch_idx: int) -> None:

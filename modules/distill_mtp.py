@@ -16,7 +16,7 @@ from katlit.errors import UserError
 from katlit.frozen import FrozenModel
 from katlit.losses.distill import jsd
 from katlit.losses.log_probs import selected_log_probs
-from katlit.losses.mtp import paired_indices, target_indices
+from katlit.losses.mtp import pair_number, paired_indices, target_indices, target_number
 from katlit.losses.reduce import token_mean
 from katlit.losses.uld import uld
 from katlit.module import DEFAULT_OPTIMIZATION, KatModule
@@ -86,11 +86,21 @@ class DistillMTP(KatModule):
 
     @override
     def training_step(self, batch: DistillBatch, batch_idx: int) -> Tensor:
+        numbers = self.step_numbers(batch)
         terms = self._terms(batch, self._hidden(batch))
-        means = {name: token_mean(values) for name, values in terms.items()}
+        means = {name: token_mean(values, numbers[name]) for name, values in terms.items()}
         loss = self._combine(means)
         self.log_training(means | {"loss": loss})
         return loss
+
+    @override
+    def target_numbers(self, batch: DistillBatch) -> dict[str, Tensor]:
+        numbers: dict[str, Tensor] = {}
+        for k in range(1 + (len(self.backbone.mtp) if self.trains_mtp else 0)):
+            numbers[_name(k, "ce")] = target_number(batch["loss_mask"], batch["position_ids"], k)
+            if self._teacher is not None:
+                numbers[_name(k, "kd")] = pair_number(batch["student_targets"], batch["position_ids"], k)
+        return numbers
 
     @override
     def validation_step(self, batch: DistillBatch, batch_idx: int) -> None:

@@ -14,7 +14,7 @@ from katlit.batch import RolloutBatch
 from katlit.frozen import FrozenModel
 from katlit.losses.advantages import Rollouts, grpo, hipo, process
 from katlit.losses.log_probs import selected_log_probs
-from katlit.losses.mtp import target_indices
+from katlit.losses.mtp import target_indices, target_number
 from katlit.losses.policy import clipped, effective_sample_share, importance_weights, k3, policy_loss
 from katlit.losses.reduce import token_mean
 from katlit.module import DEFAULT_OPTIMIZATION, KatModule
@@ -74,33 +74,40 @@ class StepSRPO(KatModule):
     @override
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> Tensor:
         """Update on a batch that the rollout callback filled; writes its `advantages` and `logprob_gap`."""
+        number = self.step_numbers(batch)["tokens"]
         batch["advantages"] = self._advantages(batch)
         hidden = self.backbone(batch["input_ids"], batch["position_ids"]).main.flatten(0, 1)
         targets = target_indices(self._trained(batch), batch["position_ids"], 0)
         log_probs, entropy = self._log_probs(batch, hidden, self.backbone.head_weight, targets)
-        losses = self._policy_losses(batch, targets, log_probs)
+        losses = self._policy_losses(batch, targets, log_probs, number)
         if self._reference is not None:
             losses = losses + self.kl_weight * self._divergence(batch, self._reference, targets, log_probs)
-        loss = token_mean(losses)
-        self.log_training({"loss": loss, "entropy": token_mean(entropy)})
+        loss = token_mean(losses, number)
+        self.log_training({"loss": loss, "entropy": token_mean(entropy, number)})
         self.log_training(_group_statistics(batch))
         return loss
 
-    def _policy_losses(self, batch: RolloutBatch, targets: Tensor, log_probs: Tensor) -> Tensor:
+    @override
+    def target_numbers(self, batch: RolloutBatch) -> dict[str, Tensor]:
+        return {"tokens": target_number(self._trained(batch), batch["position_ids"], 0)}
+
+    def _policy_losses(
+        self, batch: RolloutBatch, targets: Tensor, log_probs: Tensor, number: Tensor
+    ) -> Tensor:
         """One value for each trained token [T]; logs how far the ratios and the sampler are off."""
         recorded = batch.get("old_log_probs")
         old = log_probs.detach() if recorded is None else recorded.flatten()[targets]
         segments = (~batch["judge_mask"]).long().flatten()[targets]  # 0 judge, 1 answer
         advantages = batch["advantages"][batch["rollout_ids"].flatten()[targets], segments]
         sampled = batch["rollout_log_probs"].flatten()[targets]
-        batch["logprob_gap"] = token_mean((old - sampled).abs().detach())
+        batch["logprob_gap"] = token_mean((old - sampled).abs().detach(), number)
         weights = importance_weights(old, sampled, self.importance_cap)
         outside = clipped(log_probs, old, advantages, self.clip_low, self.clip_high)
         self.log_training(
             {
-                "ratio": token_mean((log_probs.detach() - old).exp()),
-                "clip_share": token_mean(outside.float()),
-                "importance_weight": token_mean(weights),
+                "ratio": token_mean((log_probs.detach() - old).exp(), number),
+                "clip_share": token_mean(outside.float(), number),
+                "importance_weight": token_mean(weights, number),
                 "effective_sample_share": effective_sample_share(weights),
             }
         )

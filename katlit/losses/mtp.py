@@ -23,6 +23,16 @@ def target_indices(loss_mask: Tensor, position_ids: Tensor, depth: int) -> Tenso
     return (loss_mask & (position_ids > depth)).flatten().nonzero().squeeze(-1)
 
 
+def target_number(loss_mask: Tensor, position_ids: Tensor, depth: int) -> Tensor:  # -> [] int64
+    """How many targets a depth can predict: the length of `target_indices`, but nothing waits for it."""
+    return (loss_mask & (position_ids > depth)).sum()
+
+
+def pair_number(student_targets: Tensor, position_ids: Tensor, depth: int) -> Tensor:  # -> [] int64
+    """How many aligned pairs a depth can predict: the length of `paired_indices`."""
+    return (position_ids.flatten()[student_targets] > depth).sum()
+
+
 def paired_indices(
     student_targets: Tensor, teacher_targets: Tensor, position_ids: Tensor, depth: int
 ) -> tuple[Tensor, Tensor]:

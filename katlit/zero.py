@@ -1,0 +1,97 @@
+"""DeepSpeed's ZeRO stages, also on the CPU."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any, Literal
+
+import torch
+from lightning.fabric.utilities.seed import reset_seed
+from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
+from torch import Tensor
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from katlit.errors import UserError
+
+
+class ZeroStrategy(DeepSpeedStrategy):
+    """Splits optimizer state (stage 1), gradients too (2), weights too (3) over the ranks, by DeepSpeed.
+
+    Lightning's strategy, with these differences: it runs on CPU processes as well (gloo), so a configuration
+    can be tried without a GPU; weights are made whole by our own loading code and split afterwards, because
+    under DeepSpeed's own context Hugging Face would initialise empty shards; accumulated gradients are
+    divided once by their number, not twice; and the settings are the few that a recipe turns.
+
+    Args:
+        stage: What is split.
+        offload_optimizer: Keep optimizer state, and the update, in host memory.
+        offload_parameters: Keep the weights of stage 3 in host memory.
+        bucket_bytes: Gradients and weights move in buckets of this size.
+        process_group_backend: Of torch.distributed; gloo on the CPU, nccl on GPUs by default.
+    """
+
+    def __init__(
+        self,
+        stage: Literal[1, 2, 3] = 2,
+        offload_optimizer: bool = False,
+        offload_parameters: bool = False,
+        bucket_bytes: int = 2**28,
+        process_group_backend: str | None = None,
+    ) -> None:
+        if find_spec("deepspeed") is None:
+            raise UserError("trainer.strategy: deepspeed is not installed; install katlit[deepspeed]")
+        if offload_parameters and stage != 3:
+            raise UserError(f"trainer.strategy: offload_parameters needs stage 3, but stage is {stage}")
+        super().__init__(
+            stage=stage,
+            offload_optimizer=offload_optimizer,
+            offload_parameters=offload_parameters,
+            allgather_bucket_size=bucket_bytes,
+            reduce_bucket_size=bucket_bytes,
+            # Only for DeepSpeed's own throughput log; our loaders have no single number.
+            logging_batch_size_per_gpu=1,
+            process_group_backend=process_group_backend,
+        )
+
+    @property
+    @override
+    def root_device(self) -> torch.device:
+        if self._on_cpu():
+            return torch.device("cpu", self.local_rank)  # DeepSpeed reads the index
+        return super().root_device
+
+    def _on_cpu(self) -> bool:
+        return isinstance(self.accelerator, CPUAccelerator)
+
+    @override
+    def setup_environment(self) -> None:
+        if not self._on_cpu():
+            super().setup_environment()
+            return
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        DDPStrategy.setup_environment(self)  # past the parent's refusal of CPUs
+
+    @override
+    def setup_distributed(self) -> None:
+        if not self._on_cpu():
+            super().setup_distributed()
+            return
+        reset_seed()
+        self.set_world_ranks()
+        self._init_deepspeed_distributed()
+
+    @override
+    def backward(
+        self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        # Lightning has divided the loss by the accumulated micro-batches; DeepSpeed would do so again.
+        return super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
+
+    @contextmanager
+    @override
+    def model_sharded_context(self) -> Iterator[None]:
+        self._init_config_if_needed()
+        yield

@@ -1,0 +1,33 @@
+"""Keeps what a run logged at each optimizer step."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class Collect(Callback):
+    """Appends a line of JSON for each optimizer step.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+        self.step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self.step:
+            return
+        self.step = trainer.global_step
+        if trainer.is_global_zero:
+            row = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": self.step} | row) + "\n")

@@ -76,6 +76,10 @@ class RolloutSampler(Callback):
         self.skipped = 0  # prompts so far
         self._synced_at: int | None = None
         self._batch: RolloutBatch | None = None
+        self._window: list[RolloutBatch] = []  # the micro-batches of this optimizer step that are still to come
+        self._parts = 1  # micro-batches of this optimizer step
+        self._gap = 0.0
+        self._statistics: dict[str, float] = {}
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -97,21 +101,40 @@ class RolloutSampler(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: RolloutBatch, batch_idx: int
     ) -> None:
-        """Bring the engine up to date, sample, score, fill `batch` in place."""
+        """Bring the engine up to date, sample, score, fill `batch` in place.
+
+        The micro-batches of an optimizer step are sampled together, before its first one.
+        """
+        window = batch.get("window", [batch])
+        if window:
+            self._fill(trainer, pl_module, window, f"{trainer.current_epoch}/{batch_idx}")
+            self._window, self._parts, self._gap = list(window), len(window), 0.0
+        self._batch = batch
+        batch.update(self._window.pop(0))
+        self._log(pl_module, self._statistics)
+
+    def _fill(
+        self, trainer: Trainer, pl_module: LightningModule, window: Sequence[RolloutBatch], step: str
+    ) -> None:
+        """Sample and score the prompts of all batches of an optimizer step in one go."""
         started = time.perf_counter()
         self._sync(trainer, pl_module)
         synced = time.perf_counter()
         protocol = pl_module.backbone.protocol
-        rollouts = self._roll_out(protocol, batch["prompts"], f"{trainer.current_epoch}/{batch_idx}")
+        rollouts = self._roll_out(protocol, [prompt for part in window for prompt in part["prompts"]], step)
         seconds = {"sync_seconds": synced - started, "sample_seconds": time.perf_counter() - synced}
-        tensors = lay_out(rollouts, self.row_tokens, protocol)
-        batch.update({name: tensor.to(pl_module.device) for name, tensor in tensors.items()})  # type: ignore[typeddict-item]
-        batch["samples"] = [_row(rollout, batch["prompts"], protocol) for rollout in rollouts]
-        self._batch = batch
-        if isinstance(data := getattr(trainer, "datamodule", None), TakesOutcomes):
-            data.record_outcomes(batch)
-        rows = _statistics(rollouts, protocol) | seconds | {"skipped_prompts": float(self.skipped)}
-        self._log(pl_module, rows)
+        first = 0
+        for part in window:
+            groups = range(first, first := first + len(part["prompts"]))
+            own = [replace(r, group=r.group - groups.start) for r in rollouts if r.group in groups]
+            tensors = lay_out(own, self.row_tokens, protocol)
+            part.update({name: tensor.to(pl_module.device) for name, tensor in tensors.items()})  # type: ignore[typeddict-item]
+            part["samples"] = [_row(rollout, part["prompts"], protocol) for rollout in own]
+            if isinstance(data := getattr(trainer, "datamodule", None), TakesOutcomes):
+                data.record_outcomes(part)
+        self._statistics = (
+            _statistics(rollouts, protocol) | seconds | {"skipped_prompts": float(self.skipped)}
+        )
 
     @override
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -122,7 +145,10 @@ class RolloutSampler(Callback):
             self._batch["samples"], self._batch["advantages"].tolist(), strict=True
         ):
             sample |= {"judge_advantage": judge, "answer_advantage": answer}
-        gap = float(trainer.strategy.reduce(self._batch["logprob_gap"], reduce_op="mean"))
+        self._gap += float(trainer.strategy.reduce(self._batch["logprob_gap"], reduce_op="mean")) / self._parts
+        if self._window:
+            return
+        gap = self._gap
         self._log(pl_module, {"logprob_gap": gap})
         if self.max_logprob_gap is not None and not gap <= self.max_logprob_gap:
             raise UserError(

@@ -1,8 +1,8 @@
 """Advantages of a judge segment and of an answer segment, relative to the group of one prompt (recipe §5).
 
-Every estimator returns [N, 2], judge and answer, for N rollouts. All-equal rewards give 0 to their group, a
-truncated rollout gets 0, and so does a forced judge. Standard deviations are those of the population (our
-choice).
+Every estimator returns [N, 2], judge and answer, for N rollouts. All-equal rewards give 0 to their group
+(`process` can make an exception), a truncated rollout gets 0, and so does a forced judge. Standard deviations
+are those of the population (our choice).
 """
 
 from typing import NamedTuple
@@ -26,7 +26,7 @@ class Rollouts(NamedTuple):
     forced: Tensor  # [N] bool, the mode came by prefill
 
 
-def process(rollouts: Rollouts, bias: float = 0.1) -> Tensor:  # [N, 2]
+def process(rollouts: Rollouts, bias: float = 0.1, bias_when_equal: bool = False) -> Tensor:  # [N, 2]
     """Process supervision with two steps (DeepSeekMath, arXiv 2402.03300, §4.1.3; the rewards are ours).
 
     Judge rewards `j = r̄_mode - r̄` and answer rewards r are each normalised over the group. A judge token's
@@ -35,11 +35,13 @@ def process(rollouts: Rollouts, bias: float = 0.1) -> Tensor:  # [N, 2]
     Args:
         rollouts: Their rewards and modes.
         bias: ω. Where `0 ≤ r̄_on - r̄_off ≤ ω·|r̄_on|`, ω·|r̄_on| is added to r̄_off.
+        bias_when_equal: Whether judges still get their advantage where all rewards of a group are equal, and
+            both modes as good: only the bias then tells them apart (our choice; the recipe's rule is 0).
     """
     groups = _Groups(rollouts)
     judge = groups.normalized(_judge_rewards(groups, rollouts.modes, bias))
     answer = groups.normalized(groups.rewards)
-    return _finish(groups, rollouts, judge + answer, answer)
+    return _finish(groups, rollouts, judge + answer, answer, bias_when_equal)
 
 
 def hipo(rollouts: Rollouts, bias: float = 0.1, judge_gamma: float = 0.5) -> Tensor:  # [N, 2]
@@ -112,8 +114,12 @@ def _judge_rewards(groups: _Groups, modes: Tensor, bias: float) -> Tensor:
     return torch.where(groups.varies(modes.double()), judge, 0.0)
 
 
-def _finish(groups: _Groups, rollouts: Rollouts, judge: Tensor, answer: Tensor) -> Tensor:
+def _finish(
+    groups: _Groups, rollouts: Rollouts, judge: Tensor, answer: Tensor, judge_when_equal: bool = False
+) -> Tensor:
     """The segments side by side, with zeros where nothing is to be learnt."""
-    settled = rollouts.truncated | ~groups.varies(groups.rewards)
-    judge = judge.masked_fill(settled | rollouts.forced, 0.0)
-    return torch.stack([judge, answer.masked_fill(settled, 0.0)], dim=-1).to(rollouts.rewards.dtype)
+    equal = ~groups.varies(groups.rewards)
+    judge = judge.masked_fill(rollouts.truncated | rollouts.forced, 0.0)
+    judge = judge if judge_when_equal else judge.masked_fill(equal, 0.0)
+    answer = answer.masked_fill(rollouts.truncated | equal, 0.0)
+    return torch.stack([judge, answer], dim=-1).to(rollouts.rewards.dtype)

@@ -86,6 +86,16 @@ def test_equal_rewards_give_zero(estimator) -> None:
         assert torch.equal(estimator(rollouts([reward] * 7, [1, 1, 0, 0, 0, -1, 1])), torch.zeros(7, 2))
 
 
+def test_the_bias_can_tell_equally_good_modes_apart() -> None:
+    # j: on 0, off ω·1.2; normalised over 1 on and 3 off: -√3 and 1/√3. The answers have nothing to learn.
+    third = 1 / math.sqrt(3)
+    group = rollouts([1.2] * 4, [1, 0, 0, 0])
+    close(process(group, 0.1, bias_when_equal=True), [[-3 * third, 0], [third, 0], [third, 0], [third, 0]])
+    for still in (rollouts([1.2] * 3, [0, 0, 0]), rollouts([0.0] * 3, [1, 0, 0])):  # one mode; no margin
+        assert torch.equal(process(still, 0.1, bias_when_equal=True), torch.zeros(3, 2))
+    assert torch.equal(process(group, 0.0, bias_when_equal=True), torch.zeros(4, 2))
+
+
 def test_one_mode_only_leaves_the_judge_nothing_of_its_own() -> None:
     group = rollouts([1.2, 0.2, 0.2], [1, 1, 1])
     advantages = process(group, bias=0.5)
@@ -127,10 +137,11 @@ def naive(
 ) -> list[tuple[float, float]]:
     """One group, by loops over plain numbers; ties are told by exact arithmetic on tenths."""
     rewards = [reward for reward, _ in members]
-    if max(rewards) - min(rewards) < 1e-9:
+    equal = max(rewards) - min(rewards) < 1e-9
+    if equal and name != "process, bias when equal":
         return [(0.0, 0.0)] * len(members)
     mean = sum(rewards) / len(rewards)
-    std = math.sqrt(sum((reward - mean) ** 2 for reward in rewards) / len(rewards))
+    std = math.sqrt(sum((reward - mean) ** 2 for reward in rewards) / len(rewards)) if not equal else 1.0
     by_mode = {mode: [r for r, m in members if m == mode] for _, mode in members}
     value = {mode: sum(own) / len(own) for mode, own in by_mode.items()}
     if 1 in value and 0 in value:
@@ -138,10 +149,10 @@ def naive(
         if -1e-9 <= gain <= margin + 1e-9:
             value[0] += margin
     judge = [value[mode] - mean if len(by_mode) > 1 else 0.0 for _, mode in members]
-    answer = [(reward - mean) / std for reward in rewards]
+    answer = [0.0 if equal else (reward - mean) / std for reward in rewards]
     if name == "grpo":
         return [(a, a) for a in answer]
-    if name == "process":
+    if name.startswith("process"):
         centre = sum(judge) / len(judge)
         spread = math.sqrt(sum((j - centre) ** 2 for j in judge) / len(judge))
         same = max(judge) - min(judge) < 1e-9
@@ -167,6 +178,7 @@ def test_interleaved_groups_equal_a_loop_over_each(
     everything = rollouts(rewards, modes, groups)
     results = {
         "process": process(everything, bias),
+        "process, bias when equal": process(everything, bias, bias_when_equal=True),
         "hipo": hipo(everything, bias, 0.3),
         "grpo": grpo(everything),
     }

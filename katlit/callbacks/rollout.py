@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, runtime_checkable
 from typing import Protocol as Interface
-from typing import runtime_checkable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
@@ -76,8 +76,8 @@ class RolloutSampler(Callback):
         self.skipped = 0  # prompts so far
         self._synced_at: int | None = None
         self._batch: RolloutBatch | None = None
-        self._window: list[RolloutBatch] = []  # the micro-batches of this optimizer step that are still to come
-        self._parts = 1  # micro-batches of this optimizer step
+        self._window: list[RolloutBatch] = []  # micro-batches of this optimizer step still to come
+        self._parts = 1  # its micro-batches
         self._gap = 0.0
         self._statistics: dict[str, float] = {}
 
@@ -145,7 +145,8 @@ class RolloutSampler(Callback):
             self._batch["samples"], self._batch["advantages"].tolist(), strict=True
         ):
             sample |= {"judge_advantage": judge, "answer_advantage": answer}
-        self._gap += float(trainer.strategy.reduce(self._batch["logprob_gap"], reduce_op="mean")) / self._parts
+        part = float(trainer.strategy.reduce(self._batch["logprob_gap"], reduce_op="mean"))
+        self._gap += part / self._parts
         if self._window:
             return
         gap = self._gap
@@ -175,6 +176,14 @@ class RolloutSampler(Callback):
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.engine.close()
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"skipped": self.skipped}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.skipped = state_dict["skipped"]
 
     def _sync(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Send the weights if an optimizer step has moved them; every rank must call it."""

@@ -6,13 +6,14 @@ from typing import Any
 from datamodules.chat_model import ChatModel
 from datamodules.dialects import BALLOT_TEMPLATE
 from datamodules.labelled import BatchSettings, LabelledData, Sources
-from datamodules.labelling import DEFAULT_JUDGES, VoteSettings, label_by_vote
+from datamodules.labelling import DEFAULT_JUDGES
+from datamodules.majority_vote import VoteSettings, label_by_vote
 from datamodules.records import Record
 from datamodules.sources import PromptSource
 from katlit.batch import Prompt, TokenBatch
 from katlit.packing import Document, collate
 from katlit.pretrained import load_tokenizer
-from katlit.protocol import Mode, Protocol, prepare_tokenizer
+from katlit.protocol import Mode, Protocol, Thinking, prepare_tokenizer
 from katlit.rewards import Reward
 from katlit.rollout.engine import RolloutEngine, SamplingParameters
 
@@ -22,9 +23,13 @@ _BATCHES = BatchSettings()
 
 
 def encode_record(record: Record, protocol: Protocol) -> Document:
-    """Encode a record; every token of the response is a target, judge and mode marker included."""
-    prompt = protocol.encode_prompt(record.messages, "auto")
-    reply = protocol.encode_response(record.response(), "auto")
+    """Encode a record; every token of the response is a target, judge and mode marker included.
+
+    Where the mode was forced they are part of the prompt.
+    """
+    thinking: Thinking = record.regime.value if record.forced else "auto"
+    prompt = protocol.encode_prompt(record.messages, thinking)
+    reply = protocol.encode_response(record.response(), thinking)
     return Document(prompt + reply, [False] * len(prompt) + [True] * len(reply))
 
 
@@ -37,7 +42,7 @@ class ColdStartData(LabelledData[TokenBatch]):
         engine: Engine that samples the student, then the judge writer; closed after labelling.
         accuracy: Scorer that verifies the student's answers; each prompt's own verifier if not given.
         judge_writer: Directory of a strong model that writes the judge texts, such as the teacher.
-        labelling: N, δ, ε, ballots, share of wishes and seed.
+        labelling: N, δ, ε, ballots, shares of wishes and of forced modes, seed.
         judge_on: Judge text of a think-on record where no ballot agrees.
         judge_off: Judge text of a think-off record where no ballot agrees.
         sampling: How the models are sampled.

@@ -38,12 +38,16 @@ class Dialect(ABC):
         """Encode a conversation up to where the model takes over."""
 
     @abstractmethod
+    def encode_judged(self, messages: Messages, response: Response) -> list[int]:
+        """Encode a conversation and the judge of a response, through its mode."""
+
+    @abstractmethod
     def read(self, token_ids: list[int], thinking: Thinking, *, truncated: bool) -> ParsedResponse:
         """Read what was generated after that prompt."""
 
     @abstractmethod
     def lay_out(self, response: Response) -> list[Piece]:
-        """Encode a response, in pieces, as it follows the prompt that forces its mode."""
+        """Encode what follows the mode of a response, in pieces."""
 
     @abstractmethod
     def encode_ballot(self, messages: Messages) -> list[int]:
@@ -88,6 +92,11 @@ class KatlitDialect(Dialect):
     def encode_prompt(self, messages: Messages, thinking: Thinking) -> list[int]:
         """Encode by the protocol."""
         return self.protocol.encode_prompt(messages, thinking)
+
+    def encode_judged(self, messages: Messages, response: Response) -> list[int]:
+        """Encode by the protocol."""
+        reply = self.protocol.encode_response(response, "auto")
+        return self.protocol.encode_prompt(messages, "auto") + reply[: self.protocol.judge_length(reply)]
 
     def read(self, token_ids: list[int], thinking: Thinking, *, truncated: bool) -> ParsedResponse:
         """Parse by the protocol."""
@@ -177,6 +186,10 @@ class PlainDialect(Dialect):
     def encode_prompt(self, messages: Messages, thinking: Thinking) -> list[int]:
         """Render the template; it brings its own special tokens."""
         return self._encode(self._prompt(messages, thinking))
+
+    def encode_judged(self, messages: Messages, response: Response) -> list[int]:
+        """Render the template for the mode; such a model writes no judge."""
+        return self.encode_prompt(messages, response.mode.value)
 
     def read(self, token_ids: list[int], thinking: Thinking, *, truncated: bool) -> ParsedResponse:
         """Split at `</think>`; an empty chain of thought counts as none."""

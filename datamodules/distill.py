@@ -9,8 +9,8 @@ import torch
 from datamodules.alignment import pair_targets
 from datamodules.chat_model import ChatModel
 from datamodules.dialects import BALLOT_TEMPLATE, Dialect, KatlitDialect, choose_dialect
+from datamodules.dual_regime import DualRegimeSettings, label_dual_regime
 from datamodules.labelled import BatchSettings, LabelledData, Sources
-from datamodules.labelling import DualRegimeSettings, label_dual_regime
 from datamodules.records import Record
 from datamodules.sources import PromptSource
 from katlit.batch import DistillBatch, Prompt
@@ -37,13 +37,17 @@ class DistillDocument:
 
 
 def encode_pair(record: Record, student: KatlitDialect, teacher: Dialect) -> DistillDocument:
-    """Encode a record for student and teacher, each in its dialect and with its mode forced.
+    """Encode a record for student and teacher, each in its dialect.
 
-    The judge part is forced, not trained: whether to think is learnt in stage 2 (our choice).
+    The judge is read, not trained: whether to think is learnt in stage 2 (our choice).
     """
     response = record.response()
-    prompt = student.encode_prompt(record.messages, record.regime.value)
-    teacher_prompt = teacher.encode_prompt(record.messages, record.regime.value)
+    prompt, teacher_prompt = (
+        dialect.encode_prompt(record.messages, record.regime.value)
+        if record.forced
+        else dialect.encode_judged(record.messages, response)
+        for dialect in (student, teacher)
+    )
     pieces = student.lay_out(response)
     teacher_pieces = teacher.lay_out(response)
     reply = [token for piece in pieces for token in piece.token_ids]

@@ -34,6 +34,7 @@ _OPTIONAL = {
     "votes": OBJECT,
     "critic_score": _SCORE,
     "verified": BOOLEAN,
+    "forced": BOOLEAN,
     "teacher": TEXT,
     "source": TEXT,
     "seed": INTEGER,
@@ -59,6 +60,7 @@ class Record:
     votes: dict[str, int] = field(default_factory=dict)  # ballots, or correct samples, by mode
     critic_score: float | None = None
     verified: bool = False
+    forced: bool = False  # the mode came by prefill: judge and marker are no targets
     teacher: str = ""
     source: str = ""
     seed: int = 0

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from datamodules.chat_model import ChatModel
 from katlit.batch import Prompt
 from katlit.protocol import Mode, Protocol, Response, prepare_tokenizer
 from katlit.rewards import AccuracyReward, Reward
@@ -207,3 +208,13 @@ def make_prompt() -> Callable[..., Prompt]:
 @pytest.fixture
 def accuracy() -> Reward:
     return AccuracyReward()
+
+
+@pytest.fixture
+def talk(models_root: Path) -> Callable[[Any], ChatModel]:
+    return lambda engine: ChatModel(str(models_root / "ours"), engine, SamplingParameters(max_tokens=200))
+
+
+@pytest.fixture
+def hard() -> Callable[[str], Mode]:
+    return lambda question: Mode.THINK_ON if question.startswith(("4", "5")) else Mode.THINK_OFF

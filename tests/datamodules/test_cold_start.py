@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from datamodules import ColdStartData, FilePrompts
 from datamodules.cold_start import encode_record
 from datamodules.jsonl import write_rows
 from datamodules.labelled import BatchSettings
-from datamodules.labelling import VoteSettings
+from datamodules.majority_vote import VoteSettings
 from datamodules.records import Record, read_records
 from katlit.batch import Prompt
 from katlit.protocol import Mode, Protocol
@@ -46,11 +47,20 @@ def test_the_whole_response_is_a_target(protocols: dict[str, Protocol]) -> None:
     assert document.token_ids[: -len(targets)] == protocol.encode_prompt(RECORD.messages, "auto")
 
 
+def test_a_forced_judge_is_no_target(protocols: dict[str, Protocol]) -> None:
+    protocol = protocols["byte-small"]
+    document = encode_record(replace(RECORD, forced=True), protocol)
+    prompt = protocol.encode_prompt(RECORD.messages, "on")
+    assert document.token_ids[: len(prompt)] == prompt
+    assert document.loss_mask == [False] * len(prompt) + [True] * (len(document.token_ids) - len(prompt))
+    assert protocol.parse_ids(document.token_ids[len(prompt) :], "on").valid
+
+
 def test_labels_become_batches_and_are_made_once(build: Any, make_engine: Any, models_root: Path) -> None:
     engine, idle = make_engine(), make_engine()
     settings = {
         "judge_writer": str(models_root / "ours-characters"),
-        "labelling": VoteSettings(samples=2, ballots=2),
+        "labelling": VoteSettings(samples=2, ballots=2, forced=0.0),
         "batches": BatchSettings(batch_tokens=600, validation_share=0.25),
     }
     for each in (engine, idle):

@@ -1,5 +1,6 @@
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ from transformers import AutoTokenizer
 from datamodules import DistillData, FilePrompts
 from datamodules.dialects import KatlitDialect, choose_dialect
 from datamodules.distill import encode_pair
+from datamodules.dual_regime import DualRegimeSettings
 from datamodules.jsonl import write_rows
 from datamodules.labelled import BatchSettings
-from datamodules.labelling import DualRegimeSettings
 from datamodules.records import Record
 from katlit.batch import Prompt
 from katlit.errors import UserError
@@ -76,13 +77,33 @@ def test_one_tokenizer_pairs_every_target_with_itself(
 
 
 @pytest.mark.parametrize("record", [THINK, DIRECT])
+def test_the_judge_is_read_and_the_same_follows_whether_it_was_forced_or_not(
+    protocols: dict[str, Protocol], record: Record
+) -> None:
+    protocol = protocols["byte-small"]
+    dialect = KatlitDialect(protocol)
+    own, forced = (encode_pair(replace(record, forced=value), dialect, dialect) for value in (False, True))
+    start = own.student.loss_mask.index(True)
+    opening = protocol.decode(own.student.token_ids[:start])
+    assert opening.endswith(f"<judge>\nj\n</judge>\n\n{record.regime.marker}")
+    forced_start = forced.student.loss_mask.index(True)
+    assert forced.student.token_ids[:forced_start] == protocol.encode_prompt(
+        record.messages, record.regime.value
+    )
+    assert forced.student.token_ids[forced_start:] == own.student.token_ids[start:]
+    assert [(left - start, right - start) for left, right in own.pairs] == [
+        (left - forced_start, right - forced_start) for left, right in forced.pairs
+    ]
+
+
+@pytest.mark.parametrize("record", [THINK, DIRECT])
 def test_pairs_across_our_tokenizers_have_consumed_the_same_text(
     protocols: dict[str, Protocol], record: Record
 ) -> None:
     student, teacher = (KatlitDialect(protocols[name]) for name in ("byte-small", "byte-large"))
     document = encode_pair(record, student, teacher)
     reply = document.student.loss_mask.index(True)
-    teacher_reply = len(teacher.encode_prompt(record.messages, record.regime.value))
+    teacher_reply = len(teacher.encode_judged(record.messages, record.response()))
     assert len(document.pairs) > 5
     for left, right in document.pairs:
         assert student.protocol.decode(document.student.token_ids[reply:left]) == teacher.protocol.decode(

@@ -1,78 +1,14 @@
-from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-import pytest
-
-from datamodules.chat_model import ChatModel
 from datamodules.intents import INTENTS
-from datamodules.labelling import (
-    DEFAULT_JUDGES,
-    DualRegimeSettings,
-    VoteSettings,
-    label_by_vote,
-    label_dual_regime,
-    request_seeds,
-)
+from datamodules.labelling import DEFAULT_JUDGES, request_seeds
+from datamodules.majority_vote import VoteSettings, label_by_vote
 from datamodules.records import Record
 from katlit.batch import Prompt
 from katlit.protocol import FORCED_JUDGES, Mode
-from katlit.rollout.engine import SamplingParameters
 
-SAMPLING = SamplingParameters(max_tokens=200)
-PLAIN_VOTE = VoteSettings(epsilon=0.0, intents=0.0)
-
-
-@pytest.fixture
-def talk(models_root: Path) -> Callable[[Any], ChatModel]:
-    return lambda engine: ChatModel(str(models_root / "ours"), engine, SAMPLING)
-
-
-def hard(question: str) -> Mode:
-    return Mode.THINK_ON if question.startswith(("4", "5")) else Mode.THINK_OFF
-
-
-def test_dual_regime_tags_solves_and_keeps_the_reason(
-    talk: Any, make_engine: Any, sums: list[Prompt], accuracy: Any
-) -> None:
-    with talk(make_engine(wants=hard)) as teacher:
-        records = label_dual_regime(sums, teacher, accuracy, DualRegimeSettings(ballots=3))
-    assert [record.id for record in records] == [prompt["id"] for prompt in sums]
-    assert [record.regime for record in records] == [hard(prompt["id"]) for prompt in sums]
-    assert all(record.answer == record.reference and record.verified for record in records)
-    assert all((record.think != "") == (record.regime is Mode.THINK_ON) for record in records)
-    assert records[0].judge == "because of 1+1"
-    assert records[0].votes == {"on": 0, "off": 3}
-
-
-def test_rejection_sampling_tries_again_and_gives_up(
-    talk: Any, make_engine: Any, sums: list[Prompt], accuracy: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    third = request_seeds(0, "off", sums[1], 1, 2)[0]
-    engine = make_engine(
-        right=lambda question, mode, seed: {"1+1": False, "1+2": seed == third}.get(question, True)
-    )
-    with caplog.at_level("INFO"), talk(engine) as teacher:
-        records = label_dual_regime(sums[:3], teacher, accuracy, DualRegimeSettings(ballots=2, tries=3))
-    assert [record.id for record in records] == ["1+2", "1+3"]
-    # 6 ballots, then 3, 2 and 2 samples.
-    assert engine.requests == 6 + 3 + 2 + 2
-    assert "3 prompts, 7 samples, 1 unsolved, 2 records kept, think share 0.000" in caplog.text
-
-
-def test_the_think_share_is_reached(talk: Any, make_engine: Any, sums: list[Prompt], accuracy: Any) -> None:
-    with talk(make_engine(wants=hard)) as teacher:
-        records = label_dual_regime(sums, teacher, accuracy, DualRegimeSettings(ballots=1, think_share=0.25))
-    assert Counter(record.regime.value for record in records) == {"on": 4, "off": 12}
-
-
-def test_queries_without_reference_keep_a_well_formed_answer(
-    talk: Any, make_engine: Any, make_prompt: Any, accuracy: Any
-) -> None:
-    with talk(make_engine(right=lambda *_: False)) as teacher:
-        (record,) = label_dual_regime([make_prompt("1+1", "")], teacher, accuracy, DualRegimeSettings())
-    assert (record.answer, record.verifiable, record.verified) == ("3", False, False)
+PLAIN_VOTE = VoteSettings(epsilon=0.0, forced=0.0, intents=0.0)
 
 
 def test_the_vote_thinks_only_where_it_pays(
@@ -95,9 +31,7 @@ def test_the_vote_thinks_only_where_it_pays(
     for record in by_digit["5"]:
         assert (record.regime is Mode.THINK_ON) == (record.votes["on"] > record.votes["off"])
     assert {record.judge for record in records} == set(DEFAULT_JUDGES.values())
-    tolerant = label_by_vote(
-        sums, talk(make_engine(right=right)), accuracy, VoteSettings(delta=0.75, epsilon=0.0, intents=0.0)
-    )
+    tolerant = label_by_vote(sums, talk(make_engine(right=right)), accuracy, replace(PLAIN_VOTE, delta=0.75))
     assert sum(record.regime is Mode.THINK_ON for record in tolerant) < sum(
         record.regime is Mode.THINK_ON for record in records
     )
@@ -107,14 +41,14 @@ def test_the_shortest_correct_response_is_kept(
     talk: Any, make_engine: Any, sums: list[Prompt], accuracy: Any
 ) -> None:
     engine = make_engine(right=lambda question, mode, seed: mode is Mode.THINK_ON)
-    records = label_by_vote(sums, talk(engine), accuracy, VoteSettings(samples=8, epsilon=0.0, intents=0.0))
+    records = label_by_vote(sums, talk(engine), accuracy, replace(PLAIN_VOTE, samples=8))
     for prompt, record in zip(sums, records, strict=True):
         fewest = min(seed % 3 for seed in request_seeds(0, "on", prompt, 8))
         assert record.think.count(" ok") == fewest
 
 
 def test_the_judge_writer_gives_agreeing_reasons_only(
-    talk: Any, make_engine: Any, sums: list[Prompt], accuracy: Any
+    talk: Any, make_engine: Any, sums: list[Prompt], accuracy: Any, hard: Any
 ) -> None:
     engine = make_engine(wants=hard)
     judges = {Mode.THINK_OFF: "easy"}
@@ -126,7 +60,7 @@ def test_the_judge_writer_gives_agreeing_reasons_only(
 
 
 def test_unverifiable_queries_follow_the_judges(
-    talk: Any, make_engine: Any, make_prompt: Any, accuracy: Any
+    talk: Any, make_engine: Any, make_prompt: Any, accuracy: Any, hard: Any
 ) -> None:
     prompts = [make_prompt("4+1", ""), make_prompt("1+1", "")]
     engine = make_engine(wants=hard)
@@ -141,7 +75,7 @@ def test_wishes_override_the_vote_where_the_student_can_follow(
     talk: Any, make_engine: Any, sums: list[Prompt], accuracy: Any
 ) -> None:
     engine = make_engine(right=lambda question, mode, seed: mode is Mode.THINK_ON)
-    records = label_by_vote(sums, talk(engine), accuracy, VoteSettings(epsilon=0.0, intents=1.0))
+    records = label_by_vote(sums, talk(engine), accuracy, replace(PLAIN_VOTE, intents=1.0))
     wished = [record for record in records if record.source.endswith("+intent")]
     assert 0 < len(wished) < len(records) == len(sums)
 
@@ -160,8 +94,31 @@ def test_wishes_override_the_vote_where_the_student_can_follow(
 def test_random_modes_in_a_share_of_the_queries(
     talk: Any, make_engine: Any, sums: list[Prompt], accuracy: Any
 ) -> None:
-    records = label_by_vote(sums, talk(make_engine()), accuracy, VoteSettings(epsilon=1.0, intents=0.0))
+    records = label_by_vote(sums, talk(make_engine()), accuracy, replace(PLAIN_VOTE, epsilon=1.0))
     assert {record.regime.value for record in records} == {"on", "off"}
+
+
+def test_forced_records_come_on_top_in_either_mode(
+    talk: Any, make_engine: Any, sums: list[Prompt], accuracy: Any
+) -> None:
+    plain = label_by_vote(sums, talk(make_engine()), accuracy, PLAIN_VOTE)
+    records = label_by_vote(sums, talk(make_engine()), accuracy, replace(PLAIN_VOTE, forced=1.0))
+    assert records[: len(plain)] == plain
+    forced = records[len(plain) :]
+    assert [record.id for record in forced] == [prompt["id"] for prompt in sums]
+    assert {record.regime for record in forced} == set(Mode)
+    assert all(record.forced and record.judge == FORCED_JUDGES[record.regime] for record in forced)
+    assert all(record.answer == record.reference for record in forced)
+
+
+def test_a_mode_without_a_correct_response_is_not_forced(
+    talk: Any, make_engine: Any, sums: list[Prompt], accuracy: Any
+) -> None:
+    engine = make_engine(right=lambda question, mode, seed: mode is Mode.THINK_ON)
+    records = label_by_vote(sums, talk(engine), accuracy, replace(PLAIN_VOTE, forced=1.0))
+    forced = [record for record in records if record.forced]
+    assert 0 < len(forced) < len(sums)
+    assert {record.regime for record in forced} == {Mode.THINK_ON}
 
 
 def test_labels_do_not_depend_on_the_neighbours(

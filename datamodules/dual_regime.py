@@ -1,0 +1,108 @@
+"""Dual-regime labels: a teacher votes on each query and answers it in that regime (recipe §2)."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from random import Random
+
+from datamodules.chat_model import ChatModel, Reply
+from datamodules.dialects import Ballot
+from datamodules.labelling import accept, agreeing_reason, draws, log_labels, record_of, request_seeds, tally
+from datamodules.records import Record
+from datamodules.tagging import majority, subsample_to_share
+from datamodules.voting import explore
+from katlit.batch import Prompt
+from katlit.protocol import Mode
+from katlit.rewards import Reward
+
+
+@dataclass(frozen=True)  # no slots: jsonargparse merges a partial override by vars()
+class DualRegimeSettings:
+    """How a teacher labels dual-regime data.
+
+    Attributes:
+        ballots: Votes of the teacher on whether a query needs reasoning; a tie is think-off.
+        tries: Most samples drawn for a query until one is verified.
+        epsilon: Share of the queries that get a random regime instead of the voted one, so that each regime
+            sees every kind of query (our choice, after stage 2's ε).
+        forced: Share of the records whose mode is forced by prefill; the others bring the teacher's reason,
+            so that the student goes on well from either (our choice).
+        think_share: Share of think-on records to reach by dropping records of the larger class
+            (the paper has 0.348); null keeps all.
+        seed: Seed of all sampling.
+    """
+
+    ballots: int = 5
+    tries: int = 4
+    epsilon: float = 0.0
+    forced: float = 0.5
+    think_share: float | None = None
+    seed: int = 0
+
+
+def label_dual_regime(
+    prompts: Sequence[Prompt], teacher: ChatModel, accuracy: Reward, settings: DualRegimeSettings
+) -> list[Record]:
+    """Tag queries by the teacher's votes and let it answer in that mode, by rejection sampling.
+
+    Queries without a correct answer within `tries` samples are dropped and counted in the log. Where there
+    is no reference the first well-formed answer is kept, unverified.
+    """
+    start = time.monotonic()
+    seeds = [request_seeds(settings.seed, "ballot", prompt, settings.ballots) for prompt in prompts]
+    ballots = teacher.ballots([prompt["messages"] for prompt in prompts], seeds)
+    modes = [
+        explore(majority([b.mode for b in votes]), settings.epsilon, Random(f"{settings.seed}/{p['id']}"))  # noqa: S311
+        for p, votes in zip(prompts, ballots, strict=True)
+    ]
+    solutions, drawn = _solve(prompts, modes, teacher, accuracy, settings)
+    records = [
+        _record(prompt, mode, votes, solution, teacher.directory, settings)
+        for prompt, mode, votes, solution in zip(prompts, modes, ballots, solutions, strict=True)
+        if solution is not None
+    ]
+    solved = len(records)
+    if settings.think_share is not None:
+        regimes = [record.regime for record in records]
+        kept = subsample_to_share(regimes, settings.think_share, settings.seed)
+        records = [records[index] for index in kept]
+    log_labels("dual regime", len(prompts), drawn, solved, records, start)
+    return records
+
+
+def _solve(
+    prompts: Sequence[Prompt],
+    modes: Sequence[Mode],
+    teacher: ChatModel,
+    accuracy: Reward,
+    settings: DualRegimeSettings,
+) -> tuple[list[Reply | None], int]:
+    """Draw one sample for each unsolved prompt, up to `tries` times; both modes go their own rounds."""
+    solutions: list[Reply | None] = [None] * len(prompts)
+    drawn = 0
+    for mode in Mode:
+        pending = [index for index, chosen in enumerate(modes) if chosen is mode]
+        for attempt in range(settings.tries):
+            chosen = [prompts[index] for index in pending]
+            seeds = [request_seeds(settings.seed, mode.value, prompt, 1, attempt) for prompt in chosen]
+            replies = teacher.sample([prompt["messages"] for prompt in chosen], mode.value, seeds)
+            drawn += sum(map(len, replies))
+            for index, samples in zip(pending, replies, strict=True):
+                solutions[index] = next(iter(accept(prompts[index], samples, mode, accuracy)), None)
+            pending = [index for index in pending if solutions[index] is None]
+            if not pending:
+                break
+    return solutions, drawn
+
+
+def _record(
+    prompt: Prompt,
+    mode: Mode,
+    votes: list[Ballot],
+    solution: Reply,
+    teacher: str,
+    settings: DualRegimeSettings,
+) -> Record:
+    judge = agreeing_reason(mode, votes)
+    record = record_of(prompt, mode, solution, judge, tally(votes), teacher, settings.seed)
+    return replace(record, forced=draws(settings.seed, "forced", prompt, settings.forced))

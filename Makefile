@@ -13,17 +13,20 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input install
 
-.PHONY: demo test slow check ui bench clean
+.PHONY: demo test slow soak check ui bench clean
 .DEFAULT_GOAL := test
 
 demo: $(STAMP)
 	$(BIN)/python -m katlit.demo --seed $(SEED)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not soak and not gpu"
 
 slow: $(STAMP)
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest -m "slow and not gpu and not soak"
+
+soak: $(STAMP)
+	$(BIN)/python -m pytest -m "soak and not gpu"
 
 check: $(STAMP)
 	$(BIN)/ruff check .

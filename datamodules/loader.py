@@ -98,8 +98,9 @@ class EpochLoader(Generic[PlanT, BatchT]):
     def __iter__(self) -> Iterator[BatchT]:
         batches = self._batches()
         resume, self._resume_at = self._resume_at, None
-        # A checkpoint of a finished epoch says nothing about the next one.
-        within = resume is not None and resume["epoch"] == self._epoch and resume["position"] < len(batches)
+        # Nothing is left of a finished epoch: Lightning then goes on to the next one, of which a checkpoint
+        # says nothing. It asks for the finished one where history made it shorter than the first.
+        within = resume is not None and resume["epoch"] == self._epoch
         self._position = resume["position"] if resume is not None and within else 0
         while self._position < len(batches):
             for batch in self._window(batches[self._position :][: self._share.window]):
@@ -122,3 +123,4 @@ class EpochLoader(Generic[PlanT, BatchT]):
     def load_state_dict(self, state: LoaderState) -> None:
         """Continue the next iteration after the batches that a checkpoint had seen."""
         self._resume_at = state
+        self._composed = None  # what an epoch leaves out may have been restored since it was composed

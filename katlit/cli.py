@@ -21,6 +21,7 @@ COMMANDS = TRAINER_COMMANDS | {"report": "read a finished run and write report.m
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # what a shell reports after ctrl-C: 128 + SIGINT
+EXIT_TERMINATED = 143  # what schedulers expect of a run that they ended: 128 + SIGTERM
 
 # What the file system refuses and a user can mend; any other OSError is our fault and keeps its traceback.
 _MENDABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EDQUOT}
@@ -73,6 +74,8 @@ def _exit_status(stop: SystemExit) -> int:
     """Status of a SystemExit; Lightning answers ctrl-C by a graceful shutdown and `sys.exit(1)`."""
     if isinstance(stop.__context__, KeyboardInterrupt):
         return EXIT_INTERRUPTED
+    if type(stop).__name__ == "SIGTERMException":  # Lightning's, which is not to be imported here
+        return EXIT_TERMINATED
     if stop.code is None:
         return 0
     return stop.code if isinstance(stop.code, int) else 1
@@ -85,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What follows `katlit` on the command line; the process's own arguments by default.
 
     Returns:
-        The exit status: 0 done, 2 the user can mend it (one line on stderr), 130 interrupted.
+        The exit status: 0 done, 2 the user can mend it (one line on stderr), 130 interrupted, 143 terminated.
     """
     try:
         return _dispatch(sys.argv[1:] if arguments is None else arguments)

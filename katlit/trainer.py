@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 from typing_extensions import override
 
+from katlit.callbacks.checkpoint import StepCheckpoint, checkpoints
 from katlit.callbacks.track_config import TrackConfig
 from katlit.cli import TRAINER_COMMANDS
 from katlit.errors import UserError
@@ -28,6 +29,39 @@ set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 
 class KatTrainer(Trainer):
     """Lightning's Trainer with `label`, which builds the data and trains nothing."""
+
+    @override
+    def fit(
+        self,
+        model: LightningModule,
+        train_dataloaders: Any = None,
+        val_dataloaders: Any = None,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str | Path | None = None,
+        weights_only: bool | None = None,
+    ) -> None:
+        """Train.
+
+        Args:
+            model: The stage.
+            train_dataloaders: Instead of a datamodule.
+            val_dataloaders: Instead of a datamodule.
+            datamodule: The data.
+            ckpt_path: A checkpoint to go on from, or `last`, the newest complete one of this run.
+            weights_only: Of `torch.load`: whether to refuse more than tensors and plain values.
+        """
+        if ckpt_path == "last":
+            ckpt_path = self._newest_checkpoint()
+        super().fit(model, train_dataloaders, val_dataloaders, datamodule, ckpt_path, weights_only)
+
+    def _newest_checkpoint(self) -> Path:
+        kept = [callback for callback in self.callbacks if isinstance(callback, StepCheckpoint)]
+        folders = [callback.folder(self) for callback in kept]
+        found = [path for folder in folders for path in checkpoints(folder)]
+        if not found:
+            places = ", ".join(map(str, folders))
+            raise UserError(f"ckpt_path: last, but no checkpoint is in {places}; leave ckpt_path out")
+        return found[-1]
 
     def label(self, model: LightningModule, datamodule: LightningDataModule) -> None:
         """Build the data of a stage: sample, verify, vote, and write the cache that fit reads.
@@ -56,6 +90,11 @@ class KatCLI(LightningCLI):
     @override
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         return super().init_parser(parser_mode="omegaconf+", exit_on_error=False, **kwargs)
+
+    @override
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """`checkpoint` is a section of its own: one entry of a list of callbacks cannot be overridden."""
+        parser.add_lightning_class_args(StepCheckpoint, "checkpoint")
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:

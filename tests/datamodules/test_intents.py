@@ -36,7 +36,7 @@ def test_the_table_offers_both_modes_in_both_places() -> None:
 
 
 def test_share_of_wishes() -> None:
-    random = Random(0)  # noqa: S311
+    random = Random(0)
     drawn = [draw_intent(0.2, random) for _ in range(5000)]
     assert sum(isinstance(intent, Intent) for intent in drawn) / 5000 == pytest.approx(0.2, abs=0.02)
     assert draw_intent(0.0, random) is None

@@ -35,7 +35,7 @@ def test_shortest_is_the_first_of_several() -> None:
 
 
 def test_exploration_is_a_fair_coin_in_a_share_of_the_calls() -> None:
-    random = Random(0)  # noqa: S311
+    random = Random(0)
     drawn = [explore(Mode.THINK_OFF, 0.5, random) for _ in range(4000)]
     assert drawn.count(Mode.THINK_ON) / 4000 == pytest.approx(0.25, abs=0.03)
     assert all(explore(mode, 0.0, random) is mode for mode in Mode for _ in range(50))

@@ -47,8 +47,7 @@ def test_interpolation_follows_the_command_line_across_files(capsys: pytest.Capt
     text = printed(capsys, *BASE, "--trainer.max_steps=7", "--trainer.default_root_dir=here")
     settings = yaml.safe_load(text)
     assert settings["model"]["init_args"]["warmup"] == 7
-    checkpoint = settings["trainer"]["callbacks"][-1]["init_args"]
-    assert checkpoint["dirpath"] == "here/checkpoints"
+    assert settings["checkpoint"]["every_n_steps"] == 500
 
 
 def test_callbacks_are_appended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,7 +58,6 @@ def test_callbacks_are_appended(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert [callback["class_path"].split(".")[-1] for callback in callbacks] == [
         "Throughput",
         "LineProgress",
-        "ModelCheckpoint",
         "SampleTable",
     ]
 

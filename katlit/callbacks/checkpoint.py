@@ -1,0 +1,181 @@
+"""Checkpoints that are whole or absent, and from which a run goes on exactly."""
+
+import logging
+import os
+import random
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from typing_extensions import override
+
+from katlit.errors import UserError
+from katlit.output import require_writable
+
+logger = logging.getLogger(__name__)
+
+_NAME = re.compile(r"step-(\d+)\.ckpt")
+_PARTIAL = ".partial"
+
+
+class StepCheckpoint(Checkpoint):
+    """Writes `step-<n>.ckpt` every so many optimizer steps, when SIGTERM arrives, and at the end.
+
+    A checkpoint is written under another name and renamed when it is complete, so a run that is killed while
+    it writes leaves the one before. It holds weights, optimizer, schedule, the random states of every rank,
+    the place in the data, and what callbacks and data remember; a file, or a folder where the strategy writes
+    one. `katlit fit … --ckpt_path last` goes on from the newest.
+
+    With gradient accumulation a SIGTERM within an optimizer step writes none, for the gradients so far are in
+    no checkpoint.
+
+    Args:
+        directory: Where to; null is `checkpoints` under `trainer.default_root_dir`.
+        every_n_steps: Optimizer steps between two.
+        keep: How many of the newest stay; null keeps all.
+    """
+
+    def __init__(self, directory: str | None = None, every_n_steps: int = 500, keep: int | None = 2) -> None:
+        if every_n_steps < 1 or (keep is not None and keep < 1):
+            raise UserError(f"checkpoint: every_n_steps {every_n_steps}, keep {keep}; give at least 1")
+        self.directory = directory
+        self.every_n_steps = every_n_steps
+        self.keep = keep
+        self._random_states: list[dict[str, Any]] = []
+        self._last_saved = 0
+
+    def folder(self, trainer: Trainer) -> Path:
+        """Where the checkpoints are."""
+        return Path(self.directory or Path(trainer.default_root_dir) / "checkpoints")
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        require_writable(self.folder(trainer), "checkpoint.directory")
+        if trainer.is_global_zero:
+            for leftover in self.folder(trainer).glob(f"*{_PARTIAL}"):
+                _remove(leftover)
+        trainer.strategy.barrier("leftover checkpoints are gone")
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._last_saved = trainer.global_step
+        rank = trainer.global_rank
+        if len(self._random_states) == trainer.world_size:
+            _restore_random_states(self._random_states[rank])
+        elif self._random_states:
+            logger.warning(
+                "the checkpoint is of %d processes, this run has %d: random states start afresh",
+                len(self._random_states),
+                trainer.world_size,
+            )
+        self._random_states = []
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if step > self._last_saved and step % self.every_n_steps == 0:
+            self._save(trainer)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step > self._last_saved:
+            self._save(trainer)
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if not isinstance(exception, SIGTERMException) or trainer.global_step == self._last_saved:
+            return
+        progress = trainer.fit_loop.epoch_loop.batch_progress.current
+        if progress.ready % trainer.accumulate_grad_batches == 0:
+            self._save(trainer)
+
+    @override
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        states: list[Any] = [_random_states()]
+        if dist.is_initialized():
+            states = [None] * dist.get_world_size()
+            dist.all_gather_object(states, _random_states())
+        checkpoint["random_states"] = states
+
+    @override
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._random_states = checkpoint.get("random_states", [])
+
+    def _save(self, trainer: Trainer) -> None:
+        """Write, rename, remove the old; every rank must call it."""
+        step = self._last_saved = trainer.global_step
+        final = self.folder(trainer) / f"step-{step:08d}.ckpt"
+        partial = final.with_name(final.name + _PARTIAL)
+        trainer.save_checkpoint(partial)
+        if trainer.is_global_zero:
+            _to_disk(partial)
+            if final.exists():
+                _remove(final)
+            partial.rename(final)
+            if self.keep is not None:
+                for old in checkpoints(self.folder(trainer))[: -self.keep]:
+                    _remove(old)
+        trainer.strategy.barrier("checkpoint is complete")
+
+
+def checkpoints(directory: str | Path) -> list[Path]:
+    """The complete checkpoints of a directory, oldest first."""
+    found = [path for path in Path(directory).glob("step-*.ckpt") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(_NAME.fullmatch(path.name)[1]))  # type: ignore[index]
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or folder; it loses its name first, so that a kill leaves no half of it."""
+    if not path.name.endswith(_PARTIAL):
+        path = path.rename(path.with_name(path.name + _PARTIAL))
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _to_disk(path: Path) -> None:
+    """Have the system write what it holds back, so that a rename cannot be on disk before its content."""
+    for file in [path, *path.rglob("*")] if path.is_dir() else [path]:
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _random_states() -> dict[str, Any]:
+    """All random states of this process, in types that a weights-only load accepts."""
+    kind, keys, *rest = np.random.get_state(legacy=True)
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {
+        "python": random.getstate(),
+        "numpy": (kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": cuda,
+    }
+
+
+def _restore_random_states(states: dict[str, Any]) -> None:
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, *rest = states["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(states["torch"])
+    if states["cuda"]:
+        torch.cuda.set_rng_state_all(states["cuda"])

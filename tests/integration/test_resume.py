@@ -1,0 +1,118 @@
+"""A run that is killed goes on from its last checkpoint and ends where the uninterrupted one does."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}/tests/stubs", "OMP_NUM_THREADS": "1"}
+STEPS = 8
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def start(directory: Path, *words: str) -> subprocess.Popen[str]:
+    files = ["configs/base.yaml", "configs/stage/step_srpo.yaml", "tests/stubs/resume.yaml"]
+    command = ["fit", *(word for name in files for word in ("-c", name))]
+    settings = [f"--trainer.default_root_dir={directory}", "--checkpoint.every_n_steps=1"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "katlit.cli", *command, *settings, *words],
+        cwd=ROOT, env=ENVIRONMENT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def finish(run: subprocess.Popen[str], status: int = 0) -> str:
+    _, errors = run.communicate()
+    assert run.returncode == status, errors[-4000:]
+    return errors
+
+
+def rows(directory: Path) -> dict[int, dict[str, Any]]:
+    """What was logged of each step, the last time that it ran; without what a clock measures."""
+    found: dict[int, dict[str, Any]] = {}
+    file = directory / "log.jsonl"
+    for line in file.read_text().splitlines() if file.exists() else []:
+        row = json.loads(line)
+        found[row["step"]] = {k: v for k, v in row.items() if "second" not in k}
+    return found
+
+
+def wait_for(directory: Path, run: subprocess.Popen[str], steps: int) -> None:
+    while len(rows(directory)) < steps:
+        assert run.poll() is None, finish(run)
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("whole")
+    finish(start(directory))
+    assert sorted(rows(directory)) == list(range(1, STEPS + 1))
+    return directory
+
+
+def assert_same_end(directory: Path, whole: Path) -> None:
+    assert rows(directory) == rows(whole)
+    ours, theirs = (load_file(run / "model/model.safetensors") for run in (directory, whole))
+    assert ours.keys() == theirs.keys()
+    assert all(bool((ours[name] == theirs[name]).all()) for name in ours)
+
+
+def kill_and_resume(directory: Path, whole: Path, chance: random.Random) -> None:
+    """Kill -9 within or after a random step, often while a checkpoint is being written."""
+    run = start(directory)
+    wait_for(directory, run, chance.randint(1, STEPS - 1))
+    time.sleep(chance.choice([0, chance.uniform(0, 0.05), chance.uniform(0, 1)]))
+    run.kill()
+    finish(run, -signal.SIGKILL)
+    finish(start(directory, "--ckpt_path=last"))
+    assert_same_end(directory, whole)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_killed_run_ends_as_the_uninterrupted_one(whole: Path, tmp_path: Path, seed: int) -> None:
+    kill_and_resume(tmp_path, whole, random.Random(seed))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(5400)
+def test_twenty_kills(whole: Path, tmp_path: Path) -> None:
+    chance = random.Random(time.time_ns())
+    for number in range(20):
+        kill_and_resume(tmp_path / str(number), whole, chance)
+
+
+def test_sigterm_writes_a_checkpoint_and_a_status_that_schedulers_know(whole: Path, tmp_path: Path) -> None:
+    run = start(tmp_path, "--checkpoint.every_n_steps=100")
+    wait_for(tmp_path, run, 3)
+    run.terminate()
+    finish(run, 143)
+    (written,) = (tmp_path / "checkpoints").iterdir()
+    assert 3 <= int(written.name.removeprefix("step-").removesuffix(".ckpt")) < STEPS
+    finish(start(tmp_path, "--ckpt_path=last"))
+    assert_same_end(tmp_path, whole)
+
+
+def test_a_checkpoint_that_was_not_completed_is_passed_over(whole: Path, tmp_path: Path) -> None:
+    run = start(tmp_path)
+    wait_for(tmp_path, run, 4)
+    run.kill()
+    finish(run, -signal.SIGKILL)
+    partial = tmp_path / "checkpoints/step-00000009.ckpt.partial"
+    partial.write_bytes(b"half")
+    finish(start(tmp_path, "--ckpt_path=last"))
+    assert not partial.exists()
+    assert_same_end(tmp_path, whole)
+
+
+def test_no_checkpoint_to_go_on_from_is_one_line(tmp_path: Path) -> None:
+    errors = finish(start(tmp_path, "--ckpt_path=last"), 2)
+    assert errors.splitlines()[-1].startswith("katlit: error: ckpt_path: last, but no checkpoint is in ")

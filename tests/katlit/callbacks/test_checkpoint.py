@@ -1,0 +1,105 @@
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from tinystage import TinyStage
+
+from datamodules.loader import EpochLoader
+from katlit.callbacks.checkpoint import StepCheckpoint, checkpoints
+from katlit.errors import UserError
+
+
+class Draws(Callback):
+    """Draws from every source of randomness after each step."""
+
+    def __init__(self) -> None:
+        self.drawn: list[tuple[float, ...]] = []
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.drawn.append((random.random(), float(np.random.rand()), float(torch.rand(()))))
+
+
+def fit(saver: StepCheckpoint, steps: int, seed: int = 0, **settings: Any) -> Draws:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    draws = Draws()
+    trainer = Trainer(
+        max_steps=steps, max_epochs=-1, accelerator="cpu", logger=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[draws, saver],
+    )  # fmt: skip
+    loader = EpochLoader(lambda epoch: range(20), lambda index: {"input_ids": torch.tensor([1, 2, index, 0])})
+    trainer.fit(TinyStage(), loader, **settings)
+    return draws
+
+
+def names(directory: Path) -> list[str]:
+    return [path.name for path in checkpoints(directory)]
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
+
+
+def test_the_newest_are_kept_the_last_step_among_them(tmp_path: Path) -> None:
+    fit(StepCheckpoint(str(tmp_path), every_n_steps=2, keep=2), 7)
+    assert names(tmp_path) == ["step-00000006.ckpt", "step-00000007.ckpt"]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_all_are_kept_where_no_number_is_given(tmp_path: Path) -> None:
+    fit(StepCheckpoint(str(tmp_path), every_n_steps=3, keep=None), 6)
+    assert names(tmp_path) == ["step-00000003.ckpt", "step-00000006.ckpt"]
+
+
+def test_every_random_state_goes_on(tmp_path: Path) -> None:
+    whole = fit(StepCheckpoint(str(tmp_path), every_n_steps=2, keep=None), 6).drawn
+    again = StepCheckpoint(str(tmp_path / "again"))
+    resumed = fit(again, 6, seed=5, ckpt_path=tmp_path / "step-00000004.ckpt").drawn
+    assert resumed == whole[4:]
+
+
+def test_another_number_of_processes_starts_random_states_afresh(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fit(StepCheckpoint(str(tmp_path)), 2)
+    (written,) = checkpoints(tmp_path)
+    content = torch.load(written)
+    content["random_states"] *= 2
+    torch.save(content, written)
+    fit(StepCheckpoint(str(tmp_path / "again")), 3, ckpt_path=written)
+    assert "the checkpoint is of 2 processes, this run has 1" in caplog.text
+
+
+def test_what_a_kill_left_is_no_checkpoint_and_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "step-00000009.ckpt.partial").write_bytes(b"half")
+    (tmp_path / "step-00000008.ckpt.partial").mkdir()
+    assert checkpoints(tmp_path) == []
+    fit(StepCheckpoint(str(tmp_path)), 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001.ckpt"]
+
+
+def test_a_failed_write_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit(StepCheckpoint(str(tmp_path)), 2)
+    before = checkpoints(tmp_path)[0].read_bytes()
+
+    def half(self: Trainer, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Trainer, "save_checkpoint", half)
+    with pytest.raises(OSError, match="No space"):
+        fit(StepCheckpoint(str(tmp_path)), 4, ckpt_path=tmp_path / "step-00000002.ckpt")
+    assert names(tmp_path) == ["step-00000002.ckpt"]
+    assert checkpoints(tmp_path)[0].read_bytes() == before
+
+
+@pytest.mark.parametrize("settings", [{"every_n_steps": 0}, {"keep": 0}])
+def test_impossible_numbers_are_refused(settings: dict[str, int]) -> None:
+    with pytest.raises(UserError, match="give at least 1"):
+        StepCheckpoint(**settings)

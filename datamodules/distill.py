@@ -70,7 +70,7 @@ class DistillData(LabelledData[DistillBatch]):
         prompts: Queries to label; not needed with `records_file`.
         engine: Engine that samples the teacher; closed after labelling.
         accuracy: Scorer that verifies the teacher's answers; each prompt's own verifier if not given.
-        labelling: Ballots, tries, think share and seed.
+        labelling: Ballots, tries, ε, share of forced modes, think share and seed.
         sampling: How the teacher is sampled.
         ballot_tokens: Longest ballot of the teacher, in tokens.
         ballot_template: Question put to a teacher that does not speak our protocol; holds `{question}`.

@@ -31,7 +31,7 @@ class BatchSettings:
         batch_tokens: Most tokens of a batch on one rank, padding included; longer documents are dropped.
         packing: Put several documents into a row; otherwise rows of similar length share a batch.
         row_tokens: Length of a packed row.
-        validation_share: Share of the records kept for validation.
+        validation_share: Share of the queries kept for validation.
         seed: Seed of the split and of the order.
     """
 
@@ -148,7 +148,8 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
         """Read and encode the records, drop over-long documents, split off the validation share."""
         if self.train_indices:
             return
-        documents = self.encode(read_records(self.records_path()))
+        records = read_records(self.records_path())
+        documents = self.encode(records)
         self.lengths = [len(document.token_ids) for document in documents]
         usable = [index for index, length in enumerate(self.lengths) if length <= self._batches.batch_tokens]
         self.dropped = len(documents) - len(usable)
@@ -157,11 +158,14 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
                 f"{self.records_path()}: all {len(documents)} documents are longer than "
                 f"batch_tokens={self._batches.batch_tokens}; raise it"
             )
-        order = Random(self._batches.seed).sample(usable, len(usable))  # noqa: S311 (a split)
+        # By query, not by record: a query may have several, with the same answer.
+        queries = list(dict.fromkeys(records[index].id for index in usable))
+        order = Random(self._batches.seed).sample(queries, len(queries))  # noqa: S311 (a split)
         share = self._batches.validation_share
         count = min(max(round(share * len(order)), int(share > 0)), len(order) - 1)
-        self.validation_indices = sorted(order[:count])
-        self.train_indices = sorted(order[count:])
+        chosen = set(order[:count])
+        self.validation_indices = [index for index in usable if records[index].id in chosen]
+        self.train_indices = [index for index in usable if records[index].id not in chosen]
 
     def _plan(self, indices: Sequence[int], epoch: int) -> list[list[list[int]]]:
         plan = plan_epoch(

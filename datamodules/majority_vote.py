@@ -34,8 +34,9 @@ class VoteSettings:
         samples: Samples in each mode, N.
         delta: Think only if it raises the pass rate by more than this, δ.
         epsilon: Share of the queries that get a random mode.
-        forced: Share of the queries that add a record whose mode is forced by prefill, either mode alike, so
-            that forcing a mode still works as well as stage 1 left it (our choice).
+        forced: Share of the queries that add a record whose mode is forced by prefill, so that forcing a mode
+            still works as well as stage 1 left it (our choice); either mode alike, and only where the student
+            has a correct response in it.
         ballots: Votes of the judge writer: the source of judge texts, and of labels without a reference.
         intents: Share of the queries with an explicit wish for a mode, which overrides the vote.
         seed: Seed of all sampling.
@@ -86,9 +87,9 @@ def label_by_vote(
         record = _vote(prompt, accepted, drawn, ballots[index], judges, settings, student.directory)
         if record is not None:
             records.append(record)
-        forced += _forced_records(prompt, accepted, settings, student.directory)
+        forced += _forced_records(prompt, accepted, ballots[index], settings, student.directory)
     total = sum(len(replies) for mode in Mode for replies in samples[mode])
-    log_labels("majority vote", len(prompts), total, len(records), records, start)
+    log_labels("majority vote", len(prompts), total, len(records), records + forced, start)
     return records + forced
 
 
@@ -138,21 +139,30 @@ def _vote(
     best = shortest(accepted[mode])
     if best is None:
         return None
-    votes = {each.value: len(accepted[each]) for each in Mode} if prompt["reference"] else tally(ballots)
+    votes = _votes(prompt, accepted, ballots)
     judge = agreeing_reason(mode, ballots, judges)
     record = record_of(prompt, mode, best, judge, votes, student, settings.seed)
     return record if intent is None else _with_intent(record, intent)
 
 
+def _votes(prompt: Prompt, accepted: dict[Mode, list[Reply]], ballots: list[Ballot]) -> dict[str, int]:
+    """What the mode was decided by: correct samples, or ballots where nothing can be verified."""
+    return {mode.value: len(accepted[mode]) for mode in Mode} if prompt["reference"] else tally(ballots)
+
+
 def _forced_records(
-    prompt: Prompt, accepted: dict[Mode, list[Reply]], settings: VoteSettings, student: str
+    prompt: Prompt,
+    accepted: dict[Mode, list[Reply]],
+    ballots: list[Ballot],
+    settings: VoteSettings,
+    student: str,
 ) -> list[Record]:
     """In a share of the queries, the shortest accepted response of a mode that was forced; at most one."""
     mode = Mode.THINK_ON if draws(settings.seed, "forced mode", prompt, 0.5) else Mode.THINK_OFF
     best = shortest(accepted[mode])
     if best is None or not draws(settings.seed, "forced", prompt, settings.forced):
         return []
-    votes = {each.value: len(accepted[each]) for each in Mode}
+    votes = _votes(prompt, accepted, ballots)
     record = record_of(prompt, mode, best, FORCED_JUDGES[mode], votes, student, settings.seed)
     return [replace(record, forced=True)]
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from katlit.backbone import Backbone
+from katlit.errors import UserError
 from katlit.metrics.token_mean import TokenMean
 from katlit.optimization import Optimization, build_optimizer, build_schedule
 from katlit.strategies import add_over_data_ranks, shard
@@ -49,6 +50,16 @@ class KatModule(LightningModule):
 
     def load_companions(self) -> None:
         """Load the frozen models that a stage needs beside its own; runs once, before sharding."""
+
+    @override
+    def on_train_start(self) -> None:
+        """Refuse settings under which an optimizer step would end within its micro-batches."""
+        parts, batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
+        if batches % parts:
+            raise UserError(
+                f"trainer.accumulate_grad_batches: {parts}, but an epoch has {batches} batches; choose a "
+                "divisor, or another limit_train_batches or fast_dev_run"
+            )
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:

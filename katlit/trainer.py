@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 from typing_extensions import override
 
-from katlit.callbacks.checkpoint import StepCheckpoint, checkpoints
+from katlit.callbacks.checkpoint import StepCheckpoint, newest_checkpoint
 from katlit.callbacks.track_config import TrackConfig
 from katlit.cli import TRAINER_COMMANDS
 from katlit.errors import UserError
@@ -29,39 +29,6 @@ set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 
 class KatTrainer(Trainer):
     """Lightning's Trainer with `label`, which builds the data and trains nothing."""
-
-    @override
-    def fit(
-        self,
-        model: LightningModule,
-        train_dataloaders: Any = None,
-        val_dataloaders: Any = None,
-        datamodule: LightningDataModule | None = None,
-        ckpt_path: str | Path | None = None,
-        weights_only: bool | None = None,
-    ) -> None:
-        """Train.
-
-        Args:
-            model: The stage.
-            train_dataloaders: Instead of a datamodule.
-            val_dataloaders: Instead of a datamodule.
-            datamodule: The data.
-            ckpt_path: A checkpoint to go on from, or `last`, the newest complete one of this run.
-            weights_only: Of `torch.load`: whether to refuse more than tensors and plain values.
-        """
-        if ckpt_path == "last":
-            ckpt_path = self._newest_checkpoint()
-        super().fit(model, train_dataloaders, val_dataloaders, datamodule, ckpt_path, weights_only)
-
-    def _newest_checkpoint(self) -> Path:
-        kept = [callback for callback in self.callbacks if isinstance(callback, StepCheckpoint)]
-        folders = [callback.folder(self) for callback in kept]
-        found = [path for folder in folders for path in checkpoints(folder)]
-        if not found:
-            places = ", ".join(map(str, folders))
-            raise UserError(f"ckpt_path: last, but no checkpoint is in {places}; leave ckpt_path out")
-        return found[-1]
 
     def label(self, model: LightningModule, datamodule: LightningDataModule) -> None:
         """Build the data of a stage: sample, verify, vote, and write the cache that fit reads.
@@ -107,10 +74,22 @@ class KatCLI(LightningCLI):
 
     @override
     def after_instantiate_classes(self) -> None:
-        """Find out before any work is done, and on every rank, whether the results can be kept."""
+        """Find out before any work, and on every rank, what to go on from and whether results can be kept."""
+        self._find_checkpoint()
         require_writable(self.trainer.default_root_dir, "trainer.default_root_dir")
         for logger in mlflow_loggers(self.trainer.loggers):
             logger.check()
+
+    def _find_checkpoint(self) -> None:
+        """Put the newest checkpoint in the place of `ckpt_path: last`; refuse a path where nothing is."""
+        settings = self.config_init[self.subcommand]
+        path = settings.get("ckpt_path")
+        if path == "last":
+            settings["ckpt_path"] = str(newest_checkpoint(self.trainer))
+        elif path is not None and "://" not in str(path) and not Path(path).exists():
+            raise UserError(
+                f"ckpt_path: {str(path)!r} does not exist; give a checkpoint, or last (the newest)"
+            )
 
 
 def _set_up_logging() -> None:

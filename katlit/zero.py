@@ -55,6 +55,8 @@ class ZeroStrategy(DeepSpeedStrategy):
             logging_batch_size_per_gpu=1,
             process_group_backend=process_group_backend,
         )
+        # The optimizer is the stage's AdamW on every strategy, offloaded or not.
+        self.config["zero_force_ds_cpu_optimizer"] = False
 
     @property
     @override

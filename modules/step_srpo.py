@@ -34,8 +34,8 @@ class StepSRPO(KatModule):
         estimator: The advantage: `process` (two steps, each normalised over the group), `hipo` (value of the
             mode for the judge, reward within the mode for the answer) or `grpo` (the outcome for all).
         bias: ω, against overthinking: thinking must be better by more than this share to count as better.
-        bias_when_equal: Of `process`: whether the bias also acts where all rollouts of a prompt have the same
-            reward, so that what both modes solve is learnt to need no thinking (our choice).
+        bias_when_solved: Of `process`: whether the bias also acts where all rollouts of a prompt are correct
+            and equally rewarded, so that what both modes solve is learnt to need no thinking (our choice).
         judge_gamma: γ, of `hipo`: weight of a rollout's own reward in the advantage of its judge.
         clip_low: The ratio is clipped below 1 - clip_low.
         clip_high: The ratio is clipped above 1 + clip_high.
@@ -50,7 +50,7 @@ class StepSRPO(KatModule):
         optimization: Optimization = DEFAULT_OPTIMIZATION,
         estimator: Literal["process", "hipo", "grpo"] = "process",
         bias: float = 0.1,
-        bias_when_equal: bool = False,
+        bias_when_solved: bool = False,
         judge_gamma: float = 0.5,
         clip_low: float = 0.2,
         clip_high: float = 0.28,
@@ -61,7 +61,7 @@ class StepSRPO(KatModule):
         super().__init__(backbone, optimization)
         self.estimator = estimator
         self.bias = bias
-        self.bias_when_equal = bias_when_equal
+        self.bias_when_solved = bias_when_solved
         self.judge_gamma = judge_gamma
         self.clip_low = clip_low
         self.clip_high = clip_high
@@ -120,13 +120,18 @@ class StepSRPO(KatModule):
     def _advantages(self, batch: RolloutBatch) -> Tensor:
         """Judge and answer advantage of each rollout, [N, 2]."""
         rollouts = Rollouts(
-            batch["rewards"], batch["group_ids"], batch["modes"], batch["truncated"], batch["forced"]
+            batch["rewards"],
+            batch["correct"],
+            batch["group_ids"],
+            batch["modes"],
+            batch["truncated"],
+            batch["forced"],
         )
         if self.estimator == "grpo":
             return grpo(rollouts)
         if self.estimator == "hipo":
             return hipo(rollouts, self.bias, self.judge_gamma)
-        return process(rollouts, self.bias, self.bias_when_equal)
+        return process(rollouts, self.bias, self.bias_when_solved)
 
     def _trained(self, batch: RolloutBatch) -> Tensor:
         """The tokens [B, L] that carry a loss: not those of truncated rollouts, nor a forced judge's."""

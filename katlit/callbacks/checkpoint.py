@@ -5,6 +5,7 @@ import os
 import random
 import re
 import shutil
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from katlit.output import require_writable
 
 logger = logging.getLogger(__name__)
 
-_NAME = re.compile(r"step-(\d+)\.ckpt")
+_NAME = re.compile(r"step-\d+\.ckpt")
 _PARTIAL = ".partial"
 
 
@@ -33,8 +34,10 @@ class StepCheckpoint(Checkpoint):
     the place in the data, and what callbacks and data remember; a file, or a folder where the strategy writes
     one. `katlit fit … --ckpt_path last` goes on from the newest.
 
-    With gradient accumulation a SIGTERM within an optimizer step writes none, for the gradients so far are in
-    no checkpoint.
+    A SIGTERM writes none within an optimizer step of several micro-batches, for the gradients so far are in
+    no checkpoint; nor on several processes, which it may find at different places. A run that starts afresh
+    where an earlier one left checkpoints, or goes on from an older one, moves the newer ones into a folder
+    `aside-<n>`: nothing is lost, and `last` is always of the present run.
 
     Args:
         directory: Where to; null is `checkpoints` under `trainer.default_root_dir`.
@@ -68,6 +71,9 @@ class StepCheckpoint(Checkpoint):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._last_saved = trainer.global_step
+        if trainer.is_global_zero and not trainer.fast_dev_run:
+            self._set_aside(trainer)
+        trainer.strategy.barrier("checkpoints of earlier runs are out of the way")
         rank = trainer.global_rank
         if len(self._random_states) == trainer.world_size:
             _restore_random_states(self._random_states[rank])
@@ -94,7 +100,8 @@ class StepCheckpoint(Checkpoint):
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if not isinstance(exception, SIGTERMException) or trainer.global_step == self._last_saved:
+        alone = trainer.world_size == 1
+        if not (alone and isinstance(exception, SIGTERMException)) or trainer.global_step == self._last_saved:
             return
         progress = trainer.fit_loop.epoch_loop.batch_progress.current
         if progress.ready % trainer.accumulate_grad_batches == 0:
@@ -116,16 +123,28 @@ class StepCheckpoint(Checkpoint):
     ) -> None:
         self._random_states = checkpoint.get("random_states", [])
 
+    def _set_aside(self, trainer: Trainer) -> None:
+        folder = self.folder(trainer)
+        newer = [path for path in checkpoints(folder) if _step(path) > trainer.global_step]
+        if not newer:
+            return
+        number = next(n for n in count(1) if not (folder / f"aside-{n}").exists())
+        aside = folder / f"aside-{number}"
+        aside.mkdir()
+        for path in newer:
+            path.rename(aside / path.name)
+        logger.warning("%d checkpoints of an earlier run are now in %s", len(newer), aside)
+
     def _save(self, trainer: Trainer) -> None:
         """Write, rename, remove the old; every rank must call it."""
+        if trainer.fast_dev_run:
+            return
         step = self._last_saved = trainer.global_step
         final = self.folder(trainer) / f"step-{step:08d}.ckpt"
         partial = final.with_name(final.name + _PARTIAL)
         trainer.save_checkpoint(partial)
         if trainer.is_global_zero:
             _to_disk(partial)
-            if final.exists():
-                _remove(final)
             partial.rename(final)
             if self.keep is not None:
                 for old in checkpoints(self.folder(trainer))[: -self.keep]:
@@ -136,7 +155,27 @@ class StepCheckpoint(Checkpoint):
 def checkpoints(directory: str | Path) -> list[Path]:
     """The complete checkpoints of a directory, oldest first."""
     found = [path for path in Path(directory).glob("step-*.ckpt") if _NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(_NAME.fullmatch(path.name)[1]))  # type: ignore[index]
+    return sorted(found, key=_step)
+
+
+def newest_checkpoint(trainer: Trainer) -> Path:
+    """The newest complete checkpoint of a trainer's `StepCheckpoint`.
+
+    Raises:
+        UserError: where there is none.
+    """
+    savers = [saver for saver in trainer.checkpoint_callbacks if isinstance(saver, StepCheckpoint)]
+    folders = [saver.folder(trainer) for saver in savers]
+    found = [path for folder in folders for path in checkpoints(folder)]
+    if not found:
+        places = ", ".join(map(str, folders))
+        raise UserError(f"ckpt_path: last, but no checkpoint is in {places}; leave ckpt_path out")
+    return found[-1]
+
+
+def _step(path: Path) -> int:
+    """The optimizer steps in the name of a checkpoint."""
+    return int(path.name.removeprefix("step-").removesuffix(".ckpt"))
 
 
 def _remove(path: Path) -> None:

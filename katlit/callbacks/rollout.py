@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, runtime_checkable
 from typing import Protocol as Interface
+from typing import runtime_checkable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
@@ -34,10 +34,11 @@ class TakesOutcomes(Interface):
 class RolloutSampler(Callback):
     """Rolls out each batch of prompts with an engine that always has the weights of the present step.
 
-    Logs for every batch, averaged over ranks: `rollout/reward`, `/accuracy`, `/format_valid`, `/truncated`
-    (shares), `/think_rate` (of the rollouts whose mode was not forced), `/mean_tokens` (of the response, a
-    forced judge counted), `/skipped_prompts`, `/sync_seconds`, `/sample_seconds`, and `/logprob_gap`, the
-    mean absolute difference between the engine's and the trainer's log-probabilities of the sampled tokens.
+    Logs for every optimizer step, averaged over ranks: `rollout/reward`, `/accuracy`, `/format_valid`,
+    `/truncated` (shares), `/think_rate` (of the rollouts whose mode was not forced), `/mean_tokens` (of the
+    response, a forced judge counted), `/skipped_prompts`, `/sync_seconds`, `/sample_seconds`, and
+    `/logprob_gap`, the mean absolute difference between the engine's and the trainer's log-probabilities of
+    the sampled tokens.
 
     Prompts too long for the engine are skipped and counted; they have no rollouts in the batch.
 
@@ -73,7 +74,7 @@ class RolloutSampler(Callback):
         self.max_logprob_gap = max_logprob_gap
         self.seed = seed
         self.thinking = _modes(samples, forced_share)
-        self.skipped = 0  # prompts so far
+        self.skipped = 0  # prompts of the present step
         self._synced_at: int | None = None
         self._batch: RolloutBatch | None = None
         self._window: list[RolloutBatch] = []  # micro-batches of this optimizer step still to come
@@ -118,6 +119,7 @@ class RolloutSampler(Callback):
     ) -> None:
         """Sample and score the prompts of all batches of an optimizer step in one go."""
         started = time.perf_counter()
+        self.skipped = 0
         self._sync(trainer, pl_module)
         synced = time.perf_counter()
         protocol = pl_module.backbone.protocol
@@ -176,14 +178,6 @@ class RolloutSampler(Callback):
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.engine.close()
-
-    @override
-    def state_dict(self) -> dict[str, Any]:
-        return {"skipped": self.skipped}
-
-    @override
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.skipped = state_dict["skipped"]
 
     def _sync(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Send the weights if an optimizer step has moved them; every rank must call it."""

@@ -20,13 +20,14 @@ class Rollouts(NamedTuple):
     """
 
     rewards: Tensor  # [N] float, the outcome reward r
+    correct: Tensor  # [N] bool, the part of it that is accuracy
     group_ids: Tensor  # [N] int64, which prompt, from 0
     modes: Tensor  # [N] int64: 1 think-on, 0 think-off, -1 where none was found, a mode of its own
     truncated: Tensor  # [N] bool, stopped by the length limit
     forced: Tensor  # [N] bool, the mode came by prefill
 
 
-def process(rollouts: Rollouts, bias: float = 0.1, bias_when_equal: bool = False) -> Tensor:  # [N, 2]
+def process(rollouts: Rollouts, bias: float = 0.1, bias_when_solved: bool = False) -> Tensor:  # [N, 2]
     """Process supervision with two steps (DeepSeekMath, arXiv 2402.03300, §4.1.3; the rewards are ours).
 
     Judge rewards `j = r̄_mode - r̄` and answer rewards r are each normalised over the group. A judge token's
@@ -35,13 +36,15 @@ def process(rollouts: Rollouts, bias: float = 0.1, bias_when_equal: bool = False
     Args:
         rollouts: Their rewards and modes.
         bias: ω. Where `0 ≤ r̄_on - r̄_off ≤ ω·|r̄_on|`, ω·|r̄_on| is added to r̄_off.
-        bias_when_equal: Whether judges still get their advantage where all rewards of a group are equal, and
-            both modes as good: only the bias then tells them apart (our choice; the recipe's rule is 0).
+        bias_when_solved: Whether judges still get their advantage where all rollouts of a prompt are correct
+            and equally rewarded: only the bias then tells the modes apart (our choice; the recipe's rule
+            is 0).
     """
     groups = _Groups(rollouts)
     judge = groups.normalized(_judge_rewards(groups, rollouts.modes, bias))
     answer = groups.normalized(groups.rewards)
-    return _finish(groups, rollouts, judge + answer, answer, bias_when_equal)
+    solved = ~groups.varies(rollouts.correct.double()) & rollouts.correct
+    return _finish(groups, rollouts, judge + answer, answer, solved if bias_when_solved else None)
 
 
 def hipo(rollouts: Rollouts, bias: float = 0.1, judge_gamma: float = 0.5) -> Tensor:  # [N, 2]
@@ -115,11 +118,14 @@ def _judge_rewards(groups: _Groups, modes: Tensor, bias: float) -> Tensor:
 
 
 def _finish(
-    groups: _Groups, rollouts: Rollouts, judge: Tensor, answer: Tensor, judge_when_equal: bool = False
+    groups: _Groups, rollouts: Rollouts, judge: Tensor, answer: Tensor, solved: Tensor | None = None
 ) -> Tensor:
-    """The segments side by side, with zeros where nothing is to be learnt."""
+    """The segments side by side, with zeros where nothing is to be learnt.
+
+    Judges of the rollouts in `solved` [N] learn even where all rewards of their group are equal.
+    """
     equal = ~groups.varies(groups.rewards)
-    judge = judge.masked_fill(rollouts.truncated | rollouts.forced, 0.0)
-    judge = judge if judge_when_equal else judge.masked_fill(equal, 0.0)
+    undecided = equal if solved is None else equal & ~solved
+    judge = judge.masked_fill(rollouts.truncated | rollouts.forced | undecided, 0.0)
     answer = answer.masked_fill(rollouts.truncated | equal, 0.0)
     return torch.stack([judge, answer], dim=-1).to(rollouts.rewards.dtype)

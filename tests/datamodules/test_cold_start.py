@@ -87,3 +87,20 @@ def test_judge_phrases_and_seeds_change_the_labels(build: Any, make_engine: Any)
     assert "plain sailing" in {record.judge for record in records}
     assert build(make_engine()).records_path() != first.records_path()
     assert build(make_engine(), labelling=VoteSettings(seed=1)).records_path() != first.records_path()
+
+
+def test_both_records_of_a_query_are_on_one_side_of_the_split(build: Any, make_engine: Any) -> None:
+    data = build(
+        make_engine(),
+        labelling=VoteSettings(samples=2, forced=1.0),
+        batches=BatchSettings(batch_tokens=600, validation_share=0.25),
+    )
+    data.prepare_data()
+    data.setup("fit")
+    records = read_records(data.records_path())
+    train, validation = (
+        {records[index].id for index in indices} for indices in (data.train_indices, data.validation_indices)
+    )
+    assert len(records) == 40
+    assert (len(train), len(validation)) == (15, 5)
+    assert train.isdisjoint(validation)

@@ -11,7 +11,7 @@ from katlit.cli import main
 from katlit.demo import commands, report_command
 
 ROOT = Path(__file__).parents[2]
-DOCS = [ROOT / "README.md", ROOT / "docs/real.md", ROOT / "assets/README.md"]
+DOCS = [ROOT / name for name in ("README.md", "docs/real.md", "docs/hardware.md", "assets/README.md")]
 
 
 def documented() -> list[str]:
@@ -20,8 +20,9 @@ def documented() -> list[str]:
     for page in DOCS:
         text = page.read_text()
         variables = dict(re.findall(r'^([A-Z]+)="(.*)"$', text, re.MULTILINE))
-        for line in re.findall(r"^katlit .*$", text, re.MULTILINE):
-            command = line.partition(" # ")[0]
+        # a line of its own, behind `srun`, or the module that torchrun starts
+        for line in re.findall(r"^(?:srun |    )?(katlit(?:\.cli)? .*)$", text, re.MULTILINE):
+            command = line.partition(" # ")[0].replace("katlit.cli", "katlit")
             for name, value in variables.items():
                 command = command.replace(f"${name}", value)
             found.append(" ".join(command.split()))

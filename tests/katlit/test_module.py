@@ -90,3 +90,9 @@ def test_a_schedule_without_an_end_is_refused() -> None:
     with pytest.raises(UserError, match="'cosine' needs an end; set trainer"):
         build_schedule(optimizer, math.inf, Optimization(schedule="cosine"))
     build_schedule(optimizer, math.inf, Optimization())
+
+
+def test_a_step_that_would_end_within_its_micro_batches_is_refused(tmp_path: Path) -> None:
+    stage = Stage(tiny_backbone(tmp_path))
+    with pytest.raises(UserError, match="accumulate_grad_batches: 2, but an epoch has 3 batches"):
+        fit(stage, [packed([[5]])] * 4, accumulate_grad_batches=2, limit_train_batches=3)

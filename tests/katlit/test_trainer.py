@@ -140,6 +140,28 @@ def test_a_checkpoint_never_overrides_the_settings(tmp_path: Path, monkeypatch: 
     assert "_parse_ckpt_path" in vars(LightningCLI)
 
 
+@pytest.mark.parametrize("command", ["fit", "test"])
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [("last", "no checkpoint is in outputs/checkpoints"), ("gone.ckpt", "does not exist")],
+)
+def test_a_checkpoint_that_is_not_there_is_one_line(
+    command: str, path: str, problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, *BASE, "--trainer.logger=false", f"--ckpt_path={path}"]) == 2
+    _assert_one_line(capsys.readouterr().err, ["ckpt_path", path, problem])
+
+
+def test_last_is_the_newest_checkpoint_of_this_run(caplog: pytest.LogCaptureFixture) -> None:
+    settings = ["--trainer.logger=false", "--checkpoint.every_n_steps=2"]
+    assert fit(*settings, "--trainer.max_steps=4") == 0
+    assert fit(*settings, "--trainer.max_steps=6", "--ckpt_path=last") == 0
+    assert "step-00000004.ckpt" in caplog.text
+    assert sorted(path.name for path in Path("outputs/checkpoints").iterdir()) == [
+        "step-00000004.ckpt", "step-00000006.ckpt"
+    ]  # fmt: skip
+
+
 def test_label_only_prepares_the_data(tmp_path: Path) -> None:
     assert main(["label", *BASE, "--data.init_args.cache=labels.txt"]) == 0
     assert (tmp_path / "labels.txt").read_text() == "labelled"

@@ -1,12 +1,14 @@
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from tinystage import TinyStage
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from tinystage import TinyData, TinyStage
 
 from datamodules.loader import EpochLoader
 from katlit.callbacks.checkpoint import StepCheckpoint, checkpoints
@@ -103,3 +105,41 @@ def test_a_failed_write_leaves_the_one_before(tmp_path: Path, monkeypatch: pytes
 def test_impossible_numbers_are_refused(settings: dict[str, int]) -> None:
     with pytest.raises(UserError, match="give at least 1"):
         StepCheckpoint(**settings)
+
+
+def test_what_an_earlier_run_left_is_moved_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fit(StepCheckpoint(str(tmp_path), every_n_steps=2), 4)
+    old = checkpoints(tmp_path)[-1].read_bytes()
+    fit(StepCheckpoint(str(tmp_path), every_n_steps=2), 2)
+    assert names(tmp_path) == ["step-00000002.ckpt"]
+    assert names(tmp_path / "aside-1") == ["step-00000002.ckpt", "step-00000004.ckpt"]
+    assert (tmp_path / "aside-1/step-00000004.ckpt").read_bytes() == old
+    assert f"2 checkpoints of an earlier run are now in {tmp_path}/aside-1" in caplog.text
+    fit(StepCheckpoint(str(tmp_path), every_n_steps=2), 4, ckpt_path=tmp_path / "step-00000002.ckpt")
+    fit(StepCheckpoint(str(tmp_path), every_n_steps=3), 3, ckpt_path=tmp_path / "step-00000002.ckpt")
+    assert names(tmp_path) == ["step-00000002.ckpt", "step-00000003.ckpt"]
+    assert names(tmp_path / "aside-2") == ["step-00000004.ckpt"]
+
+
+def test_a_development_run_writes_none(tmp_path: Path) -> None:
+    trainer = Trainer(
+        fast_dev_run=2, logger=False, accelerator="cpu", enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[StepCheckpoint(str(tmp_path), every_n_steps=1)],
+    )  # fmt: skip
+    trainer.fit(TinyStage(), datamodule=TinyData())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sigterm_on_several_processes_is_left_to_the_regular_ones(tmp_path: Path) -> None:
+    saver = StepCheckpoint(str(tmp_path))
+    for world_size, saved in ((2, 0), (1, 1)):
+        trainer = SimpleNamespace(
+            world_size=world_size, global_step=3, accumulate_grad_batches=1,
+            fit_loop=SimpleNamespace(
+                epoch_loop=SimpleNamespace(batch_progress=SimpleNamespace(current=SimpleNamespace(ready=3)))
+            ),
+        )  # fmt: skip
+        calls: list[Any] = []
+        saver._save = calls.append  # type: ignore[method-assign]
+        saver.on_exception(trainer, None, SIGTERMException())
+        assert len(calls) == saved

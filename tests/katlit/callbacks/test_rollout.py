@@ -10,8 +10,8 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from tinymodel import QWEN, tiny_backbone
 from torch import Tensor
-from torch.utils.data import DataLoader
 
+from datamodules.loader import EpochLoader, share_of
 from katlit.batch import Prompt
 from katlit.callbacks.rollout import RolloutSampler
 from katlit.errors import UserError
@@ -76,7 +76,9 @@ class Outcomes(LightningDataModule):
         self.recorded: list[Any] = []
 
     def train_dataloader(self) -> Any:
-        return DataLoader([{"prompts": prompts} for prompts in self.batches], batch_size=None)
+        return EpochLoader(
+            lambda epoch: self.batches, lambda prompts: {"prompts": prompts}, share_of(self.trainer)
+        )
 
     def record_outcomes(self, batch: Any) -> None:
         self.recorded.append((len(batch["prompts"]), batch["group_ids"].tolist(), batch["correct"].tolist()))
@@ -96,6 +98,7 @@ def train(
     tied: bool = False,
     reward: CompositeReward | None = None,
     temperature: float = 0.7,
+    parts: int = 1,
     **settings: Any,
 ) -> tuple[Watch, Outcomes, RolloutSampler]:
     backbone = tiny_backbone(directory, SHAPE | {"tie_word_embeddings": tied})
@@ -108,6 +111,7 @@ def train(
     trainer = Trainer(
         accelerator="cpu", max_epochs=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
         enable_checkpointing=False, callbacks=[sampler, watch], default_root_dir=directory,
+        accumulate_grad_batches=parts,
     )  # fmt: skip
     trainer.fit(stage, data)
     return watch, data, sampler
@@ -171,6 +175,37 @@ def test_the_step_sees_every_rollout_whole(tmp_path: Path) -> None:
     )
 
 
+class Counting(Finishing):
+    """An engine that counts how often it samples and takes weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests: list[int] = []
+        self.syncs = 0
+
+    def generate(self, prompts: Any, *arguments: Any) -> Any:
+        self.requests.append(len(prompts))
+        return super().generate(prompts, *arguments)
+
+    def sync_weights(self, named_weights: Iterable[tuple[str, Tensor]]) -> None:
+        self.syncs += 1
+        super().sync_weights(named_weights)
+
+
+def test_the_micro_batches_of_a_step_are_sampled_together(tmp_path: Path) -> None:
+    engine = Counting()
+    watch, data, _ = train(tmp_path, engine, BATCHES, parts=2, samples=4)
+    assert engine.requests == [16, 16]  # two micro-batches of two prompts, four rollouts each
+    assert engine.syncs == 1
+    assert [batch["group_ids"].tolist() for batch in watch.batches] == [[0] * 4 + [1] * 4] * 4
+    assert [number for number, *_ in data.recorded] == [2] * 4
+    shown = [[sample["prompt"].count("ab") for sample in batch["samples"]] for batch in watch.batches]
+    assert shown == [[1] * 4 + [2] * 4] * 4
+    for batch, truth in zip(watch.batches, watch.truth, strict=True):
+        assert (truth - batch["rollout_log_probs"])[batch["loss_mask"]].abs().max() < 2e-4
+    assert all(logged["rollout/logprob_gap"] < 1e-4 for logged in watch.logged[1::2])
+
+
 def test_the_same_seed_gives_the_same_rollouts(tmp_path: Path) -> None:
     one, two, other = (
         train(tmp_path / str(run), HFEngine(), BATCHES[:2], seed=seed)[0].batches
@@ -207,9 +242,9 @@ def test_a_broken_sync_stops_the_run_before_the_next_update(tmp_path: Path) -> N
 def test_too_long_prompts_are_skipped_and_counted(tmp_path: Path) -> None:
     batches = [[prompt(0), prompt(1, 60)], [prompt(2, 60)], [prompt(3)]]
     watch, data, sampler = train(tmp_path, HFEngine(max_context=128), batches, samples=4)
-    assert sampler.skipped == 2
+    assert sampler.skipped == 0  # of the last step
     assert [batch["group_ids"].tolist() for batch in watch.batches] == [[0] * 4, [], [0] * 4]
-    assert [logged["rollout/skipped_prompts"] for logged in watch.logged] == [1, 2, 2]
+    assert [logged["rollout/skipped_prompts"] for logged in watch.logged] == [1, 1, 0]
     assert watch.logged[1]["train/loss"] == 0
     assert [groups for _, groups, _ in data.recorded] == [[0] * 4, [], [0] * 4]
     assert all(torch.isfinite(torch.tensor(list(logged.values()))).all() for logged in watch.logged)

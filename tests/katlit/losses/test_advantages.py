@@ -23,6 +23,7 @@ def rollouts(
     number = len(rewards)
     return Rollouts(
         torch.tensor(rewards, dtype=torch.float32),
+        torch.tensor([reward >= 1 for reward in rewards], dtype=torch.bool),
         torch.tensor(groups or [0] * number, dtype=torch.int64),
         torch.tensor(modes, dtype=torch.int64),
         torch.tensor([index in truncated for index in range(number)], dtype=torch.bool),
@@ -90,10 +91,10 @@ def test_the_bias_can_tell_equally_good_modes_apart() -> None:
     # j: on 0, off ω·1.2; normalised over 1 on and 3 off: -√3 and 1/√3. The answers have nothing to learn.
     third = 1 / math.sqrt(3)
     group = rollouts([1.2] * 4, [1, 0, 0, 0])
-    close(process(group, 0.1, bias_when_equal=True), [[-3 * third, 0], [third, 0], [third, 0], [third, 0]])
-    for still in (rollouts([1.2] * 3, [0, 0, 0]), rollouts([0.0] * 3, [1, 0, 0])):  # one mode; no margin
-        assert torch.equal(process(still, 0.1, bias_when_equal=True), torch.zeros(3, 2))
-    assert torch.equal(process(group, 0.0, bias_when_equal=True), torch.zeros(4, 2))
+    close(process(group, 0.1, bias_when_solved=True), [[-3 * third, 0], [third, 0], [third, 0], [third, 0]])
+    for still in (rollouts([1.2] * 3, [0, 0, 0]), rollouts([0.2] * 3, [1, 0, 0])):  # one mode; all wrong
+        assert torch.equal(process(still, 0.1, bias_when_solved=True), torch.zeros(3, 2))
+    assert torch.equal(process(group, 0.0, bias_when_solved=True), torch.zeros(4, 2))
 
 
 def test_one_mode_only_leaves_the_judge_nothing_of_its_own() -> None:
@@ -138,7 +139,7 @@ def naive(
     """One group, by loops over plain numbers; ties are told by exact arithmetic on tenths."""
     rewards = [reward for reward, _ in members]
     equal = max(rewards) - min(rewards) < 1e-9
-    if equal and name != "process, bias when equal":
+    if equal and not (name.endswith("solved") and rewards[0] >= 1):
         return [(0.0, 0.0)] * len(members)
     mean = sum(rewards) / len(rewards)
     std = math.sqrt(sum((reward - mean) ** 2 for reward in rewards) / len(rewards)) if not equal else 1.0
@@ -178,7 +179,7 @@ def test_interleaved_groups_equal_a_loop_over_each(
     everything = rollouts(rewards, modes, groups)
     results = {
         "process": process(everything, bias),
-        "process, bias when equal": process(everything, bias, bias_when_equal=True),
+        "process, bias when solved": process(everything, bias, bias_when_solved=True),
         "hipo": hipo(everything, bias, 0.3),
         "grpo": grpo(everything),
     }

@@ -30,6 +30,7 @@ class PromptData(LightningDataModule):
         train: Prompts to train on.
         validation: Prompts to validate on.
         test: Prompts to evaluate on, always in their own order.
+        predict: Prompts to answer, always in their own order.
         batch_size: Prompts a batch on one rank.
         history: Drop prompts whose rollouts were all correct.
         seed: Seed of the order.
@@ -40,12 +41,13 @@ class PromptData(LightningDataModule):
         train: PromptSource | None = None,
         validation: PromptSource | None = None,
         test: PromptSource | None = None,
+        predict: PromptSource | None = None,
         batch_size: int = 16,
         history: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self._sources = {"train": train, "validation": validation, "test": test}
+        self._sources = {"train": train, "validation": validation, "test": test, "predict": predict}
         self._loaded: dict[str, list[Prompt]] = {}
         self._batch_size = batch_size
         self._history = History() if history else None
@@ -56,8 +58,8 @@ class PromptData(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Load the prompts of a stage, on every rank alike."""
-        needed = {"fit": ["train", "validation"], "validate": ["validation"], "test": ["test"]}
-        for name in needed.get(stage, []):
+        needed = {"fit": ["train", "validation"], "validate": ["validation"]}
+        for name in needed.get(stage, [stage]):
             source = self._sources[name]
             if source is not None and name not in self._loaded:
                 self._loaded[name] = source.load()
@@ -109,11 +111,7 @@ class PromptData(LightningDataModule):
 
     def _validation_dataloader(self) -> PromptLoader:
         """Batches in fixed order."""
-        return EpochLoader(
-            lambda _: self._chunks(self._loaded["validation"]),
-            _rollout_batch,
-            share_of(self.trainer, steps=False),
-        )
+        return self._in_order("validation")
 
     def test_dataloader(self) -> PromptLoader:
         """Batches in fixed order.
@@ -121,10 +119,21 @@ class PromptData(LightningDataModule):
         Raises:
             UserError: if there are no test prompts.
         """
-        if "test" not in self._loaded:
-            raise UserError("PromptData: no test prompts; set data.init_args.test to a prompt source")
+        return self._in_order("test")
+
+    def predict_dataloader(self) -> PromptLoader:
+        """Batches in fixed order.
+
+        Raises:
+            UserError: if there are no prompts to answer.
+        """
+        return self._in_order("predict")
+
+    def _in_order(self, name: str) -> PromptLoader:
+        if name not in self._loaded:
+            raise UserError(f"PromptData: no {name} prompts; set data.init_args.{name} to a prompt source")
         return EpochLoader(
-            lambda _: self._chunks(self._loaded["test"]), _rollout_batch, share_of(self.trainer, steps=False)
+            lambda _: self._chunks(self._loaded[name]), _rollout_batch, share_of(self.trainer, steps=False)
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -72,8 +72,9 @@ class KatModule(LightningModule):
         """Nothing: the evaluation callback samples the policies."""
 
     @override
-    def predict_step(self, batch: Any, batch_idx: int) -> None:
-        """Nothing: the evaluation callback samples the policies."""
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+        """Return the batch as it is: the prediction callback samples the answers."""
+        return batch
 
     def target_numbers(self, batch: Any) -> dict[str, Tensor]:
         """How many tokens of a batch each mean is over, [] each; what `step_numbers` adds up."""

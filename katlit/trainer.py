@@ -103,6 +103,8 @@ def _set_up_logging() -> None:
             ours.addHandler(handler)
     log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     log.addFilter(lambda record: "Tip:" not in str(record.msg))
+    # Validation prompts are optional in stage 3.
+    warnings.filterwarnings("ignore", message=".*have no `val_dataloader`. Skipping val loop")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.* is deprecated", category=FutureWarning)
 
 

@@ -92,6 +92,10 @@ class StepSRPO(KatModule):
         return loss
 
     @override
+    def validation_step(self, batch: RolloutBatch, batch_idx: int) -> None:
+        """Nothing: the rollout callback samples and scores."""
+
+    @override
     def target_numbers(self, batch: RolloutBatch) -> dict[str, Tensor]:
         return {"tokens": target_number(self._trained(batch), batch["position_ids"], 0)}
 

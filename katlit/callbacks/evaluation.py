@@ -2,7 +2,6 @@
 
 import json
 import logging
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib import metadata
@@ -14,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from katlit.batch import Prompt, RolloutBatch
+from katlit.callbacks.start_engine import start_engine
 from katlit.errors import UserError
 from katlit.metrics.evaluation import Answered, summarize
 from katlit.output import replace_file, require_writable
@@ -88,11 +88,7 @@ class Evaluation(Callback):
         protocol = pl_module.backbone.protocol
         fitting = [prompt for prompt in self._prompts if self._fits(prompt, protocol)]
         skipped = len(self._prompts) - len(fitting)
-        with tempfile.TemporaryDirectory(prefix="katlit-engine-") as local:
-            directory = Path(trainer.strategy.broadcast(local)) / "model"
-            pl_module.backbone.export(directory)
-            self.engine.start(directory)
-            trainer.strategy.barrier("engines are up")
+        start_engine(self.engine, trainer, pl_module)
         answered = [pair for policy in self.policies for pair in self._ask(fitting, policy, protocol)]
         self.engine.close()
         everything = {

@@ -1,26 +1,24 @@
 """Samples the policy before each training step and fills the batch that the step will see."""
 
-import logging
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Protocol as Interface
 from typing import runtime_checkable
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
-from katlit.batch import Prompt, RolloutBatch
+from katlit.batch import RolloutBatch
+from katlit.callbacks.start_engine import start_engine
 from katlit.errors import UserError
-from katlit.protocol import Mode, Protocol, Thinking
-from katlit.rewards import CompositeReward, Sample
+from katlit.metrics.policy import PolicyMetrics
+from katlit.protocol import Mode, Thinking
+from katlit.rewards import CompositeReward
 from katlit.rollout.engine import RolloutEngine, SamplingParameters
-from katlit.rollout.layout import Rollout, lay_out
-from katlit.rollout.seeds import request_seed
-
-logger = logging.getLogger(__name__)
+from katlit.rollout.layout import lay_out
+from katlit.rollout.roll_out import RolloutSettings, response_tokens, roll_out, statistics, table_row
 
 
 @runtime_checkable
@@ -39,6 +37,9 @@ class RolloutSampler(Callback):
     response, a forced judge counted), `/skipped_prompts`, `/sync_seconds`, `/sample_seconds`, and
     `/logprob_gap`, the mean absolute difference between the engine's and the trainer's log-probabilities of
     the sampled tokens.
+
+    Where there are validation prompts, each is answered once, left to decide, and `val/accuracy`,
+    `/mean_tokens`, `/think_rate` and `/format_valid` are logged, over all ranks.
 
     Prompts too long for the engine are skipped and counted; they have no rollouts in the batch.
 
@@ -68,14 +69,14 @@ class RolloutSampler(Callback):
         seed: int = 0,
     ) -> None:
         self.engine = engine
-        self.reward = reward or CompositeReward()
         self.sampling = sampling or SamplingParameters()
+        self._settings = RolloutSettings(reward or CompositeReward(), self.sampling, seed)
         self.row_tokens = row_tokens
         self.max_logprob_gap = max_logprob_gap
-        self.seed = seed
         self.thinking = _modes(samples, forced_share)
         self.skipped = 0  # prompts of the present step
         self._synced_at: int | None = None
+        self._policy = PolicyMetrics()  # of the present validation
         self._batch: RolloutBatch | None = None
         self._window: list[RolloutBatch] = []  # micro-batches of this optimizer step still to come
         self._parts = 1  # its micro-batches
@@ -91,12 +92,7 @@ class RolloutSampler(Callback):
                 f"sampling.temperature: {self.sampling.temperature}, but model.temperature is {expected}; "
                 "log-probabilities can only be compared at one temperature"
             )
-        with tempfile.TemporaryDirectory(prefix="katlit-engine-") as local:
-            directory = Path(trainer.strategy.broadcast(local)) / "model"
-            pl_module.backbone.export(directory)
-            self.engine.start(directory)
-            trainer.strategy.barrier("engines are up")
-        self._synced_at = trainer.global_step
+        self._sync(trainer, pl_module)
 
     @override
     def on_train_batch_start(
@@ -119,11 +115,12 @@ class RolloutSampler(Callback):
     ) -> None:
         """Sample and score the prompts of all batches of an optimizer step in one go."""
         started = time.perf_counter()
-        self.skipped = 0
         self._sync(trainer, pl_module)
         synced = time.perf_counter()
         protocol = pl_module.backbone.protocol
-        rollouts = self._roll_out(protocol, [prompt for part in window for prompt in part["prompts"]], step)
+        prompts = [prompt for part in window for prompt in part["prompts"]]
+        rollouts = roll_out(self.engine, protocol, prompts, self.thinking, self._settings, step)
+        self.skipped = len(prompts) - len({rollout.group for rollout in rollouts})
         seconds = {"sync_seconds": synced - started, "sample_seconds": time.perf_counter() - synced}
         first = 0
         for part in window:
@@ -131,12 +128,10 @@ class RolloutSampler(Callback):
             own = [replace(r, group=r.group - groups.start) for r in rollouts if r.group in groups]
             tensors = lay_out(own, self.row_tokens, protocol)
             part.update({name: tensor.to(pl_module.device) for name, tensor in tensors.items()})  # type: ignore[typeddict-item]
-            part["samples"] = [_row(rollout, part["prompts"], protocol) for rollout in own]
+            part["samples"] = [table_row(rollout, part["prompts"], protocol) for rollout in own]
             if isinstance(data := getattr(trainer, "datamodule", None), TakesOutcomes):
                 data.record_outcomes(part)
-        self._statistics = (
-            _statistics(rollouts, protocol) | seconds | {"skipped_prompts": float(self.skipped)}
-        )
+        self._statistics = statistics(rollouts, protocol) | seconds | {"skipped_prompts": float(self.skipped)}
 
     @override
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -174,56 +169,48 @@ class RolloutSampler(Callback):
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.engine.close()
+        self._synced_at = None
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.engine.close()
 
-    def _sync(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Send the weights if an optimizer step has moved them; every rank must call it."""
-        if self._synced_at == trainer.global_step:
-            return
-        self.engine.sync_weights(pl_module.backbone.named_weights())
-        self._synced_at = trainer.global_step
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Bring the engine up to date; `katlit validate` starts it."""
+        self._sync(trainer, pl_module)
+        self._policy = PolicyMetrics().to(pl_module.device)
 
-    def _roll_out(self, protocol: Protocol, prompts: Sequence[Prompt], step: str) -> list[Rollout]:
-        """G rollouts of every prompt that fits, in order of the prompts."""
-        requests: list[tuple[int, Thinking, list[int], int]] = []
-        for group, prompt in enumerate(prompts):
-            encoded = {mode: protocol.encode_prompt(prompt["messages"], mode) for mode in set(self.thinking)}
-            if not all(self.engine.fits(ids, self.sampling.max_tokens) for ids in encoded.values()):
-                self.skipped += 1
-                logger.warning(
-                    "prompt %s skipped: too long for a context of %d tokens with %d new ones",
-                    prompt["id"], self.engine.max_context, self.sampling.max_tokens,
-                )  # fmt: skip
-                continue
-            for index, mode in enumerate(self.thinking):
-                seed = request_seed(self.seed, step, prompt["id"], index)
-                requests.append((group, mode, encoded[mode], seed))
-        if not requests:
-            return []
-        sampling = replace(self.sampling, stop_token_ids=[protocol.end_id])
-        completions = self.engine.generate(
-            [ids for _, _, ids, _ in requests], sampling, [seed for *_, seed in requests]
-        )
-        truncated = [completion.finish_reason == "length" for completion in completions]
-        parsed = [
-            protocol.parse_ids(completion.token_ids, mode, truncated=cut)
-            for (_, mode, _, _), completion, cut in zip(requests, completions, truncated, strict=True)
+    @override
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: RolloutBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """One response to each prompt, left to decide."""
+        protocol = pl_module.backbone.protocol
+        rollouts = roll_out(self.engine, protocol, batch["prompts"], ["auto"], self._settings, "validation")
+        rows = [
+            (r.correct, response_tokens(r, protocol), r.parsed.mode is Mode.THINK_ON, r.parsed.valid)
+            for r in rollouts
         ]
-        scores = self.reward(
-            [
-                Sample(prompts[group], response, cut)
-                for (group, *_), response, cut in zip(requests, parsed, truncated, strict=True)
-            ]
-        )
-        return [
-            Rollout(group, mode, ids, completion, response, total, correct)
-            for (group, mode, ids, _), completion, response, total, correct in zip(
-                requests, completions, parsed, scores.total, scores.correct, strict=True
-            )
-        ]
+        columns = torch.tensor(rows, dtype=torch.int64, device=pl_module.device).reshape(-1, 4)
+        self._policy.update(*columns.unbind(dim=1))
+
+    @override
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.log_dict({f"val/{name}": value for name, value in self._policy.compute().items()})
+
+    def _sync(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the engine, or send the weights if an optimizer step moved them; every rank must call it."""
+        if self._synced_at is None:
+            start_engine(self.engine, trainer, pl_module)
+        elif self._synced_at != trainer.global_step:
+            self.engine.sync_weights(pl_module.backbone.named_weights())
+        self._synced_at = trainer.global_step
 
     def _log(self, pl_module: LightningModule, values: dict[str, float]) -> None:
         rows = {f"rollout/{name}": value for name, value in values.items()}
@@ -240,37 +227,3 @@ def _modes(samples: int, forced_share: float) -> list[Thinking]:
     modes: list[Thinking] = ["on"] * forced
     modes += ["off"] * forced
     return modes + ["auto"] * (samples - 2 * forced)
-
-
-def _text(rollout: Rollout, protocol: Protocol) -> str:
-    """The response from `<judge>` on, the forced part included."""
-    prefill = protocol.forced_prefill(Mode(rollout.thinking)) if rollout.forced else []
-    return protocol.decode([*prefill, *rollout.completion.token_ids])
-
-
-def _row(rollout: Rollout, prompts: Sequence[Prompt], protocol: Protocol) -> dict[str, object]:
-    """What the table of samples shows, but for the advantages."""
-    mode = rollout.parsed.mode
-    return {
-        "prompt": prompts[rollout.group]["messages"][-1]["content"],
-        "text": _text(rollout, protocol),
-        "mode": "none" if mode is None else f"{mode.value}{' (forced)' if rollout.forced else ''}",
-        "correct": rollout.correct,
-        "reward": rollout.reward,
-    }
-
-
-def _statistics(rollouts: Sequence[Rollout], protocol: Protocol) -> dict[str, float]:
-    """Means over the rollouts; 0 where there is none."""
-    chosen = [rollout for rollout in rollouts if not rollout.forced]
-    prefills = {mode.value: len(protocol.forced_prefill(mode)) for mode in Mode}
-    number = max(len(rollouts), 1)
-    tokens = [len(rollout.completion.token_ids) + prefills.get(rollout.thinking, 0) for rollout in rollouts]
-    return {
-        "reward": sum(rollout.reward for rollout in rollouts) / number,
-        "accuracy": sum(rollout.correct for rollout in rollouts) / number,
-        "format_valid": sum(rollout.parsed.valid for rollout in rollouts) / number,
-        "truncated": sum(rollout.truncated for rollout in rollouts) / number,
-        "think_rate": sum(rollout.parsed.mode is Mode.THINK_ON for rollout in chosen) / max(len(chosen), 1),
-        "mean_tokens": sum(tokens) / number,
-    }

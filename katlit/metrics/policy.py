@@ -27,7 +27,7 @@ class PolicyMetrics(Metric):
         """Add N responses.
 
         Args:
-            correct: [N] bool, whether the answer was verified.
+            correct: [N] bool (or 0 and 1), whether the answer was verified.
             tokens: [N] int, length of the response, judge tokens counted.
             thinking: [N] bool, whether the mode was think-on; False where no mode was found.
             valid: [N] bool, whether the response keeps to the protocol.

@@ -54,6 +54,14 @@ def test_test_prompts_keep_their_order_and_all_of_them(source: FilePrompts, sums
     assert [name for batch in batches for name in ids(batch)] == [prompt["id"] for prompt in sums]
 
 
+def test_prompts_to_answer_keep_their_order(source: FilePrompts, sums: list[Prompt]) -> None:
+    data = PromptData(predict=source, batch_size=6)
+    data.setup("predict")
+    assert [name for batch in data.predict_dataloader() for name in ids(batch)] == [p["id"] for p in sums]
+    with pytest.raises(UserError, match=r"no predict prompts; set data.init_args.predict"):
+        PromptData(test=source).predict_dataloader()
+
+
 def test_missing_sources(source: FilePrompts) -> None:
     with pytest.raises(UserError, match="no training prompts"):
         PromptData(test=source).setup("fit")

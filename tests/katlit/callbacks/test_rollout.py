@@ -70,9 +70,12 @@ class Watch(Callback):
 
 
 class Outcomes(LightningDataModule):
-    def __init__(self, batches: list[list[Prompt]]) -> None:
+    def __init__(self, batches: list[list[Prompt]], validation: list[list[Prompt]] | None) -> None:
         super().__init__()
         self.batches = batches
+        if validation is not None:
+            loader = EpochLoader(lambda epoch: validation, lambda prompts: {"prompts": prompts})
+            self.val_dataloader = lambda: loader
         self.recorded: list[Any] = []
 
     def train_dataloader(self) -> Any:
@@ -99,6 +102,7 @@ def train(
     reward: CompositeReward | None = None,
     temperature: float = 0.7,
     parts: int = 1,
+    validation: list[list[Prompt]] | None = None,
     **settings: Any,
 ) -> tuple[Watch, Outcomes, RolloutSampler]:
     backbone = tiny_backbone(directory, SHAPE | {"tie_word_embeddings": tied})
@@ -107,11 +111,11 @@ def train(
     sampler = RolloutSampler(
         engine, reward, SamplingParameters(temperature=0.7, max_tokens=12), row_tokens=96, **settings
     )
-    watch, data = Watch(), Outcomes(batches)
+    watch, data = Watch(), Outcomes(batches, validation)
     trainer = Trainer(
         accelerator="cpu", max_epochs=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
         enable_checkpointing=False, callbacks=[sampler, watch], default_root_dir=directory,
-        accumulate_grad_batches=parts,
+        accumulate_grad_batches=parts, num_sanity_val_steps=0,
     )  # fmt: skip
     trainer.fit(stage, data)
     return watch, data, sampler
@@ -179,7 +183,7 @@ class Counting(Finishing):
     """An engine that counts how often it samples and takes weights."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(max_context=128)
         self.requests: list[int] = []
         self.syncs = 0
 
@@ -259,3 +263,29 @@ def test_two_temperatures_are_refused(tmp_path: Path) -> None:
 def test_impossible_shares_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="at least 2 samples and a share from 0 to 1"):
         RolloutSampler(HFEngine(), **settings)
+
+
+def test_validation_prompts_are_answered_once_by_the_present_weights(tmp_path: Path) -> None:
+    engine = Counting()
+    held = [[prompt(10), prompt(11, 60)], [prompt(12, 2)]]  # the second does not fit
+    _, _, sampler = train(tmp_path, engine, BATCHES, samples=4, validation=held)
+    assert engine.requests == [8] * 4 + [1, 1]
+    assert engine.syncs == 4
+    logged = sampler._policy.compute()
+    assert sampler._policy.number == 2
+    assert 1 <= logged["mean_tokens"] <= 12
+    assert logged["accuracy"] in (0, 0.5, 1)
+
+
+def test_validate_starts_the_engine(tmp_path: Path) -> None:
+    stage = StepSRPO(tiny_backbone(tmp_path, SHAPE))
+    reward = CompositeReward({"accuracy": FirstLetter()}, {"accuracy": 1.0})
+    sampler = RolloutSampler(Counting(), reward, SamplingParameters(max_tokens=12), row_tokens=96)
+    trainer = Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, callbacks=[sampler], default_root_dir=tmp_path,
+    )  # fmt: skip
+    loader = EpochLoader(lambda _: BATCHES, lambda prompts: {"prompts": prompts})
+    (results,) = trainer.validate(stage, loader, verbose=False)
+    assert sampler.engine.requests == [2] * 4
+    assert set(results) >= {"val/accuracy", "val/mean_tokens", "val/think_rate", "val/format_valid"}

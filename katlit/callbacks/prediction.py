@@ -1,0 +1,125 @@
+"""Answers a set of prompts under `katlit predict`, and keeps the answers."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+from typing_extensions import override
+
+from katlit.batch import Prompt, RolloutBatch
+from katlit.callbacks.start_engine import start_engine
+from katlit.errors import UserError
+from katlit.output import replace_file, require_writable
+from katlit.protocol import Protocol, Thinking
+from katlit.rollout.engine import RolloutEngine, SamplingParameters
+from katlit.rollout.roll_out import fitting
+from katlit.rollout.seeds import request_seed
+
+
+class Prediction(Callback):
+    """Writes `answers.jsonl`: for each prompt its id, mode, judge, thinking, answer, violation and tokens.
+
+    `violation` is null in a well-formed response. Prompts too long for the engine are skipped and named in
+    the log. Nothing is scored: no reference is needed.
+
+    Args:
+        engine: What samples; started when the prediction begins, closed at its end.
+        sampling: How to sample. The stop token is the protocol's end of a turn.
+        thinking: Leave the mode to the model (auto) or force it.
+        directory: Where the file goes; the trainer's `default_root_dir` if not given.
+        seed: Seed of sampling.
+    """
+
+    def __init__(
+        self,
+        engine: RolloutEngine,
+        sampling: SamplingParameters | None = None,
+        thinking: Thinking = "auto",
+        directory: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.engine = engine
+        self.sampling = sampling or SamplingParameters()
+        self.thinking: Thinking = thinking
+        self.directory = directory
+        self.seed = seed
+        self._prompts: list[Prompt] = []
+
+    def _directory(self, trainer: Trainer) -> Path:
+        return Path(self.directory or trainer.default_root_dir)
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "predict":
+            require_writable(str(self._directory(trainer)), "Prediction.directory")
+
+    @override
+    def on_predict_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: RolloutBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._prompts += batch["prompts"]
+
+    @override
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Answer on every rank, then put the answers together."""
+        start_engine(self.engine, trainer, pl_module)
+        answers = self._answer(pl_module.backbone.protocol)
+        self.engine.close()
+        if dist.is_initialized():
+            parts: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(parts, answers)
+            # Loaders repeat prompts to give each rank equally many.
+            answers = list({answer["id"]: answer for part in parts for answer in part}.values())
+        if not answers:
+            raise UserError(
+                f"Prediction: none of {len(self._prompts)} prompts fits into a context of "
+                f"{self.engine.max_context} tokens with {self.sampling.max_tokens} more; raise max_context"
+            )
+        if trainer.is_global_zero:
+            lines = [json.dumps(answer, ensure_ascii=False) for answer in answers]
+            replace_file(self._directory(trainer) / "answers.jsonl", "\n".join(lines) + "\n")
+
+    def _answer(self, protocol: Protocol) -> list[dict[str, Any]]:
+        maximum = self.sampling.max_tokens
+        kept = fitting(self.engine, protocol, self._prompts, [self.thinking], maximum)
+        prompts: Sequence[Prompt] = [self._prompts[index] for index in kept]
+        if not prompts:
+            return []
+        completions = self.engine.generate(
+            [protocol.encode_prompt(prompt["messages"], self.thinking) for prompt in prompts],
+            replace(self.sampling, stop_token_ids=[protocol.end_id]),
+            [request_seed(self.seed, "predict", prompt["id"]) for prompt in prompts],
+        )
+        answers = []
+        for prompt, completion in zip(prompts, completions, strict=True):
+            cut = completion.finish_reason == "length"
+            parsed = protocol.parse_ids(completion.token_ids, self.thinking, truncated=cut)
+            answers.append(
+                {
+                    "id": prompt["id"],
+                    "mode": None if parsed.mode is None else parsed.mode.value,
+                    "judge": parsed.judge,
+                    "think": parsed.think,
+                    "answer": parsed.answer,
+                    "violation": None if parsed.violation is None else parsed.violation.value,
+                    "tokens": len(completion.token_ids),
+                }
+            )
+        return answers
+
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.engine.close()
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.engine.close()

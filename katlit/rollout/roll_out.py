@@ -1,0 +1,136 @@
+"""From prompts to scored rollouts: encode, sample, parse, reward; and what is reported of them."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from katlit.batch import Prompt
+from katlit.protocol import Mode, Protocol, Thinking
+from katlit.rewards import CompositeReward, Sample
+from katlit.rollout.engine import RolloutEngine, SamplingParameters
+from katlit.rollout.layout import Rollout
+from katlit.rollout.seeds import request_seed
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutSettings:
+    """How prompts are rolled out."""
+
+    reward: CompositeReward
+    sampling: SamplingParameters
+    seed: int  # of all sampling
+
+
+def fitting(
+    engine: RolloutEngine,
+    protocol: Protocol,
+    prompts: Sequence[Prompt],
+    thinking: Sequence[Thinking],
+    max_tokens: int,
+) -> list[int]:
+    """Indices of the prompts that fit into the engine's context, however prompted; logs the others."""
+    kept = []
+    for index, prompt in enumerate(prompts):
+        encoded = (protocol.encode_prompt(prompt["messages"], mode) for mode in set(thinking))
+        if all(engine.fits(ids, max_tokens) for ids in encoded):
+            kept.append(index)
+            continue
+        logger.warning(
+            "prompt %s skipped: too long for a context of %d tokens with %d new ones",
+            prompt["id"], engine.max_context, max_tokens,
+        )  # fmt: skip
+    return kept
+
+
+def roll_out(
+    engine: RolloutEngine,
+    protocol: Protocol,
+    prompts: Sequence[Prompt],
+    thinking: Sequence[Thinking],
+    settings: RolloutSettings,
+    step: str,
+) -> list[Rollout]:
+    """Roll out every prompt that fits, in order of the prompts.
+
+    Args:
+        engine: Has the policy's weights.
+        protocol: Of the policy.
+        prompts: Those too long for the engine have no rollouts.
+        thinking: How each of a prompt's rollouts is prompted.
+        settings: Reward, sampling and seed.
+        step: What tells the seeds of this call from those of another one.
+    """
+    requests: list[tuple[int, Thinking, list[int], int]] = [
+        (
+            group,
+            mode,
+            protocol.encode_prompt(prompts[group]["messages"], mode),
+            request_seed(settings.seed, step, prompts[group]["id"], index),
+        )
+        for group in fitting(engine, protocol, prompts, thinking, settings.sampling.max_tokens)
+        for index, mode in enumerate(thinking)
+    ]
+    if not requests:
+        return []
+    completions = engine.generate(
+        [ids for _, _, ids, _ in requests],
+        replace(settings.sampling, stop_token_ids=[protocol.end_id]),
+        [seed for *_, seed in requests],
+    )
+    truncated = [completion.finish_reason == "length" for completion in completions]
+    parsed = [
+        protocol.parse_ids(completion.token_ids, mode, truncated=cut)
+        for (_, mode, _, _), completion, cut in zip(requests, completions, truncated, strict=True)
+    ]
+    scores = settings.reward(
+        [
+            Sample(prompts[group], response, cut)
+            for (group, *_), response, cut in zip(requests, parsed, truncated, strict=True)
+        ]
+    )
+    return [
+        Rollout(group, mode, ids, completion, response, total, correct)
+        for (group, mode, ids, _), completion, response, total, correct in zip(
+            requests, completions, parsed, scores.total, scores.correct, strict=True
+        )
+    ]
+
+
+def response_text(rollout: Rollout, protocol: Protocol) -> str:
+    """The response from `<judge>` on, the forced part included."""
+    prefill = protocol.forced_prefill(Mode(rollout.thinking)) if rollout.forced else []
+    return protocol.decode([*prefill, *rollout.completion.token_ids])
+
+
+def table_row(rollout: Rollout, prompts: Sequence[Prompt], protocol: Protocol) -> dict[str, object]:
+    """What the table of samples shows, but for the advantages."""
+    mode = rollout.parsed.mode
+    return {
+        "prompt": prompts[rollout.group]["messages"][-1]["content"],
+        "text": response_text(rollout, protocol),
+        "mode": "none" if mode is None else f"{mode.value}{' (forced)' if rollout.forced else ''}",
+        "correct": rollout.correct,
+        "reward": rollout.reward,
+    }
+
+
+def response_tokens(rollout: Rollout, protocol: Protocol) -> int:
+    """Length of the response, a forced judge counted."""
+    prefill = len(protocol.forced_prefill(Mode(rollout.thinking))) if rollout.forced else 0
+    return prefill + len(rollout.completion.token_ids)
+
+
+def statistics(rollouts: Sequence[Rollout], protocol: Protocol) -> dict[str, float]:
+    """Means over the rollouts; 0 where there is none."""
+    chosen = [rollout for rollout in rollouts if not rollout.forced]
+    number = max(len(rollouts), 1)
+    return {
+        "reward": sum(rollout.reward for rollout in rollouts) / number,
+        "accuracy": sum(rollout.correct for rollout in rollouts) / number,
+        "format_valid": sum(rollout.parsed.valid for rollout in rollouts) / number,
+        "truncated": sum(rollout.truncated for rollout in rollouts) / number,
+        "think_rate": sum(rollout.parsed.mode is Mode.THINK_ON for rollout in chosen) / max(len(chosen), 1),
+        "mean_tokens": sum(response_tokens(rollout, protocol) for rollout in rollouts) / number,
+    }

@@ -2,6 +2,7 @@
 # make test            the default tests        make slow   the slow ones
 # make check           lint, format, types, spelling
 # make ui              MLflow on what was run   make bench  the claims with numbers
+# make soak            a run killed twenty times, by hand
 #
 # Each target first makes .venv if need be. Needs Python 3.11 or newer and pip, no root, no GPU. Where the package index
 # offers only CUDA builds of torch, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu saves gigabytes.

@@ -123,4 +123,5 @@ class EpochLoader(Generic[PlanT, BatchT]):
     def load_state_dict(self, state: LoaderState) -> None:
         """Continue the next iteration after the batches that a checkpoint had seen."""
         self._resume_at = state
+        self._epoch = state["epoch"]  # whose length tells Lightning whether anything is left of it
         self._composed = None  # what an epoch leaves out may have been restored since it was composed

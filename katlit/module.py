@@ -101,7 +101,7 @@ class KatModule(LightningModule):
     def _totals(self, parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         totals = torch.stack([torch.stack(list(part.values())) for part in parts]).sum(dim=0)
         totals, ranks = add_over_data_ranks(totals, self.device_mesh)
-        shares = totals.clamp(min=1).float() / (ranks * len(parts))
+        shares = totals.where(totals > 0, 1).float() / (ranks * len(parts))
         return dict(zip(parts[0], shares.unbind(), strict=True))
 
     def log_training(self, values: dict[str, Tensor]) -> None:

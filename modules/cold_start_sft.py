@@ -7,39 +7,63 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from katlit.backbone import Backbone
 from katlit.batch import TokenBatch
+from katlit.errors import UserError
 from katlit.losses.log_probs import selected_log_probs
-from katlit.losses.mtp import target_indices, target_number
+from katlit.losses.mtp import target_indices
 from katlit.losses.reduce import token_mean
-from katlit.module import KatModule
+from katlit.module import DEFAULT_OPTIMIZATION, KatModule
+from katlit.optimization import Optimization
 
 
 class ColdStartSFT(KatModule):
-    """Token-level cross-entropy on the response.
+    """Token-level cross-entropy on the response, a mean in which the judge segment may weigh more.
 
     Validation logs cross-entropy and perplexity of the whole response (`val/ce`), of its judge segment
     (`val/judge_ce`) and of the rest (`val/answer_ce`), and `val/mode_accuracy`: how often, where the label's
-    mode marker stands, the model gives that marker a higher probability than the other mode's.
+    mode marker stands, the model gives that marker a higher probability than the other mode's. There all
+    tokens weigh the same.
+
+    Args:
+        backbone: The model.
+        optimization: AdamW and its schedule.
+        judge_weight: Weight of a token of the judge segment; the others have 1, and the mean is over weights.
+            The mode is one of many tokens of a response, so where few steps are to be had it is learned last;
+            a weight above 1 brings it forward (our choice).
     """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        optimization: Optimization = DEFAULT_OPTIMIZATION,
+        judge_weight: float = 1.0,
+    ) -> None:
+        if not judge_weight > 0:
+            raise UserError(f"model.judge_weight: {judge_weight}; give a number above 0")
+        super().__init__(backbone, optimization)
+        self.judge_weight = judge_weight
 
     @override
     def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
         number = self.step_numbers(batch)["ce"]
         targets = target_indices(batch["loss_mask"], batch["position_ids"], 0)
-        loss = token_mean(self._cross_entropy(batch, self._hidden(batch), targets), number)
+        losses = self._cross_entropy(batch, self._hidden(batch), targets)
+        loss = token_mean(losses * self._weights(batch).flatten()[targets], number)
         self.log_training({"loss": loss})
         return loss
 
     @override
     def target_numbers(self, batch: TokenBatch) -> dict[str, Tensor]:
-        return {"ce": target_number(batch["loss_mask"], batch["position_ids"], 0)}
+        is_target = batch["loss_mask"] & (batch["position_ids"] > 0)
+        return {"ce": (self._weights(batch) * is_target).sum()}
 
     @override
     def validation_step(self, batch: TokenBatch, batch_idx: int) -> None:
         hidden = self._hidden(batch)
         targets = target_indices(batch["loss_mask"], batch["position_ids"], 0)
         losses = self._cross_entropy(batch, hidden, targets)
-        judge = judge_mask(batch["input_ids"], batch["position_ids"], self._mode_ids()).flatten()[targets]
+        judge = self._in_judge(batch).flatten()[targets]
         self.count("ce", losses)
         self.count("judge_ce", losses[judge])
         self.count("answer_ce", losses[~judge])
@@ -57,6 +81,14 @@ class ColdStartSFT(KatModule):
         """One value for each target, [T]."""
         ids = batch["input_ids"].flatten()[targets]
         return -selected_log_probs(hidden[targets - 1], self.backbone.head_weight, ids)[0]
+
+    def _in_judge(self, batch: TokenBatch) -> Tensor:
+        """Which tokens belong to a judge segment, [B, L] bool."""
+        return judge_mask(batch["input_ids"], batch["position_ids"], self._mode_ids())
+
+    def _weights(self, batch: TokenBatch) -> Tensor:
+        """Weight of each token, [B, L]."""
+        return torch.where(self._in_judge(batch), self.judge_weight, 1.0)
 
     def _mode_ids(self) -> Tensor:
         """Token ids of the two mode markers, [2]."""

@@ -5,6 +5,8 @@ import os
 import random
 import re
 import shutil
+import signal
+import threading
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -34,10 +36,11 @@ class StepCheckpoint(Checkpoint):
     the place in the data, and what callbacks and data remember; a file, or a folder where the strategy writes
     one. `katlit fit … --ckpt_path last` goes on from the newest.
 
-    A SIGTERM writes none within an optimizer step of several micro-batches, for the gradients so far are in
-    no checkpoint; nor on several processes, which it may find at different places. A run that starts afresh
-    where an earlier one left checkpoints, or goes on from an older one, moves the newer ones into a folder
-    `aside-<n>`: nothing is lost, and `last` is always of the present run.
+    After a SIGTERM to any rank, all ranks finish the optimizer step they are in, or the validation, write
+    a checkpoint, and stop; `katlit` then exits with status 143. Lightning's own handler is put aside
+    meanwhile: it ends ranks at different places, within a step too. A run that starts afresh where an earlier
+    one left checkpoints, or goes on from an older one, moves the newer ones into a folder `aside-<n>`:
+    nothing is lost, and `last` is always of the present run.
 
     Args:
         directory: Where to; null is `checkpoints` under `trainer.default_root_dir`.
@@ -53,6 +56,8 @@ class StepCheckpoint(Checkpoint):
         self.keep = keep
         self._random_states: list[dict[str, Any]] = []
         self._last_saved = 0
+        self._last_step = 0
+        self._terminated = threading.Event()  # this rank has had a SIGTERM
 
     def folder(self, trainer: Trainer) -> Path:
         """Where the checkpoints are."""
@@ -70,7 +75,11 @@ class StepCheckpoint(Checkpoint):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._last_saved = trainer.global_step
+        self._last_saved = self._last_step = trainer.global_step
+        if trainer.received_sigterm:
+            self._terminated.set()
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handler
+            signal.signal(signal.SIGTERM, lambda *_: self._terminated.set())  # Lightning takes it back
         if trainer.is_global_zero and not trainer.fast_dev_run:
             self._set_aside(trainer)
         trainer.strategy.barrier("checkpoints of earlier runs are out of the way")
@@ -90,21 +99,18 @@ class StepCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        if step > self._last_saved and step % self.every_n_steps == 0:
+        if step == self._last_step:
+            return
+        self._last_step = step
+        stops = trainer.strategy.reduce_boolean_decision(self._terminated.is_set(), all=False)
+        if stops or step % self.every_n_steps == 0:
             self._save(trainer)
+        if stops:
+            raise SIGTERMException
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step > self._last_saved:
-            self._save(trainer)
-
-    @override
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        alone = trainer.world_size == 1
-        if not (alone and isinstance(exception, SIGTERMException)) or trainer.global_step == self._last_saved:
-            return
-        progress = trainer.fit_loop.epoch_loop.batch_progress.current
-        if progress.ready % trainer.accumulate_grad_batches == 0:
             self._save(trainer)
 
     @override

@@ -104,7 +104,7 @@ class RolloutSampler(Callback):
         """
         window = batch.get("window", [batch])
         if window:
-            self._fill(trainer, pl_module, window, f"{trainer.current_epoch}/{batch_idx}")
+            self._fill(trainer, pl_module, window, str(trainer.current_epoch))
             self._window, self._parts, self._gap = list(window), len(window), 0.0
         self._batch = batch
         batch.update(self._window.pop(0))

@@ -1,57 +1,15 @@
 """A run that is killed goes on from its last checkpoint and ends where the uninterrupted one does."""
 
-import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
+from killable import finish, kill, rows, start, wait_for
 from safetensors.torch import load_file
 
-from katlit.callbacks.checkpoint import checkpoints
-
-ROOT = Path(__file__).parents[2]
-ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}/tests/stubs", "OMP_NUM_THREADS": "1"}
 STEPS = 8
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-def start(directory: Path, *words: str) -> subprocess.Popen[str]:
-    files = ["configs/base.yaml", "configs/stage/step_srpo.yaml", "tests/stubs/resume.yaml"]
-    command = ["fit", *(word for name in files for word in ("-c", name))]
-    settings = [f"--trainer.default_root_dir={directory}", "--checkpoint.every_n_steps=1"]
-    return subprocess.Popen(
-        [sys.executable, "-m", "katlit.cli", *command, *settings, *words],
-        cwd=ROOT, env=ENVIRONMENT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
-
-
-def finish(run: subprocess.Popen[str], status: int = 0) -> str:
-    _, errors = run.communicate()
-    assert run.returncode == status, errors[-4000:]
-    return errors
-
-
-def rows(directory: Path) -> dict[int, dict[str, Any]]:
-    """What was logged of each step, the last time that it ran; without what a clock measures."""
-    found: dict[int, dict[str, Any]] = {}
-    file = directory / "log.jsonl"
-    for line in file.read_text().splitlines() if file.exists() else []:
-        row = json.loads(line)
-        found[row["step"]] = {k: v for k, v in row.items() if "second" not in k}
-    return found
-
-
-def wait_for(directory: Path, run: subprocess.Popen[str], steps: int) -> None:
-    """Until there is a checkpoint of so many steps, or of more."""
-    while not any(int(path.name[5:13]) >= steps for path in checkpoints(directory / "checkpoints")):
-        assert run.poll() is None, finish(run)
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +32,7 @@ def kill_and_resume(directory: Path, whole: Path, chance: random.Random) -> None
     run = start(directory)
     wait_for(directory, run, chance.randint(1, STEPS - 3))
     time.sleep(chance.uniform(0, 0.2))
-    run.kill()
-    finish(run, -signal.SIGKILL)
+    kill(run)
     finish(start(directory, "--ckpt_path=last"))
     assert_same_end(directory, whole)
 
@@ -109,8 +66,7 @@ def test_sigterm_writes_a_checkpoint_and_a_status_that_schedulers_know(whole: Pa
 def test_a_checkpoint_that_was_not_completed_is_passed_over(whole: Path, tmp_path: Path) -> None:
     run = start(tmp_path)
     wait_for(tmp_path, run, 4)
-    run.kill()
-    finish(run, -signal.SIGKILL)
+    kill(run)
     partial = tmp_path / "checkpoints/step-00000009.ckpt.partial"
     partial.write_bytes(b"half")
     finish(start(tmp_path, "--ckpt_path=last"))

@@ -8,12 +8,15 @@ import torch.nn.functional as F
 from tinymodel import fit, packed, tiny_backbone
 from torch import Tensor
 
+from katlit.errors import UserError
 from katlit.optimization import Optimization
 from modules import ColdStartSFT
 from modules.cold_start_sft import judge_mask
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 ON, OFF = "<think_on>", "<think_off>"
+# Of `batch_of`: row, start, end, mode, first target.
+DOCUMENTS = [(0, 0, 9, 4, 2), (0, 9, 16, 12, 10), (1, 0, 8, 2, 3)]
 
 
 def stage_of(directory: Path) -> ColdStartSFT:
@@ -47,8 +50,7 @@ def test_validation(tmp_path: Path) -> None:
         hidden = stage.backbone(batch["input_ids"], batch["position_ids"]).main
         logits = stage.backbone.logits(hidden)
     judge, answer = [], []
-    documents = [(0, 0, 9, 4, 2), (0, 9, 16, 12, 10), (1, 0, 8, 2, 3)]  # row, start, end, mode, first target
-    for row, _, end, mode, first in documents:
+    for row, _, end, mode, first in DOCUMENTS:
         for t in range(first, end):
             loss = F.cross_entropy(logits[row, t - 1], batch["input_ids"][row, t])
             (judge if t <= mode else answer).append(loss)
@@ -74,6 +76,27 @@ def test_mode_hits_are_those_of_the_marker_itself(tmp_path: Path) -> None:
     targets = batch["loss_mask"].flatten().nonzero()[:, 0]
     assert stage._mode_hits(batch, hidden, targets).tolist() == truth.float().tolist()
     assert 0 < truth.sum() < 8
+
+
+def test_judge_tokens_weigh_as_told(tmp_path: Path) -> None:
+    stage = ColdStartSFT(tiny_backbone(tmp_path), judge_weight=4.0)
+    stage.configure_model()
+    stage.log_training = lambda values: None
+    batch = batch_of(stage)
+    with torch.no_grad():
+        logits = stage.backbone.logits(stage.backbone(batch["input_ids"], batch["position_ids"]).main)
+    losses, weights = [], []
+    for row, _, end, mode, first in DOCUMENTS:
+        for t in range(first, end):
+            losses.append(F.cross_entropy(logits[row, t - 1], batch["input_ids"][row, t]))
+            weights.append(4.0 if t <= mode else 1.0)
+    truth = torch.dot(torch.stack(losses), torch.tensor(weights)) / sum(weights)
+    torch.testing.assert_close(stage.training_step(batch, 0).detach(), truth)
+
+
+def test_a_judge_without_weight_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="judge_weight: 0"):
+        ColdStartSFT(tiny_backbone(tmp_path), judge_weight=0)
 
 
 def test_it_learns_the_modes(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
+import os
 import random
+import signal
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -130,16 +131,55 @@ def test_a_development_run_writes_none(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_sigterm_on_several_processes_is_left_to_the_regular_ones(tmp_path: Path) -> None:
-    saver = StepCheckpoint(str(tmp_path))
-    for world_size, saved in ((2, 0), (1, 1)):
-        trainer = SimpleNamespace(
-            world_size=world_size, global_step=3, accumulate_grad_batches=1,
-            fit_loop=SimpleNamespace(
-                epoch_loop=SimpleNamespace(batch_progress=SimpleNamespace(current=SimpleNamespace(ready=3)))
-            ),
+class Terminate(Callback):
+    """Sends this process a SIGTERM within an optimizer step."""
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_sigterm_is_heeded_when_the_optimizer_step_is_complete(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    trainer = Trainer(
+        max_steps=4, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        accumulate_grad_batches=2, callbacks=[Terminate(), StepCheckpoint(str(tmp_path))],
+    )  # fmt: skip
+    with pytest.raises(SIGTERMException):
+        trainer.fit(TinyStage(), datamodule=TinyData())
+    assert names(tmp_path) == ["step-00000002.ckpt"]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+class Places(Callback):
+    """Notes epoch, place in the epoch and content of every batch."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int, int]] = []
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.seen.append((trainer.current_epoch, batch_idx, int(batch["input_ids"][2])))
+
+
+def test_epochs_that_become_shorter_are_gone_on_with_at_every_step(tmp_path: Path) -> None:
+    def places(saver: StepCheckpoint, checkpoint: Path | None) -> list[tuple[int, int, int]]:
+        noted = Places()
+        trainer = Trainer(
+            max_steps=8, max_epochs=-1, accelerator="cpu", logger=False, enable_progress_bar=False,
+            enable_model_summary=False, callbacks=[noted, saver],
         )  # fmt: skip
-        calls: list[Any] = []
-        saver._save = calls.append  # type: ignore[method-assign]
-        saver.on_exception(trainer, None, SIGTERMException())
-        assert len(calls) == saved
+        loader = EpochLoader(
+            lambda epoch: [10 * epoch + index for index in range(max(3 - epoch, 1))],
+            lambda index: {"input_ids": torch.tensor([1, 2, index, 0])},
+        )
+        trainer.fit(TinyStage(), loader, ckpt_path=checkpoint)
+        return noted.seen
+
+    whole = places(StepCheckpoint(str(tmp_path / "whole"), every_n_steps=1, keep=None), None)
+    assert [epoch for epoch, *_ in whole] == [0, 0, 0, 1, 1, 2, 3, 4]
+    for step, path in enumerate(checkpoints(tmp_path / "whole")[:-1], start=1):
+        assert places(StepCheckpoint(str(tmp_path / "again")), path) == whole[step:]

@@ -1,0 +1,60 @@
+"""Runs of a small stage 3 that can be killed, on one process or several."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from katlit.callbacks.checkpoint import checkpoints
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}/tests/stubs", "OMP_NUM_THREADS": "1"}
+
+
+def start(directory: Path, *words: str) -> subprocess.Popen[str]:
+    """Start `katlit fit` in a process group of its own, with a checkpoint after each step.
+
+    Lightning itself starts the other processes of a strategy.
+    """
+    files = ["configs/base.yaml", "configs/stage/step_srpo.yaml", "tests/stubs/resume.yaml"]
+    command = ["fit", *(word for name in files for word in ("-c", name))]
+    settings = [f"--trainer.default_root_dir={directory}", "--checkpoint.every_n_steps=1"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "katlit.cli", *command, *settings, *words],
+        cwd=ROOT, env=ENVIRONMENT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def finish(run: subprocess.Popen[str], status: int = 0) -> str:
+    """Wait for the end, which must have this status; what went to stderr."""
+    _, errors = run.communicate()
+    assert run.returncode == status, errors[-6000:]
+    return errors
+
+
+def kill(run: subprocess.Popen[str]) -> None:
+    """Kill -9 all processes of a run at once."""
+    os.killpg(run.pid, signal.SIGKILL)
+    finish(run, -signal.SIGKILL)
+
+
+def rows(directory: Path) -> dict[int, dict[str, Any]]:
+    """What was logged of each step, the last time that it ran; without what a clock measures."""
+    found: dict[int, dict[str, Any]] = {}
+    file = directory / "log.jsonl"
+    for line in file.read_text().splitlines() if file.exists() else []:
+        row = json.loads(line)
+        found[row["step"]] = {k: v for k, v in row.items() if "second" not in k}
+    return found
+
+
+def wait_for(directory: Path, run: subprocess.Popen[str], steps: int) -> None:
+    """Until there is a checkpoint of so many steps, or of more."""
+    while not any(int(path.name[5:13]) >= steps for path in checkpoints(directory / "checkpoints")):
+        assert run.poll() is None, finish(run)
+        time.sleep(0.01)

@@ -13,7 +13,7 @@ class LoaderState(TypedDict):
     """Where a loader stands, for checkpoints within an epoch."""
 
     epoch: int
-    position: int
+    position: int  # batches of all processes together, so that another number of them can go on
 
 
 class Share(NamedTuple):
@@ -101,7 +101,7 @@ class EpochLoader(Generic[PlanT, BatchT]):
         # Nothing is left of a finished epoch: Lightning then goes on to the next one, of which a checkpoint
         # says nothing. It asks for the finished one where history made it shorter than the first.
         within = resume is not None and resume["epoch"] == self._epoch
-        self._position = resume["position"] if resume is not None and within else 0
+        self._position = resume["position"] // self._share.world if resume is not None and within else 0
         while self._position < len(batches):
             for batch in self._window(batches[self._position :][: self._share.window]):
                 self._position += 1
@@ -117,8 +117,8 @@ class EpochLoader(Generic[PlanT, BatchT]):
         return cast(list[BatchT], marked)
 
     def state_dict(self) -> LoaderState:
-        """Return the epoch and how many of its batches were handed out."""
-        return {"epoch": self._epoch, "position": self._position}
+        """Return the epoch and how many of its batches all processes have handed out."""
+        return {"epoch": self._epoch, "position": self._position * self._share.world}
 
     def load_state_dict(self, state: LoaderState) -> None:
         """Continue the next iteration after the batches that a checkpoint had seen."""

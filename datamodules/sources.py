@@ -70,7 +70,8 @@ class TaskPrompts(PromptSource):
     Args:
         families: Levels to draw from, with their shares, or a YAML file that lists them.
         size: Number of prompts.
-        seed: Seed of the questions and of their order.
+        seed: Seed of the questions and of their order, a number or a text: `${seed_everything}-rl` in YAML
+            draws other questions than a stage with `${seed_everything}-distill`, run by run.
         split: `train` or `heldout`. A hash of the question decides, so no held-out question is ever trained
             on, whatever the seeds and sizes.
         heldout_percent: Share of all questions that is held out, in percent; use one value everywhere.
@@ -80,7 +81,7 @@ class TaskPrompts(PromptSource):
         self,
         families: list[TaskFamily] | str,
         size: int = 1000,
-        seed: int = 0,
+        seed: int | str = 0,
         split: Split = "train",
         heldout_percent: int = 10,
     ) -> None:

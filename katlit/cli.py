@@ -17,7 +17,10 @@ TRAINER_COMMANDS = {
     "predict": "run the model over the prompts and keep its answers",
     "label": "only build the data of a stage: sample, verify, vote, write the cache that fit will read",
 }
-COMMANDS = TRAINER_COMMANDS | {"report": "read a finished run and write report.md, report.json, pareto.png"}
+COMMANDS = TRAINER_COMMANDS | {
+    "report": "read a finished run and write report.md, report.json, pareto.png",
+    "consolidate": "make one file of a checkpoint that FSDP2 or ZeRO has split over the ranks",
+}
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # what a shell reports after ctrl-C: 128 + SIGINT
@@ -64,6 +67,10 @@ def _dispatch(arguments: Sequence[str]) -> int:
         from katlit.report import main as report
 
         return report(arguments[1:])
+    if command == "consolidate":
+        from katlit.consolidate import main as consolidate
+
+        return consolidate(arguments[1:])
     from katlit.trainer import run
 
     run(arguments)

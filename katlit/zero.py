@@ -92,6 +92,17 @@ class ZeroStrategy(DeepSpeedStrategy):
         # Lightning has divided the loss by the accumulated micro-batches; DeepSpeed would do so again.
         return super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
 
+    @override
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        trains = self.lightning_module is None or self.lightning_module.trainer.training
+        if self.config["zero_optimization"]["stage"] == 3 and not trains:
+            raise UserError(
+                f"ckpt_path: {str(checkpoint_path)!r} is of ZeRO-3, which DeepSpeed reads only to train on; "
+                "make one file of it by katlit consolidate, and give that to another strategy"
+            )
+        content: dict[str, Any] = super().load_checkpoint(checkpoint_path, weights_only)
+        return content
+
     @contextmanager
     @override
     def model_sharded_context(self) -> Iterator[None]:

@@ -21,6 +21,11 @@ class Collect(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.step = trainer.global_step
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero and trainer.state.fn == "validate":
+            row = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            self.path.write_text(json.dumps(row) + "\n")
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:

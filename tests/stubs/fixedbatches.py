@@ -39,6 +39,11 @@ class FixedBatches(LightningDataModule):
             lambda _: range(len(batches)), lambda index: dict(batches[index]), share_of(self.trainer)
         )
 
+    def val_dataloader(self) -> EpochLoader[int, Any]:
+        """The first step's batches, one after the other, on every rank the same."""
+        parts = step_batches(self.stage, 0)
+        return EpochLoader(lambda _: range(len(parts)), lambda index: dict(parts[index]))
+
 
 def step_batches(stage: str, step: int) -> list[dict[str, Any]]:
     torch.manual_seed(step)

@@ -15,16 +15,16 @@ ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}/tests/stubs", "OMP_NUM_THREADS": "1"}
 
 
-def start(directory: Path, *words: str) -> subprocess.Popen[str]:
+def start(directory: Path, *words: str, settings: str = "resume") -> subprocess.Popen[str]:
     """Start `katlit fit` in a process group of its own, with a checkpoint after each step.
 
     Lightning itself starts the other processes of a strategy.
     """
-    files = ["configs/base.yaml", "configs/stage/step_srpo.yaml", "tests/stubs/resume.yaml"]
+    files = ["configs/base.yaml", "configs/stage/step_srpo.yaml", f"tests/stubs/{settings}.yaml"]
     command = ["fit", *(word for name in files for word in ("-c", name))]
-    settings = [f"--trainer.default_root_dir={directory}", "--checkpoint.every_n_steps=1"]
+    places = [f"--trainer.default_root_dir={directory}", "--checkpoint.every_n_steps=1"]
     return subprocess.Popen(
-        [sys.executable, "-m", "katlit.cli", *command, *settings, *words],
+        [sys.executable, "-m", "katlit.cli", *command, *places, *words],
         cwd=ROOT, env=ENVIRONMENT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         start_new_session=True,
     )  # fmt: skip

@@ -1,0 +1,64 @@
+"""What a strategy has split over two processes goes on, and validates the same, on one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tinymodel import tiny_backbone
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}/tests/stubs", "OMP_NUM_THREADS": "1"}
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def katlit(*words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "katlit.cli", *words],
+        cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
+    return done.stdout
+
+
+def stage(
+    command: str, directory: Path, start: Path, strategies: list[str], *words: str
+) -> list[dict[str, Any]]:
+    """Run cold start on ready-made batches, four micro-batches a step; what was logged after each step."""
+    files = [f"-c=configs/{name}.yaml" for name in ("base", *strategies)]
+    katlit(
+        command, *files, "--model=modules.ColdStartSFT",
+        f"--model.init_args.backbone.init_args.init_from={start}",
+        "--model.init_args.optimization.learning_rate=0.01", "--data=fixedbatches.FixedBatches",
+        f"--trainer.accumulate_grad_batches={2 if len(strategies) > 1 else 4}",
+        "--trainer.logger=false", f"--trainer.default_root_dir={directory}",
+        "--trainer.callbacks+=collect.Collect", f"--trainer.callbacks.path={directory}/log.jsonl", *words,
+    )  # fmt: skip
+    return [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("strategy", ["fsdp2", "deepspeed_z1", "deepspeed_z3"])
+def test_two_processes_become_one(tmp_path: Path, strategy: str) -> None:
+    backbone = tiny_backbone(tmp_path / "made")
+    backbone.materialize()
+    backbone.export(start := tmp_path / "start")
+    two, one = [f"strategy/{strategy}", "strategy/cpu"], ["strategy/single"]
+    truth = stage(
+        "fit", tmp_path / "two", start, two, "--trainer.max_steps=4", "--checkpoint.every_n_steps=2",
+        "--trainer.val_check_interval=4", "--trainer.check_val_every_n_epoch=null",
+    )  # fmt: skip
+    split, whole = tmp_path / "two/checkpoints/step-00000002.ckpt", tmp_path / "whole.ckpt"
+    assert split.is_dir()
+    katlit("consolidate", f"--checkpoint={split}", f"--output={whole}")
+
+    resumed = stage("fit", tmp_path / "one", start, one, "--trainer.max_steps=4", f"--ckpt_path={whole}")
+    assert [row["step"] for row in resumed] == [3, 4]
+    for row, expected in zip(resumed, truth[2:], strict=True):
+        assert row["train/loss"] == pytest.approx(expected["train/loss"], rel=1e-5)
+
+    (row,) = stage("validate", tmp_path / "validated", start, one, f"--ckpt_path={whole}")
+    after_two_steps = truth[2]["val/loss"]  # what is logged stays until the next validation
+    assert row["val/loss"] == pytest.approx(after_two_steps, rel=1e-5)

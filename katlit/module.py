@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from typing_extensions import override
@@ -54,6 +55,11 @@ class KatModule(LightningModule):
     @override
     def on_train_start(self) -> None:
         """Refuse settings under which an optimizer step would end within its micro-batches."""
+        if any(isinstance(callback, GradientAccumulationScheduler) for callback in self.trainer.callbacks):
+            raise UserError(
+                "trainer.callbacks: GradientAccumulationScheduler changes the micro-batches of a step, "
+                "whose number the data must know beforehand; use trainer.accumulate_grad_batches"
+            )
         parts, batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
         if batches % parts:
             raise UserError(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from tinymodel import fit, packed, tiny_backbone
 from torch import Tensor
 
@@ -96,3 +97,9 @@ def test_a_step_that_would_end_within_its_micro_batches_is_refused(tmp_path: Pat
     stage = Stage(tiny_backbone(tmp_path))
     with pytest.raises(UserError, match="accumulate_grad_batches: 2, but an epoch has 3 batches"):
         fit(stage, [packed([[5]])] * 4, accumulate_grad_batches=2, limit_train_batches=3)
+
+
+def test_an_accumulation_that_changes_is_refused(tmp_path: Path) -> None:
+    stage = Stage(tiny_backbone(tmp_path))
+    with pytest.raises(UserError, match=r"use trainer\.accumulate_grad_batches"):
+        fit(stage, [packed([[5]])] * 4, callbacks=[GradientAccumulationScheduler({0: 1, 1: 2})])

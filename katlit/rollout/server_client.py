@@ -173,6 +173,7 @@ class ServerClient:
             )
         log_probs = [log_prob for _, log_prob in sampled]
         whole = [token for token, _ in sampled] == tokens and 0 < len(tokens) <= max_tokens
+        whole = whole and all(isinstance(token, int) for token in tokens)
         if not (versions and whole and reason in ("stop", "length") and all(map(math.isfinite, log_probs))):
             raise self._garbage(_GENERATE, json.dumps(answer))
         return Completion(tokens, log_probs, reason)

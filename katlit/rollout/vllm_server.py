@@ -34,6 +34,7 @@ class VLLMServer(RolloutEngine):
     The first process starts the server, or joins one; each sends its own prompts. Weights go through a
     checkpoint in a directory: the server loads it, and starts from it again if it fails. That happens once;
     the unfinished requests are then repeated, with the same seeds. A server that was joined is not restarted.
+    Where `torch.distributed` runs, all ranks must start together and sync together.
 
     Args:
         url: Of a running server, `http://host:port`, to join; None starts one. It must have been started with
@@ -150,11 +151,17 @@ class VLLMServer(RolloutEngine):
         log_file = self.options.log_file or checkpoint.directory.parent / "server.log"
 
         def launch(directory: Path) -> ServerProcess:
-            return ServerProcess(directory, words, self.options.environment, log_file)
+            return ServerProcess(directory, words, self.options.variables(), log_file)
 
         self._keeper = ServerKeeper(launch, client, checkpoint, self.timeouts.start)
         self._restarts = 0
-        self._keeper.start()
+        try:
+            self._keeper.start()
+        except UserError as error:
+            hint = (
+                "; vLLM does not know katlit's plugin: install katlit again" if backend in str(error) else ""
+            )
+            raise UserError(f"{error}{hint}") from None
 
     def _started(self) -> tuple[ServerClient, Ranks]:
         if self._client is None or self._ranks is None:

@@ -1,9 +1,5 @@
 """Tiny models as an engine finds them: a directory without a tokenizer."""
 
-import os
-import subprocess
-import sys
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -44,21 +40,3 @@ def qwen2_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def build_model():
     return build
-
-
-ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture(scope="session")
-def server_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """With which a vLLM server finds this tree's plugin, even where an older katlit is installed."""
-    path = [str(ROOT)]
-    if not entry_points(group="vllm.general_plugins", name="katlit_file_transfer"):
-        target = tmp_path_factory.mktemp("installed")
-        source = tmp_path_factory.mktemp("source")
-        for name in ("pyproject.toml", "README.md", "LICENSE", "katlit", "modules", "datamodules"):
-            (source / name).symlink_to(ROOT / name)
-        install = ["install", "--no-deps", "--no-build-isolation", "--quiet", "--target", str(target)]
-        subprocess.run([sys.executable, "-m", "pip", *install, str(source)], check=True)
-        path.append(str(target))
-    return {"PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"}

@@ -2,10 +2,16 @@
 
 import os
 import random
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
+ROOT = Path(__file__).parents[1]
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
     os.environ[variable] = "1"
@@ -24,3 +30,18 @@ def _seeds() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def server_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """With which a vLLM server finds this tree's plugin, even where an older katlit is installed."""
+    path = [str(ROOT)]
+    if not entry_points(group="vllm.general_plugins", name="katlit_file_transfer"):
+        target = tmp_path_factory.mktemp("installed")
+        source = tmp_path_factory.mktemp("source")
+        for name in ("pyproject.toml", "README.md", "LICENSE", "katlit", "modules", "datamodules"):
+            (source / name).symlink_to(ROOT / name)
+        install = ["install", "--no-deps", "--no-build-isolation", "--quiet", "--target", str(target)]
+        subprocess.run([sys.executable, "-m", "pip", *install, str(source)], check=True)
+        path.append(str(target))
+    return {"PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"}

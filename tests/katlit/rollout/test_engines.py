@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from katlit.errors import UserError
-from katlit.rollout import Completion, HFEngine, RolloutEngine, SamplingParameters, VLLMEngine
+from katlit.rollout import Completion, HFEngine, RolloutEngine, SamplingParameters, VLLMEngine, VLLMServer
+from katlit.rollout.server_options import ServerOptions
 
 # The last one is longer than a block of vLLM's prefix cache (128 tokens on the CPU).
 PROMPTS = [[(7 * i + j) % 75 for j in range(length)] for i, length in enumerate((2, 7, 12, 17, 22, 27, 140))]
@@ -34,10 +35,14 @@ class Running:
         ("hf", "llama", False),
         pytest.param(("vllm", "qwen2", True), marks=pytest.mark.vllm),
         pytest.param(("vllm", "llama", False), marks=pytest.mark.vllm),
+        pytest.param(("server", "qwen2", True), marks=[pytest.mark.vllm, pytest.mark.slow]),
+        pytest.param(("server", "llama", False), marks=[pytest.mark.vllm, pytest.mark.slow]),
     ],
     ids=lambda p: f"{p[0]}-{p[1]}-{'tied' if p[2] else 'untied'}",
 )
-def running(request, tmp_path_factory: pytest.TempPathFactory, build_model) -> Iterator[Running]:
+def running(
+    request, tmp_path_factory: pytest.TempPathFactory, build_model, server_environment
+) -> Iterator[Running]:
     name, kind, tied = request.param
     model = build_model(kind, tied)
     directory = tmp_path_factory.mktemp(kind)
@@ -45,13 +50,19 @@ def running(request, tmp_path_factory: pytest.TempPathFactory, build_model) -> I
     engine: RolloutEngine
     if name == "hf":
         engine = HFEngine(batch_size=3, max_context=170)
+    elif name == "server":
+        pytest.importorskip("vllm", exc_type=ImportError)
+        options = ServerOptions(max_num_seqs=16, kv_cache_gib=0.1, environment=server_environment)
+        engine = VLLMServer(max_context=170, options=options)
     else:
         pytest.importorskip("vllm", exc_type=ImportError)
         engine = VLLMEngine(max_context=170, max_num_seqs=16, kv_cache_gib=0.1)
     engine.start(directory)
-    first = engine.generate(PROMPTS, FREE, SEEDS)
-    yield Running(engine, model, first, gap(model, first, FREE))
-    engine.close()
+    try:
+        first = engine.generate(PROMPTS, FREE, SEEDS)
+        yield Running(engine, model, first, gap(model, first, FREE))
+    finally:
+        engine.close()
 
 
 def filtered_log_softmax(logits: Tensor, sampling: SamplingParameters) -> Tensor:
@@ -209,7 +220,7 @@ def test_requests_that_cannot_be_served_are_refused(running: Running) -> None:
 
 
 def test_an_engine_that_does_not_run_says_so() -> None:
-    for engine in (HFEngine(), VLLMEngine()):
+    for engine in (HFEngine(), VLLMEngine(), VLLMServer()):
         engine.close()
         with pytest.raises(RuntimeError, match="not started"):
             engine.generate([[1]], FREE)

@@ -1,0 +1,31 @@
+"""Runs a command, and ends it with all its children when whoever started this closes standard input, or dies.
+
+Started by its path, as the leader of a process group of its own; it imports nothing but the standard library.
+Its arguments are the seconds that the command may take to end by itself, and the command.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+
+def main() -> None:
+    """Wait for the end of the command or of standard input, whichever comes first."""
+    grace, command = float(sys.argv[1]), sys.argv[2:]
+    server = subprocess.Popen(command, stdin=subprocess.DEVNULL)  # noqa: S603 (the caller's own command)
+
+    def end_with_the_server() -> None:
+        server.wait()
+        os.killpg(0, signal.SIGKILL)  # children that it left behind, and this process
+
+    threading.Thread(target=end_with_the_server, daemon=True).start()
+    sys.stdin.buffer.read()
+    server.terminate()
+    threading.Event().wait(grace)
+    os.killpg(0, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

@@ -9,6 +9,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+
+_SETTLE = 0.5  # seconds for Python's resource trackers, which remove shared memory once all else has ended
 
 
 def main() -> None:
@@ -18,6 +21,7 @@ def main() -> None:
 
     def end_with_the_server() -> None:
         server.wait()
+        time.sleep(_SETTLE)
         os.killpg(0, signal.SIGKILL)  # children that it left behind, and this process
 
     threading.Thread(target=end_with_the_server, daemon=True).start()

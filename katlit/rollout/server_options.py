@@ -57,6 +57,8 @@ class ServerOptions:
                 f"max_num_batched_tokens: {self.max_num_batched_tokens}; give at least max_context "
                 f"{max_context} and max_num_seqs {self.max_num_seqs}"
             )
+        if self.log_file is not None and not self.log_file.parent.is_dir():
+            raise UserError(f"log_file: {self.log_file}; its folder is missing, make it")
         on_cpu = not torch.cuda.is_available()
         options = {
             "host": self.host,

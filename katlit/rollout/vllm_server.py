@@ -116,6 +116,8 @@ class VLLMServer(RolloutEngine):
         """Start or join on the first process; what the others need to know."""
         if not (model_directory / "config.json").is_file():
             raise UserError(f"{model_directory}: no config.json; give a Hugging Face model directory")
+        if self.directory is not None and not self.directory.is_dir():
+            raise UserError(f"directory: {self.directory} is no folder; make it, or give null")
         self._shapes = {name: weight.shape for name, weight in checkpoint_weights(model_directory)}
         self._folder = Path(tempfile.mkdtemp(prefix="katlit-server-", dir=self.directory))
         shutil.copy(model_directory / "config.json", self._folder)

@@ -17,7 +17,7 @@ from katlit.rollout import SamplingParameters, VLLMServer
 from katlit.rollout.file_transfer import BACKEND
 from katlit.rollout.server_options import ServerOptions, ServerTimeouts
 
-QUICK = ServerTimeouts(start=2.0, hang=0.5, request=2.0, control=2.0, close=1.0)
+QUICK = ServerTimeouts(start=10.0, hang=5.0, request=3.0, control=10.0, close=1.0)
 TWO = SamplingParameters(max_tokens=2)
 CONFIG = {
     "model_config": {
@@ -206,8 +206,8 @@ FAULTS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "cut off": (cut, "ClientPayloadError"),
     "hung up": (hang_up, "ServerDisconnectedError"),
     "no HTTP": (no_http, "which no vLLM"),
-    "for ever": (drip, r"did not answer within 2 s \(request_timeout\)"),
-    "never": (lambda *_: time.sleep(3), r"did not answer within 2 s \(request_timeout\)"),
+    "for ever": (drip, r"did not answer within 3 s \(request_timeout\)"),
+    "never": (lambda *_: time.sleep(4), r"did not answer within 3 s \(request_timeout\)"),
 }  # fmt: skip
 
 
@@ -217,7 +217,7 @@ def test_a_wrong_answer_is_one_clear_line_in_bounded_time(fake: Fake, engine: VL
     started = time.monotonic()
     with pytest.raises(UserError, match=expected) as caught:
         engine.generate([[1], [2], [3], [4]], TWO)
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 20
     assert str(caught.value).startswith(f"vLLM server: {fake.url}")
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
@@ -226,15 +226,15 @@ def test_a_wrong_answer_is_one_clear_line_in_bounded_time(fake: Fake, engine: VL
 def test_a_server_that_hangs_is_noticed_before_the_requests_are_late(
     fake: Fake, qwen2_directory: Path
 ) -> None:
-    patient = ServerTimeouts(start=2.0, hang=0.3, request=3600.0, control=2.0, close=1.0)
+    patient = ServerTimeouts(hang=0.5)
     engine = VLLMServer(url=fake.url, timeouts=patient)
     engine.start(qwen2_directory)
     stuck = threading.Event()
-    fake.answers["/inference/v1/generate"] = fake.answers["/is_paused"] = lambda *_: stuck.wait(10) and None
+    fake.answers["/inference/v1/generate"] = fake.answers["/is_paused"] = lambda *_: stuck.wait(60) and None
     started = time.monotonic()
-    with pytest.raises(UserError, match=r"/is_paused did not answer within 0.3 s"):
+    with pytest.raises(UserError, match=r"/is_paused did not answer within 0.5 s"):
         engine.generate([[1]], TWO)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 20
     stuck.set()
     engine.close()
 
@@ -305,7 +305,7 @@ def test_a_server_with_other_settings_is_not_joined(
         engine.start(qwen2_directory)
 
 
-def test_settings_are_checked(tmp_path: Path) -> None:
+def test_settings_are_checked(tmp_path: Path, qwen2_directory: Path) -> None:
     with pytest.raises(UserError, match="url: 'localhost:8000'"):
         VLLMServer(url="localhost:8000")
     with pytest.raises(UserError, match="max_concurrent_requests: 0"):
@@ -316,3 +316,7 @@ def test_settings_are_checked(tmp_path: Path) -> None:
         VLLMServer().start(tmp_path)
     with pytest.raises(UserError, match="max_num_batched_tokens: 100"):
         ServerOptions(max_num_batched_tokens=100).command_line(150, BACKEND, 1, 0)
+    with pytest.raises(UserError, match=r"directory: .*/missing is no folder"):
+        VLLMServer(directory=tmp_path / "missing").start(qwen2_directory)
+    with pytest.raises(UserError, match=r"log_file: .*/missing/log; its folder is missing"):
+        ServerOptions(log_file=tmp_path / "missing/log").command_line(150, BACKEND, 1, 0)

@@ -19,7 +19,8 @@ _LAUNCHERS = re.compile(
     r"(RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|GROUP_RANK|GROUP_WORLD_SIZE|ROLE_\w+|NODE_RANK|MASTER_ADDR"
     r"|MASTER_PORT|TORCHELASTIC_\w+|PL_\w+)"
 )
-_LOG_LINE = re.compile(r"\w*(?:Error|Exception): (?!Engine core initialization failed).+")
+# not those of the processes that only pass on that another one failed
+_LOG_LINE = re.compile(r"\w*(?:Error|Exception): (?!.*initialization failed).+")
 _GRACE = 5.0  # seconds that the server has to end by itself
 _VANISH = 3.0  # seconds until killed processes are gone
 

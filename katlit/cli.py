@@ -17,7 +17,10 @@ TRAINER_COMMANDS = {
     "predict": "run the model over the prompts and keep its answers",
     "label": "only build the data of a stage: sample, verify, vote, write the cache that fit will read",
 }
-COMMANDS = TRAINER_COMMANDS | {"report": "read a finished run and write report.md, report.json, pareto.png"}
+COMMANDS = TRAINER_COMMANDS | {
+    "plan": "with the settings of fit: how much memory it would take on each device",
+    "report": "read a finished run and write report.md, report.json, pareto.png",
+}
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # what a shell reports after ctrl-C: 128 + SIGINT
@@ -64,6 +67,10 @@ def _dispatch(arguments: Sequence[str]) -> int:
         from katlit.report import main as report
 
         return report(arguments[1:])
+    if command == "plan":
+        from katlit.plan.command import main as plan
+
+        return plan(arguments)
     from katlit.trainer import run
 
     run(arguments)

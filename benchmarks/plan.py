@@ -1,0 +1,132 @@
+"""Planned against measured memory: training steps of the demo's model under the demo's settings.
+
+`python benchmarks/plan.py`, from the top of the repository. Each stage trains in a process of its own, on the
+CPU, on random batches of the very size that `katlit plan` counts with (every token but a document's first is
+a target), without a rollout engine. Two things are measured there: the peak of the bytes that torch's
+allocator has given out, by its profiler (what the plan counts, so the ratio is to this), and the peak of the
+process's resident memory above what it was before the weights (which adds what libraries and the C heap keep
+to themselves: tens of MiB here, whatever the model). The last line is a JSON object; `ratio` is the one
+farthest from 1.
+"""
+
+import json
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.data import DataLoader
+
+from katlit.plan.command import PlanCLI, Planner
+from katlit.plan.memory import Job, plan
+from katlit.trainer import run
+
+STEPS = 3
+_START = "--model.init_args.backbone.init_args.init_from=assets/student"
+STAGES = {"distill": [], "cold_start": [_START], "step_srpo": [_START, "--rollout_tokens=128"]}
+
+
+def settings(stage: str) -> list[str]:
+    """The command line that plans a stage of the demo."""
+    files = ("configs/base.yaml", f"configs/stage/{stage}.yaml", f"configs/demo/{stage}.yaml")
+    return ["plan", *(word for name in files for word in ("-c", name)), *STAGES[stage]]
+
+
+def tokens(job: Job, vocabulary: int, tokens: int) -> tuple[Tensor, Tensor]:
+    """Ids and positions [B, L] of rows that hold two documents each."""
+    length = min(job.batch.row_tokens, tokens)
+    halves = torch.cat([torch.arange(length // 2), torch.arange(length - length // 2)])
+    rows = tokens // length
+    return torch.randint(vocabulary, (rows, length)), halves.repeat(rows, 1)
+
+
+def batch(stage: str, job: Job, size: int) -> dict[str, Any]:
+    """A random batch of about `size` tokens."""
+    ids, positions = tokens(job, job.shape.vocabulary, size)
+    mask = positions > 0
+    found: dict[str, Any] = {"input_ids": ids, "position_ids": positions, "loss_mask": mask}
+    if stage == "distill":
+        targets = mask.flatten().nonzero().squeeze(-1)
+        found |= {"teacher_input_ids": ids.clone(), "teacher_position_ids": positions.clone()}
+        found |= {"student_targets": targets, "teacher_targets": targets.clone()}
+    if stage == "step_srpo":
+        owner = (positions == 0).flatten().cumsum(0).reshape(ids.shape) - 1
+        number = int(owner.max()) + 1
+        found |= {"judge_mask": positions < 8, "rollout_ids": owner}
+        found |= {"rollout_log_probs": torch.full(ids.shape, -6.0), "group_ids": torch.arange(number) // 8}
+        found |= {"modes": torch.arange(number) % 2, "rewards": torch.rand(number)}
+        found |= {name: torch.zeros(number, dtype=torch.bool) for name in ("correct", "truncated", "forced")}
+    return found
+
+
+def train(module: LightningModule, data: dict[str, Any]) -> None:
+    """A few steps on one batch."""
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(
+        accelerator="cpu", max_steps=STEPS, max_epochs=-1, enable_checkpointing=False, gradient_clip_val=1.0, **quiet
+    )
+    trainer.fit(module, DataLoader([data] * STEPS, batch_size=None))
+
+
+def resident(field: str) -> int:
+    """Bytes of resident memory: VmRSS now, VmHWM at the peak."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return 1024 * int(status.partition(f"{field}:")[2].split()[0])
+
+
+def allocated(module: LightningModule, data: dict[str, Any]) -> int:
+    """Peak of what torch's allocator gave out while the module is built and trained."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        train(module, data)
+    events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]
+    now = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return peak
+
+
+def measure(stage: str) -> dict[str, float]:
+    """Plan and train one stage in this process."""
+    warnings.filterwarnings("ignore")
+    torch.manual_seed(0)
+    reads = [run(settings(stage), PlanCLI, Planner) for _ in range(3)]
+    job: Job = reads[0].job  # type: ignore[attr-defined]
+    small, resident_one, allocated_one = (read.model for read in reads)
+    train(small, batch(stage, job, 2 * min(job.batch.row_tokens, job.batch.tokens)))  # libraries are loaded now
+    del small, reads
+    data = batch(stage, job, job.batch.tokens)
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forgets the peak so far
+    before = resident("VmRSS")
+    train(resident_one, data)
+    grown = resident("VmHWM") - before
+    measured = allocated(allocated_one, data)
+    planned = plan(job)
+    expected = planned.total - planned.engine
+    return {
+        "planned_bytes": expected, "allocated_bytes": measured, "resident_bytes": grown, "ratio": expected / measured
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Measure each stage in a process of its own, and print the ratios."""
+    if len(sys.argv) > 1:
+        print(json.dumps(measure(sys.argv[1])))
+        return
+    found: dict[str, dict[str, float]] = {}
+    for stage in STAGES:
+        command = [sys.executable, __file__, stage]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
+        found[stage] = json.loads(done.stdout.splitlines()[-1])
+        print(stage, {k: round(v / 2**20, 1) if k != "ratio" else round(v, 3) for k, v in found[stage].items()})
+    worst = max((stage["ratio"] for stage in found.values()), key=lambda ratio: abs(ratio - 1))
+    print(json.dumps({"stages": found, "ratio": worst}))
+
+
+if __name__ == "__main__":
+    main()

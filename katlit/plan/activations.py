@@ -94,17 +94,15 @@ def mtp_bytes(shape: Shape, precision: Precision, batch: Batch) -> int:
 def kept_bytes(shape: Shape, precision: Precision, batch: Batch, *, with_mtp: bool) -> int:
     """What a whole forward pass keeps until its backward pass.
 
-    With checkpointing each layer of the model keeps its input only, and one layer at a time is recomputed. The
-    MTP modules are not checkpointed.
+    With checkpointing each layer, those of the MTP modules too, keeps its input only, and one layer at a time
+    is recomputed.
     """
-    layer = layer_bytes(shape, precision, batch)
-    if batch.checkpointing:
-        kept = shape.layers * batch.tokens * shape.hidden * precision.stream + layer
-    else:
-        kept = shape.layers * layer
-    final = batch.tokens * (_norm(shape.hidden, precision) + shape.hidden * precision.stream)
-    mtp = shape.mtp_depth * (layer + mtp_bytes(shape, precision, batch)) if with_mtp else 0
-    return kept + final + mtp
+    depth = shape.mtp_depth if with_mtp else 0
+    layers, layer = shape.layers + depth, layer_bytes(shape, precision, batch)
+    stream = batch.tokens * shape.hidden * precision.stream
+    kept = layers * stream + layer if batch.checkpointing else layers * layer
+    final = batch.tokens * _norm(shape.hidden, precision) + stream
+    return kept + final + depth * mtp_bytes(shape, precision, batch)
 
 
 def cast_bytes(shape: Shape, precision: Precision) -> int:

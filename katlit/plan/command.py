@@ -10,9 +10,9 @@ from typing_extensions import override
 
 from katlit.errors import UserError
 from katlit.module import KatModule
-from katlit.plan.memory import Job
 from katlit.plan.report import render
 from katlit.plan.settings import Overrides, device_count, memory_size, read_job
+from katlit.plan.table import table as as_table
 from katlit.trainer import KatCLI, KatTrainer, run
 
 
@@ -26,29 +26,27 @@ class Planner(KatTrainer):
         memory: str | None = None,
         rollout_tokens: int | None = None,
         row_tokens: int | None = None,
-    ) -> Job:
-        """How much memory a training run would take on each device, found out without any weights.
+        table: list[int] | None = None,
+    ) -> str:
+        """Say how much memory a training run would take on each device, found out without any weights.
 
         Args:
             model: The stage.
             settings: Those of `fit`.
             memory: Of one device, for instance 80GiB; by default that of this machine's.
-            rollout_tokens: Mean length of prompt and response in stage 3; the engine's max_context by default.
+            rollout_tokens: Mean length of a rollout, its prompt included; by default max_context.
             row_tokens: Length of the rows, where the settings leave it open.
-
-        Returns:
-            What is to be counted.
+            table: Print a table for these numbers of devices instead.
         """
         if not isinstance(model, KatModule):
             raise UserError(f"model: {type(model).__name__} is no stage of katlit; plan one of modules.*")
         available = own_memory(settings.trainer) if memory is None else memory_size(memory)
-        return read_job(model, settings, Overrides(available, rollout_tokens, row_tokens))
+        job = read_job(model, settings, Overrides(available, rollout_tokens, row_tokens))
+        return as_table(job, table) if table else render(job)
 
 
 class PlanCLI(KatCLI):
     """Parses as `fit` does, and instantiates the model only."""
-
-    job: Job
 
     @staticmethod
     @override
@@ -62,8 +60,7 @@ class PlanCLI(KatCLI):
         parser = self._parser("plan")
         self.model = parser.instantiate_classes(Namespace(model=settings.model)).model
         given = {name: settings[name] for name in self._subcommand_method_arguments["plan"]}
-        self.job = Planner.plan(self.model, settings, **given)
-        sys.stdout.write(render(self.job) + "\n")
+        sys.stdout.write(Planner.plan(self.model, settings, **given) + "\n")
         self.subcommand = None
 
     @override

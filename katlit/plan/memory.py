@@ -6,7 +6,7 @@ from katlit.needs import Loss
 from katlit.plan import activations, logits
 from katlit.plan.activations import Batch
 from katlit.plan.engine import Engine, engine_bytes
-from katlit.plan.precision import Precision
+from katlit.plan.precision import BYTES, Precision
 from katlit.plan.shape import Shape
 from katlit.plan.states import Split, states
 
@@ -20,8 +20,9 @@ class Job:
         losses: One entry for each time that the output head is used.
         trains_mtp: Whether the MTP modules run and have gradients.
         companions: Shapes of frozen models, whole on each device.
-        companion_number: Bytes of one of their weights.
-        precision: Bytes of a number.
+        dtype: Of the backbone and of its companions.
+        precision_word: Of the trainer.
+        precision: What the two come to under this strategy.
         batch: What one device sees at a time.
         split: Strategy and devices.
         engine: Of the rollouts, where it shares the device.
@@ -32,7 +33,8 @@ class Job:
     losses: tuple[Loss, ...]
     trains_mtp: bool
     companions: tuple[Shape, ...]
-    companion_number: int
+    dtype: str
+    precision_word: str
     precision: Precision
     batch: Batch
     split: Split
@@ -75,7 +77,7 @@ def plan(job: Job) -> Plan:
         parameters=state.parameters,
         gradients=state.gradients,
         optimizer=state.optimizer,
-        companions=sum(model.parameters for model in job.companions) * job.companion_number,
+        companions=sum(model.parameters for model in job.companions) * BYTES[job.dtype],
         activations=kept + working,
         casts=activations.cast_bytes(shape, precision),
         logits=_logits(job),

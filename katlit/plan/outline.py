@@ -48,7 +48,9 @@ def config_shape(config: Any, mtp_depth: int = 0) -> Shape:
 
 def _shape(settings: dict[str, Any], tokens: int, key: str, mtp_depth: int) -> Shape:
     kind = settings.get("model_type")
-    vocabulary = settings.get("vocab_size") or (AutoConfig.for_model(kind).vocab_size if kind else 0)
+    vocabulary = settings.get("vocab_size", 0)
+    if kind and not vocabulary and not tokens:
+        vocabulary = AutoConfig.for_model(kind).vocab_size
     with torch.device("meta"):
         model = build_model(settings, max(vocabulary, tokens), key, "float32", "sdpa")
     return shape_of(model, mtp_depth)

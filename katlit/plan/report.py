@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from katlit.plan.memory import Job, Plan, plan
+from katlit.plan.precision import precision_of
 from katlit.plan.shape import Shape
 from katlit.plan.states import Strategy
 
@@ -49,7 +50,11 @@ def render(job: Job) -> str:
         f"devices    {split.devices} × {size(job.memory)}, {split.strategy}",
         f"batch      {batch.tokens:,} tokens a device in rows of {batch.row_tokens:,}, {checkpointing}",
         "",
-        *(f"{size(number):>12}  {title}" for name, title in _ROWS.items() if (number := getattr(planned, name))),
+        *(
+            f"{size(number):>12}  {title}"
+            for name, title in _ROWS.items()
+            if (number := getattr(planned, name))
+        ),
         f"{size(planned.total):>12}  at the peak, on each device",
     ]
     if planned.host:
@@ -81,8 +86,7 @@ def switches(job: Job) -> Iterator[tuple[str, Job]]:
     rows = min(batch.row_tokens, half)
     yield "half the tokens in a batch", replace(job, batch=replace(batch, tokens=half, row_tokens=rows))
     if precision.autocast:
-        plain = replace(precision, weights=2, stream=2, states=4)
-        yield "trainer.precision: bf16-true", replace(job, precision=plain)
+        yield "trainer.precision: bf16-true", half_precision(job)
     if job.engine is not None:
         yield "a rollout engine on devices of its own", replace(job, engine=None)
     if split.devices > 1:
@@ -103,13 +107,13 @@ def _splits(job: Job) -> Iterator[tuple[str, Job]]:
             yield f"-c configs/strategy/{name}.yaml", with_strategy(job, strategy)
 
 
+def half_precision(job: Job) -> Job:
+    """The same job with `trainer.precision: bf16-true`, optimizer state included."""
+    return replace(job, precision=precision_of("bfloat16", "bf16-true", zero=False))
+
+
 def with_strategy(job: Job, strategy: Strategy) -> Job:
     """The same job under another strategy, on as many devices."""
-    precision = job.precision
-    deepspeed = strategy.startswith("z")
-    if deepspeed and not job.split.strategy.startswith("z"):
-        number = precision.compute
-        precision = replace(precision, weights=number, stream=number, master=4, states=8)
-    elif not deepspeed and precision.master:
-        precision = replace(precision, master=0, weights=4, states=8, stream=4)
+    zero = strategy.startswith("z")
+    precision = precision_of(job.dtype, job.precision_word, zero=zero)
     return replace(job, split=replace(job.split, strategy=strategy), precision=precision)

@@ -16,9 +16,8 @@ from katlit.plan.outline import backbone_shape, model_shape
 from katlit.plan.precision import BYTES, precision_of
 from katlit.plan.states import Split, Strategy
 
-_STRATEGIES: dict[str, Strategy] = {
-    "auto": "ddp", "ddp": "ddp", "katlit.fsdp2.Fsdp2Strategy": "fsdp2", "katlit.zero.ZeroStrategy": "z1",
-}  # fmt: skip
+_STRATEGIES: dict[str, Strategy] = {"auto": "ddp", "ddp": "ddp", "katlit.fsdp2.Fsdp2Strategy": "fsdp2"}
+_ZERO: dict[int, Strategy] = {1: "z1", 2: "z2", 3: "z3"}
 _ROLLOUTS = "katlit.callbacks.rollout.RolloutSampler"
 _UNITS = {"": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "gb": 10**9, "tb": 10**12}
 
@@ -56,9 +55,7 @@ def read_job(module: KatModule, settings: Namespace, overrides: Overrides) -> Jo
     shape = backbone_shape(module.backbone)
     trainer = settings.trainer
     split = read_split(trainer)
-    precision = precision_of(
-        module.backbone.dtype, str(trainer.precision), zero=split.strategy.startswith("z")
-    )
+    dtype, word = module.backbone.dtype, str(trainer.precision)
     rollouts = _rollouts(trainer)
     companions = [shape] * needs.references
     if needs.teacher is not None:
@@ -68,11 +65,12 @@ def read_job(module: KatModule, settings: Namespace, overrides: Overrides) -> Jo
         losses=needs.losses + needs.mtp_losses * shape.mtp_depth,
         trains_mtp=module.trains_mtp,
         companions=tuple(companions),
-        companion_number=BYTES[module.backbone.dtype],
-        precision=precision,
+        dtype=dtype,
+        precision_word=word,
+        precision=precision_of(dtype, word, zero=split.strategy.startswith("z")),
         batch=_batch(module, settings.data.init_args, rollouts, overrides),
         split=split,
-        engine=None if rollouts is None else _engine(rollouts.engine, module.backbone.dtype),
+        engine=None if rollouts is None else _engine(rollouts.engine, dtype),
         memory=overrides.memory,
     )
 
@@ -80,20 +78,22 @@ def read_job(module: KatModule, settings: Namespace, overrides: Overrides) -> Jo
 def read_split(trainer: Namespace) -> Split:
     """Strategy and devices."""
     devices = device_count(trainer.devices) * int(trainer.num_nodes or 1)
-    chosen = trainer.strategy or "auto"
+    chosen: Any = trainer.strategy or "auto"
     name = chosen if isinstance(chosen, str) else chosen.class_path
-    if name not in _STRATEGIES:
-        raise UserError(f"trainer.strategy: {name!r} is not planned for; give one of {', '.join(_STRATEGIES)}")
-    strategy = _STRATEGIES[name]
-    if strategy == "z1":
+    if name == "katlit.zero.ZeroStrategy":
         given = chosen.init_args
         return Split(
-            ("z1", "z2", "z3")[given.stage - 1],  # type: ignore[arg-type]
+            _ZERO[given.stage],
             devices,
             given.offload_optimizer,
             given.offload_parameters,
             given.bucket_bytes,
         )
+    if name not in _STRATEGIES:
+        raise UserError(
+            f"trainer.strategy: {name!r} is not planned for; take one of configs/strategy/, or auto or ddp"
+        )
+    strategy = _STRATEGIES[name]
     return Split("single" if devices == 1 and strategy == "ddp" else strategy, devices)
 
 
@@ -114,9 +114,7 @@ def _rollouts(trainer: Namespace) -> Namespace | None:
     return None
 
 
-def _batch(
-    module: KatModule, data: Namespace, rollouts: Namespace | None, overrides: Overrides
-) -> Batch:
+def _batch(module: KatModule, data: Namespace, rollouts: Namespace | None, overrides: Overrides) -> Batch:
     """Tokens of a micro-batch on one device, and the length of its rows."""
     if rollouts is not None:
         length = overrides.rollout_tokens or int(rollouts.engine.init_args.max_context)
@@ -155,4 +153,3 @@ def _engine(chosen: Namespace, dtype: str) -> Engine | None:
     if chosen.class_path == "katlit.rollout.hf.HFEngine":
         return Engine(BYTES[given.dtype], cached_tokens=given.batch_size * given.max_context)
     return None
-

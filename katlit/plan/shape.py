@@ -68,12 +68,21 @@ class Shape:
         return self.total - (self.layers + self.mtp_depth) * self.layer
 
     @property
+    def idle(self) -> int:
+        """Parameters of the experts that a token does not pass."""
+        if not self.experts:
+            return 0
+        return self.expert_parameters * (self.experts - self.experts_per_token) // self.experts
+
+    @property
     def active(self) -> int:
         """Parameters of the model that multiply a token: not the idle experts, not a mere look-up table."""
-        idle = 0
-        if self.experts:
-            idle = self.expert_parameters * (self.experts - self.experts_per_token) // self.experts
-        return self.parameters - idle - (0 if self.tied else self.embedding)
+        return self.parameters - self.idle - (0 if self.tied else self.embedding)
+
+    @property
+    def mtp_active(self) -> int:
+        """Parameters that the MTP modules add to `active`; each uses the head once more."""
+        return self.mtp_parameters + self.mtp_depth * (self.embedding - self.idle // self.layers)
 
 
 def _numel(module: nn.Module) -> int:

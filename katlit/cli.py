@@ -18,8 +18,9 @@ TRAINER_COMMANDS = {
     "label": "only build the data of a stage: sample, verify, vote, write the cache that fit will read",
 }
 COMMANDS = TRAINER_COMMANDS | {
-    "report": "read a finished run and write report.md, report.json, pareto.png",
+    "plan": "with the settings of fit: how much memory it would take on each device",
     "consolidate": "make one file of a checkpoint that FSDP2 or ZeRO has split over the ranks",
+    "report": "read a finished run and write report.md, report.json, pareto.png",
 }
 
 EXIT_USER_ERROR = 2
@@ -71,6 +72,10 @@ def _dispatch(arguments: Sequence[str]) -> int:
         from katlit.consolidate import main as consolidate
 
         return consolidate(arguments[1:])
+    if command == "plan":
+        from katlit.plan.command import main as plan
+
+        return plan(arguments)
     from katlit.trainer import run
 
     run(arguments)

@@ -12,6 +12,7 @@ from typing_extensions import override
 from katlit.backbone import Backbone
 from katlit.errors import UserError
 from katlit.metrics.token_mean import TokenMean
+from katlit.needs import Needs
 from katlit.optimization import Optimization, build_optimizer, build_schedule
 from katlit.strategies import add_over_data_ranks, shard
 
@@ -48,6 +49,10 @@ class KatModule(LightningModule):
             self.load_companions()
         if self.device_mesh is not None:
             shard(self.backbone, self.device_mesh)
+
+    def needs(self) -> Needs:
+        """What `katlit plan` has to know beside the backbone: heads that the losses use, frozen models."""
+        return Needs()
 
     def load_companions(self) -> None:
         """Load the frozen models that a stage needs beside its own; runs once, before sharding."""

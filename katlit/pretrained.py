@@ -78,6 +78,26 @@ def load_model(source: str, key: str, dtype: Dtype, attention: Attention) -> Pre
     return model.train()
 
 
+def load_config(source: str, key: str) -> PretrainedConfig:
+    """Load a model's configuration, without its weights.
+
+    Args:
+        source: A directory or a name on the hub.
+        key: The setting that names it, for the message.
+
+    Raises:
+        UserError: where there is none.
+    """
+    _require_directory(source, key)
+    try:
+        return AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{key}: no configuration found in {source!r} ({_first_line(error)}); "
+            "give a Hugging Face model directory or a name on the hub"
+        ) from error
+
+
 def build_model(
     settings: dict[str, Any], vocabulary: int, key: str, dtype: Dtype, attention: Attention
 ) -> PreTrainedModel:

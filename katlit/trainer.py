@@ -141,8 +141,18 @@ def _concise(message: str) -> str:
     return message
 
 
-def run(arguments: Sequence[str]) -> None:
+def run(
+    arguments: Sequence[str], cli: type[KatCLI] = KatCLI, trainer_class: type[KatTrainer] = KatTrainer
+) -> KatCLI:
     """Run one of the trainer's commands.
+
+    Args:
+        arguments: The command and its options.
+        cli: What parses and runs them.
+        trainer_class: Has a method for each command.
+
+    Returns:
+        The command line, when its command is done.
 
     Raises:
         UserError: for a wrong key, value or file in the settings, naming it.
@@ -150,12 +160,12 @@ def run(arguments: Sequence[str]) -> None:
     _check_syntax(arguments)
     _set_up_logging()
     try:
-        KatCLI(
+        return cli(
             LightningModule,
             LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
-            trainer_class=KatTrainer,
+            trainer_class=trainer_class,
             save_config_callback=TrackConfig,
             save_config_kwargs={"save_to_log_dir": False},
             auto_configure_optimizers=False,

@@ -20,6 +20,7 @@ from katlit.losses.mtp import pair_number, paired_indices, target_indices, targe
 from katlit.losses.reduce import token_mean
 from katlit.losses.uld import uld
 from katlit.module import DEFAULT_OPTIMIZATION, KatModule
+from katlit.needs import Loss, Needs
 from katlit.optimization import Optimization
 from katlit.pretrained import load_model, load_tokenizer
 
@@ -62,6 +63,12 @@ class DistillMTP(KatModule):
         self.mtp_weight = mtp_weight
         self.trains_mtp = mtp_weight > 0
         self._teacher: FrozenModel | None = None
+
+    @override
+    def needs(self) -> Needs:
+        losses: tuple[Loss, ...] = ("log_probs",) if self.kd == "none" else ("log_probs", self.kd)
+        teacher = None if self.kd == "none" else self.teacher
+        return Needs(losses, losses if self.trains_mtp else (), teacher)
 
     @override
     def load_companions(self) -> None:

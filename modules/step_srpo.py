@@ -18,6 +18,7 @@ from katlit.losses.mtp import target_indices, target_number
 from katlit.losses.policy import clipped, effective_sample_share, importance_weights, k3, policy_loss
 from katlit.losses.reduce import token_mean
 from katlit.module import DEFAULT_OPTIMIZATION, KatModule
+from katlit.needs import Needs
 from katlit.optimization import Optimization
 
 
@@ -69,6 +70,11 @@ class StepSRPO(KatModule):
         self.kl_weight = kl_weight
         self.temperature = temperature
         self._reference: FrozenModel | None = None
+
+    @override
+    def needs(self) -> Needs:
+        # The head of the reference is used like the policy's.
+        return Needs(("log_probs", "log_probs"), references=1) if self.kl_weight > 0 else Needs()
 
     @override
     def load_companions(self) -> None:

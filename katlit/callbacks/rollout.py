@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Protocol as Interface
 from typing import runtime_checkable
 
@@ -18,7 +19,9 @@ from katlit.protocol import Mode, Thinking
 from katlit.rewards import CompositeReward
 from katlit.rollout.engine import RolloutEngine, SamplingParameters
 from katlit.rollout.layout import lay_out
-from katlit.rollout.roll_out import RolloutSettings, response_tokens, roll_out, statistics, table_row
+from katlit.rollout.roll_out import RolloutSettings, response_tokens, sample, score, statistics, table_row
+
+PARTS = ("sync", "sample", "reward", "layout")  # what the time before a step goes into
 
 
 @runtime_checkable
@@ -34,9 +37,9 @@ class RolloutSampler(Callback):
 
     Logs for every optimizer step, averaged over ranks: `rollout/reward`, `/accuracy`, `/format_valid`,
     `/truncated` (shares), `/think_rate` (of the rollouts whose mode was not forced), `/mean_tokens` (of the
-    response, a forced judge counted), `/skipped_prompts`, `/sync_seconds`, `/sample_seconds`, and
-    `/logprob_gap`, the mean absolute difference between the engine's and the trainer's log-probabilities of
-    the sampled tokens.
+    response, a forced judge counted), `/skipped_prompts`, `/sync_seconds`, `/sample_seconds`,
+    `/reward_seconds`, `/layout_seconds`, and `/logprob_gap`, the mean absolute difference between the
+    engine's and the trainer's log-probabilities of the sampled tokens.
 
     Where there are validation prompts, each is answered once, left to decide, and `val/accuracy`,
     `/mean_tokens`, `/think_rate` and `/format_valid` are logged, over all ranks.
@@ -75,6 +78,7 @@ class RolloutSampler(Callback):
         self.max_logprob_gap = max_logprob_gap
         self.thinking = _modes(samples, forced_share)
         self.skipped = 0  # prompts of the present step
+        self.seconds: dict[str, float] = {}  # of the present step, for each of `PARTS`
         self._synced_at: int | None = None
         self._policy = PolicyMetrics()  # of the present validation
         self._batch: RolloutBatch | None = None
@@ -114,14 +118,16 @@ class RolloutSampler(Callback):
         self, trainer: Trainer, pl_module: LightningModule, window: Sequence[RolloutBatch], step: str
     ) -> None:
         """Sample and score the prompts of all batches of an optimizer step in one go."""
-        started = time.perf_counter()
+        times = [time.perf_counter()]
         self._sync(trainer, pl_module)
-        synced = time.perf_counter()
+        times.append(time.perf_counter())
         protocol = pl_module.backbone.protocol
         prompts = [prompt for part in window for prompt in part["prompts"]]
-        rollouts = roll_out(self.engine, protocol, prompts, self.thinking, self._settings, step)
+        sampled = sample(self.engine, protocol, prompts, self.thinking, self._settings, step)
+        times.append(time.perf_counter())
+        rollouts = score(sampled, protocol, prompts, self._settings.reward)
+        times.append(time.perf_counter())
         self.skipped = len(prompts) - len({rollout.group for rollout in rollouts})
-        seconds = {"sync_seconds": synced - started, "sample_seconds": time.perf_counter() - synced}
         first = 0
         for part in window:
             groups = range(first, first := first + len(part["prompts"]))
@@ -131,17 +137,20 @@ class RolloutSampler(Callback):
             part["samples"] = [table_row(rollout, part["prompts"], protocol) for rollout in own]
             if isinstance(data := getattr(trainer, "datamodule", None), TakesOutcomes):
                 data.record_outcomes(part)
-        self._statistics = statistics(rollouts, protocol) | seconds | {"skipped_prompts": float(self.skipped)}
+        times.append(time.perf_counter())
+        self.seconds = {name: end - start for name, (start, end) in zip(PARTS, pairwise(times), strict=True)}
+        self._statistics = statistics(rollouts, protocol) | {"skipped_prompts": float(self.skipped)}
+        self._statistics |= {f"{name}_seconds": value for name, value in self.seconds.items()}
 
     @override
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare engine and trainer before the optimizer moves the weights; complete the table's rows."""
         if self._batch is None or "logprob_gap" not in self._batch:
             return
-        for sample, (judge, answer) in zip(
+        for row, (judge, answer) in zip(
             self._batch["samples"], self._batch["advantages"].tolist(), strict=True
         ):
-            sample |= {"judge_advantage": judge, "answer_advantage": answer}
+            row |= {"judge_advantage": judge, "answer_advantage": answer}
         part = float(trainer.strategy.reduce(self._batch["logprob_gap"], reduce_op="mean"))
         self._gap += part / self._parts
         if self._window:
@@ -192,7 +201,9 @@ class RolloutSampler(Callback):
     ) -> None:
         """One response to each prompt, left to decide."""
         protocol = pl_module.backbone.protocol
-        rollouts = roll_out(self.engine, protocol, batch["prompts"], ["auto"], self._settings, "validation")
+        prompts = batch["prompts"]
+        sampled = sample(self.engine, protocol, prompts, ["auto"], self._settings, "validation")
+        rollouts = score(sampled, protocol, prompts, self._settings.reward)
         rows = [
             (r.correct, response_tokens(r, protocol), r.parsed.mode is Mode.THINK_ON, r.parsed.valid)
             for r in rollouts

@@ -1,33 +1,71 @@
-"""How fast training goes."""
+"""How fast training goes, and where the time goes."""
 
+import resource
 import time
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
+from katlit.callbacks.rollout import RolloutSampler
+from katlit.flops import peak_flops_of, training_flops
+from katlit.plan.outline import config_shape
+from katlit.plan.shape import Shape
+
+_GIB = 2**30
+
 
 class Throughput(Callback):
-    """Logs `throughput/tokens_per_second` (of all ranks) and `throughput/step_seconds` for optimizer steps.
+    """Logs speed, memory and shares of the time for each optimizer step.
+
+    `throughput/tokens_per_second` and `/samples_per_second` (of all ranks; a sample is a document or a
+    rollout), `/step_seconds`, `/peak_memory_gib` (of the rank that has most; allocated on a GPU, resident on
+    the CPU), `/forward_backward_share`, in stage 3 `/rollout_share`, `/reward_share` and `/sync_share`, and
+    where the device's peak is known `/mfu`, the model FLOPs utilisation by `katlit.flops.training_flops`.
 
     A step's time runs from the end of the step before it, so it contains loading, sampling and the update,
     but not validation. Tokens are those of `input_ids` that are not padding. Counting stays on the device, so
-    nothing waits.
+    nothing waits; on a GPU the shares are those of the host, which waits where it next needs a result.
+
+    Args:
+        peak_flops: Operations a second that one device could do in the precision of the run; that of a known
+            GPU in half precision if not given.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, peak_flops: float | None = None) -> None:
+        self.peak_flops = peak_flops
         self._last = 0.0
+        self._batch_started = 0.0
         self._seconds = 0.0
-        self._tokens: Tensor | int = 0
+        self._forward_backward = 0.0
+        self._counts: Tensor | int = 0  # tokens, samples, and over tokens the length of their document
+        self._shape: Shape | None = None
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.peak_flops is None and torch.cuda.is_available():
+            self.peak_flops = peak_flops_of(torch.cuda.get_device_name())
+        if self.peak_flops is not None:
+            backbone = pl_module.backbone
+            self._shape = config_shape(backbone.causal_lm.config, len(backbone.mtp))
         self._last = time.perf_counter()
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._last = time.perf_counter()
+
+    @override
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._batch_started = time.perf_counter()
+
+    @override
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """No hook lies between the rollouts and the forward pass, so their time is taken off at the end."""
+        self._forward_backward += time.perf_counter() - self._batch_started
 
     @override
     def on_train_batch_end(
@@ -36,11 +74,49 @@ class Throughput(Callback):
         now = time.perf_counter()
         self._seconds += now - self._last
         self._last = now
-        self._tokens += (batch["input_ids"] != pl_module.backbone.protocol.pad_id).sum()
+        self._counts = self._counts + _counts(batch, pl_module.backbone.protocol.pad_id)
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        seconds, tokens = self._seconds, self._tokens
-        self._seconds, self._tokens = 0.0, 0
+        self._log(trainer, pl_module)
+        self._seconds, self._forward_backward, self._counts = 0.0, 0.0, 0
+
+    def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
         rows = {"on_step": True, "on_epoch": False, "sync_dist": True, "batch_size": 1}
-        pl_module.log("throughput/tokens_per_second", tokens / seconds, reduce_fx="sum", **rows)
-        pl_module.log("throughput/step_seconds", seconds, reduce_fx="mean", **rows)
+        tokens, samples, attended = torch.as_tensor(self._counts).unbind()
+        sums = {"tokens_per_second": tokens / self._seconds, "samples_per_second": samples / self._seconds}
+        means = {"step_seconds": self._seconds} | self._shares(trainer)
+        if self._shape is not None and self.peak_flops is not None:
+            flops = training_flops(self._shape, tokens, attended, with_mtp=pl_module.trains_mtp)
+            means["mfu"] = flops / (self._seconds * self.peak_flops)
+        for name, value in sums.items():
+            pl_module.log(f"throughput/{name}", value, reduce_fx="sum", **rows)
+        for name, value in means.items():
+            pl_module.log(f"throughput/{name}", value, reduce_fx="mean", **rows)
+        peak = peak_memory(pl_module.device) / _GIB
+        pl_module.log("throughput/peak_memory_gib", peak, reduce_fx="max", **rows)
+
+    def _shares(self, trainer: Trainer) -> dict[str, Any]:
+        """Shares of the step's time."""
+        rollouts = next((each.seconds for each in trainer.callbacks if isinstance(each, RolloutSampler)), {})
+        forward_backward = self._forward_backward - sum(rollouts.values())
+        seconds = {"forward_backward": forward_backward}
+        if rollouts:
+            seconds |= {"rollout": rollouts["sample"], "reward": rollouts["reward"], "sync": rollouts["sync"]}
+        return {f"{name}_share": value / self._seconds for name, value in seconds.items()}
+
+
+def _counts(batch: Any, pad_id: int) -> Tensor:
+    """Tokens, documents, and the sum over tokens of the length of their document, [3]; padding left out.
+
+    The odd numbers up to `2·n - 1` add up to `n²`, so no length has to be known.
+    """
+    real, positions = batch["input_ids"] != pad_id, batch["position_ids"]
+    starts = real & (positions == 0)
+    return torch.stack([real.sum(), starts.sum(), (real * (2 * positions + 1)).sum()])
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes at their most so far: allocated on a GPU, resident in the process otherwise."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

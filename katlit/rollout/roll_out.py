@@ -3,11 +3,12 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from katlit.batch import Prompt
 from katlit.protocol import Mode, Protocol, Thinking
 from katlit.rewards import CompositeReward, Sample
-from katlit.rollout.engine import RolloutEngine, SamplingParameters
+from katlit.rollout.engine import Completion, RolloutEngine, SamplingParameters
 from katlit.rollout.layout import Rollout
 from katlit.rollout.seeds import request_seed
 
@@ -21,6 +22,15 @@ class RolloutSettings:
     reward: CompositeReward
     sampling: SamplingParameters
     seed: int  # of all sampling
+
+
+class Sampled(NamedTuple):
+    """One completion, before it is scored."""
+
+    group: int  # index of the prompt
+    thinking: Thinking
+    prompt_ids: list[int]
+    completion: Completion
 
 
 def fitting(
@@ -44,22 +54,22 @@ def fitting(
     return kept
 
 
-def roll_out(
+def sample(
     engine: RolloutEngine,
     protocol: Protocol,
     prompts: Sequence[Prompt],
     thinking: Sequence[Thinking],
     settings: RolloutSettings,
     step: str,
-) -> list[Rollout]:
-    """Roll out every prompt that fits, in order of the prompts.
+) -> list[Sampled]:
+    """Sample every prompt that fits, in order of the prompts.
 
     Args:
         engine: Has the policy's weights.
         protocol: Of the policy.
         prompts: Those too long for the engine have no rollouts.
         thinking: How each of a prompt's rollouts is prompted.
-        settings: Reward, sampling and seed.
+        settings: Sampling and seed.
         step: What tells the seeds of this call from those of another one.
     """
     requests: list[tuple[int, Thinking, list[int], int]] = [
@@ -79,22 +89,32 @@ def roll_out(
         replace(settings.sampling, stop_token_ids=[protocol.end_id]),
         [seed for *_, seed in requests],
     )
-    truncated = [completion.finish_reason == "length" for completion in completions]
-    parsed = [
-        protocol.parse_ids(completion.token_ids, mode, truncated=cut)
-        for (_, mode, _, _), completion, cut in zip(requests, completions, truncated, strict=True)
+    return [
+        Sampled(group, mode, ids, completion)
+        for (group, mode, ids, _), completion in zip(requests, completions, strict=True)
     ]
-    scores = settings.reward(
+
+
+def score(
+    sampled: Sequence[Sampled], protocol: Protocol, prompts: Sequence[Prompt], reward: CompositeReward
+) -> list[Rollout]:
+    """Parse and reward what was sampled."""
+    if not sampled:
+        return []
+    truncated = [one.completion.finish_reason == "length" for one in sampled]
+    parsed = [
+        protocol.parse_ids(one.completion.token_ids, one.thinking, truncated=cut)
+        for one, cut in zip(sampled, truncated, strict=True)
+    ]
+    scores = reward(
         [
-            Sample(prompts[group], response, cut)
-            for (group, *_), response, cut in zip(requests, parsed, truncated, strict=True)
+            Sample(prompts[one.group], response, cut)
+            for one, response, cut in zip(sampled, parsed, truncated, strict=True)
         ]
     )
     return [
-        Rollout(group, mode, ids, completion, response, total, correct)
-        for (group, mode, ids, _), completion, response, total, correct in zip(
-            requests, completions, parsed, scores.total, scores.correct, strict=True
-        )
+        Rollout(*one, response, total, correct)
+        for one, response, total, correct in zip(sampled, parsed, scores.total, scores.correct, strict=True)
     ]
 
 

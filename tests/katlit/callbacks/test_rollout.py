@@ -173,6 +173,7 @@ def test_the_step_sees_every_rollout_whole(tmp_path: Path) -> None:
         assert [sample["judge_advantage"], sample["answer_advantage"]] == batch["advantages"][index].tolist()
     assert not batch["loss_mask"][stage_ids == -1].any()
     logged = watch.logged[0]
+    assert all(logged[f"rollout/{part}_seconds"] > 0 for part in ("sync", "sample", "reward", "layout"))
     assert logged["rollout/reward"] == pytest.approx(batch["rewards"].mean().item())
     assert logged["rollout/think_rate"] == pytest.approx(
         (batch["modes"][~batch["forced"]] == 1).float().mean().item()

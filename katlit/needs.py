@@ -1,0 +1,23 @@
+"""What a stage needs memory for, beside its backbone."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Loss = Literal["log_probs", "uld", "jsd"]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What `katlit plan` counts for a stage.
+
+    Attributes:
+        losses: Those of `katlit.losses` that make logits of the main head.
+        mtp_losses: Those that each MTP module repeats; empty where they are not trained.
+        teacher: Name or directory of a frozen model of another shape.
+        references: Frozen copies of the policy.
+    """
+
+    losses: tuple[Loss, ...] = ("log_probs",)
+    mtp_losses: tuple[Loss, ...] = ()
+    teacher: str | None = None
+    references: int = 0

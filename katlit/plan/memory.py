@@ -1,0 +1,97 @@
+"""The memory of a training run on one device: what lasts, and the larger of a step and an update."""
+
+from dataclasses import dataclass
+
+from katlit.needs import Loss
+from katlit.plan import activations, logits
+from katlit.plan.activations import Batch
+from katlit.plan.engine import Engine, engine_bytes
+from katlit.plan.precision import BYTES, Precision
+from katlit.plan.shape import Shape
+from katlit.plan.states import Split, states
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run, as far as its memory is concerned.
+
+    Attributes:
+        shape: Of the model that is trained.
+        losses: One entry for each time that the output head is used.
+        trains_mtp: Whether the MTP modules run and have gradients.
+        companions: Shapes of frozen models, whole on each device.
+        dtype: Of the backbone and of its companions.
+        precision_word: Of the trainer.
+        precision: What the two come to under this strategy.
+        batch: What one device sees at a time.
+        split: Strategy and devices.
+        engine: Of the rollouts, where it shares the device.
+        memory: Of one device, in bytes.
+    """
+
+    shape: Shape
+    losses: tuple[Loss, ...]
+    trains_mtp: bool
+    companions: tuple[Shape, ...]
+    dtype: str
+    precision_word: str
+    precision: Precision
+    batch: Batch
+    split: Split
+    engine: Engine | None
+    memory: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bytes on one device, by what they are for."""
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    companions: int
+    activations: int
+    casts: int
+    logits: int
+    gathered: int
+    engine: int
+    update: int
+    host: int
+
+    @property
+    def total(self) -> int:
+        """The peak: an update begins when activations and logits are gone."""
+        lasting = self.parameters + self.gradients + self.optimizer + self.companions + self.engine
+        step = self.activations + self.casts + self.logits + self.gathered
+        return lasting + max(step, self.update)
+
+
+def plan(job: Job) -> Plan:
+    """Count the memory of a run on one device."""
+    shape, precision, batch = job.shape, job.precision, job.batch
+    trained = shape.total if job.trains_mtp else shape.parameters
+    state = states(shape, trained, precision, job.split)
+    kept = activations.kept_bytes(shape, precision, batch, with_mtp=job.trains_mtp)
+    working = max(activations.working_bytes(model, precision, batch) for model in (shape, *job.companions))
+    return Plan(
+        parameters=state.parameters,
+        gradients=state.gradients,
+        optimizer=state.optimizer,
+        companions=sum(model.parameters for model in job.companions) * BYTES[job.dtype],
+        activations=kept + working,
+        casts=activations.cast_bytes(shape, precision),
+        logits=_logits(job),
+        gathered=state.gathered,
+        engine=engine_bytes(job.engine, shape, job.memory) if job.engine else 0,
+        update=state.update,
+        host=state.host,
+    )
+
+
+def _logits(job: Job) -> int:
+    """What all losses keep, and the most that one of them needs; every token counts as a target."""
+    tokens, shape, precision = job.batch.tokens, job.shape, job.precision
+    vocabulary = max((model.vocabulary for model in job.companions), default=0)
+    kept = sum(logits.kept_bytes(loss, tokens, shape, precision) for loss in job.losses)
+    working = (logits.working_bytes(loss, tokens, shape, precision, vocabulary) for loss in job.losses)
+    return kept + max(working)

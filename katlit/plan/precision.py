@@ -1,0 +1,63 @@
+"""How many bytes a number takes: where it is stored, on the residual stream, and in a matrix product."""
+
+from dataclasses import dataclass
+
+from katlit.errors import UserError
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Bytes of a number.
+
+    Attributes:
+        weights: Of a stored weight, its gradient and each of its two optimizer states.
+        stream: Of the residual stream.
+        compute: Of what enters and leaves a matrix product.
+        master: Of a second copy of the weights that the optimizer updates; 0 where there is none.
+        states: Of the two optimizer states of a weight together.
+    """
+
+    weights: int
+    stream: int
+    compute: int
+    master: int
+    states: int
+
+    @property
+    def autocast(self) -> bool:
+        """Whether matrix products work on cast copies of the weights."""
+        return self.compute != self.stream
+
+
+def precision_of(dtype: str, precision: str, *, zero: bool) -> Precision:
+    """What `backbone.dtype` and `trainer.precision` come to.
+
+    DeepSpeed keeps the model in half precision for both "true" and "mixed", and always a float32 master copy;
+    elsewhere "mixed" is autocast: weights as stored, matrix products in half precision.
+
+    Args:
+        dtype: Of the backbone.
+        precision: Of the trainer, one of Lightning's words.
+        zero: Whether DeepSpeed trains.
+
+    Raises:
+        UserError: for a precision that we cannot count.
+    """
+    stored = BYTES[dtype]
+    words = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "None": "32-true"}
+    word = words.get(precision, precision)
+    if word not in ("32-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed"):
+        raise UserError(
+            f"trainer.precision: {precision!r} is not planned for; give 32-true, bf16-true, bf16-mixed, "
+            "16-true or 16-mixed"
+        )
+    half = not word.startswith("32")
+    if zero:
+        size = 2 if half else stored
+        return Precision(size, size, size, master=4, states=8)
+    if word.endswith("true"):
+        size = 2 if half else stored
+        return Precision(size, size, size, master=0, states=2 * size)
+    return Precision(stored, stored, 2, master=0, states=2 * stored)

@@ -14,14 +14,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from katlit.errors import UserError
-from katlit.export import read_mtp, write_directory
+from katlit.export import read_mtp, replacing, write_directory
 from katlit.gather import whole_tensors
+from katlit.lora import LoraSettings, add_adapters, is_adapter, merged_weights, write_adapters
 from katlit.mtp import MTPModule, future_embeddings, stored_name
 from katlit.pretrained import (
     Attention,
     Dtype,
     build_model,
     grow_vocabulary,
+    heads_are_tied,
     load_model,
     load_tokenizer,
     output_weight,
@@ -53,7 +55,9 @@ class Backbone(nn.Module):
         dtype: Type of the weights.
         attention: Implementation of attention.
         gradient_checkpointing: Keep only each layer's input and recompute the rest in the backward pass.
-        seed: Of fresh weights, and of the rows of new tokens.
+        seed: Of fresh weights, of the rows of new tokens and of adapters.
+        lora: Low-rank adaptation: all weights but the adapters', the markers' rows and the MTP modules are
+            frozen. None: all are trained.
     """
 
     causal_lm: PreTrainedModel  # set by `materialize`
@@ -69,6 +73,7 @@ class Backbone(nn.Module):
         attention: Attention = "sdpa",
         gradient_checkpointing: bool = False,
         seed: int = 0,
+        lora: LoraSettings | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -80,6 +85,7 @@ class Backbone(nn.Module):
         self.attention: Attention = attention
         self.gradient_checkpointing = gradient_checkpointing
         self.seed = seed
+        self.lora = lora
         self.mtp = nn.ModuleList()
         self._protocol: Protocol | None = None
         self._first_new_token = 0
@@ -130,6 +136,20 @@ class Backbone(nn.Module):
                 model.gradient_checkpointing_enable({"use_reentrant": False})
             self.causal_lm = model
             self._add_mtp()
+            if self.lora is not None:  # after the MTP modules, which copy a layer as it is
+                add_adapters(model, self.lora, self._trained_rows(self.lora))
+
+    def _trained_rows(self, lora: LoraSettings) -> list[int]:
+        """Tokens whose rows are trained beside the adapters: the protocol's own, and all that are new."""
+        new = range(self._first_new_token, len(self.protocol.tokenizer))
+        if lora.train_markers:
+            return sorted({*self.protocol.marker_ids.values(), self.protocol.end_id, *new})
+        if new:
+            raise UserError(
+                f"backbone.lora.train_markers: false, but {len(new)} tokens are new to the model and nothing "
+                "would train their rows; set it to true, or init_from to the export of a stage"
+            )
+        return []
 
     @property
     def is_materialized(self) -> bool:
@@ -227,12 +247,17 @@ class Backbone(nn.Module):
     def named_weights(self, include_mtp: bool = False) -> Iterator[tuple[str, Tensor]]:
         """Full, detached tensors under Hugging Face names, `lm_head.weight` included even where it is tied.
 
+        Adapters are merged into what is handed out, and into nothing else.
+
         A collective where the weights are sharded: every rank must exhaust it.
 
         Args:
             include_mtp: Whether to add the MTP modules, under the names of `katlit.mtp.stored_name`.
         """
-        yield from whole_tensors(self.causal_lm.state_dict(keep_vars=True).items())
+        weights = whole_tensors(self.causal_lm.state_dict(keep_vars=True).items())
+        if self.lora is not None:
+            weights = merged_weights(weights, self.lora, self._trained_rows(self.lora))
+        yield from weights
         if include_mtp:
             modules = self.mtp.state_dict(keep_vars=True)
             yield from whole_tensors((stored_name(name), weight) for name, weight in modules.items())
@@ -243,13 +268,35 @@ class Backbone(nn.Module):
         Raises:
             UserError: where the directory holds something else than a model.
         """
-        rank_zero = not dist.is_initialized() or dist.get_rank() == 0
+        rank_zero = _is_rank_zero()
         # Tensors are gathered on all ranks, kept on the first; a tied head is written once, as the embedding.
         weights = {n: w.cpu() for n, w in self.named_weights(include_mtp=True) if rank_zero}
-        if self.causal_lm.get_output_embeddings().weight is self.causal_lm.get_input_embeddings().weight:
+        if heads_are_tied(self.causal_lm):
             weights.pop("lm_head.weight", None)
         mtp = {name: weights.pop(name) for name in list(weights) if name.startswith("model.mtp_layers.")}
         if rank_zero:
             write_directory(directory, self.causal_lm, weights, mtp, self.protocol)
         if dist.is_initialized():
             dist.barrier()
+
+    def export_adapters(self, directory: str | Path) -> None:
+        """Write the adapters in peft's format, with the tokenizer; every rank must call it.
+
+        They belong to `init_from` or, in a first stage, to `model` with its tables grown to the tokenizer's
+        length (`resize_token_embeddings`). MTP modules are not part of it.
+
+        Raises:
+            UserError: where the directory holds something else than adapters.
+        """
+        adapters = (item for item in self.causal_lm.state_dict(keep_vars=True).items() if is_adapter(item[0]))
+        weights = {n: w.cpu() for n, w in whole_tensors(adapters) if _is_rank_zero()}
+        if _is_rank_zero():
+            with replacing(directory, "adapter_config.json") as new:
+                write_adapters(new, self.causal_lm, weights, self.init_from or self.model)
+                self.protocol.tokenizer.save_pretrained(new)
+        if dist.is_initialized():
+            dist.barrier()
+
+
+def _is_rank_zero() -> bool:
+    return not dist.is_initialized() or dist.get_rank() == 0

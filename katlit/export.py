@@ -7,6 +7,8 @@ loaders that take every `*.safetensors` (vLLM) leave the modules alone.
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -42,14 +44,30 @@ def write_directory(
     Raises:
         UserError: where the directory holds something else than a model.
     """
+    with replacing(directory, "config.json") as new:
+        _fill(new, model, weights, mtp_weights, protocol)
+
+
+@contextmanager
+def replacing(directory: str | Path, mark: str) -> Iterator[Path]:
+    """An empty folder to be filled, that takes the place of `directory` once it is complete.
+
+    Args:
+        directory: Where to. One that holds a file named `mark` is replaced.
+        mark: Tells our own kind of directory from others.
+
+    Raises:
+        UserError: where the directory holds something else.
+    """
     target = Path(directory).absolute()
     replaced = target.exists() and any(target.iterdir())
-    if replaced and not (target / "config.json").is_file():
-        raise UserError(f"export: {str(directory)!r} holds other files, no model; choose another place")
+    if replaced and not (target / mark).is_file():
+        raise UserError(f"export: {str(directory)!r} holds other files, no {mark}; choose another place")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        _fill(temporary / "new", model, weights, mtp_weights, protocol)
+        (temporary / "new").mkdir()
+        yield temporary / "new"
         if replaced:
             target.rename(temporary / "old")
         (temporary / "new").rename(target)

@@ -160,6 +160,13 @@ def output_weight(model: PreTrainedModel) -> Tensor:
     return model.get_output_embeddings().weight
 
 
+def heads_are_tied(model: PreTrainedModel) -> bool:
+    """Whether embedding and output head are one matrix; adapters beside them do not count."""
+    tables = model.get_input_embeddings(), model.get_output_embeddings()
+    first, second = (next(table.parameters()) for table in tables)
+    return first is second
+
+
 def _check_head(model: PreTrainedModel, key: str) -> None:
     head = model.get_output_embeddings()
     if head is None or getattr(head, "bias", None) is not None:

@@ -12,7 +12,7 @@ TEST_FILES = sorted((ROOT / "tests").rglob("*.py"))
 MAX_LINES = 300
 
 # A layer is the longest prefix that matches; it may not import anything below the prefixes of its row.
-HEAVY = ("vllm", "deepspeed", "mlflow", "reasoning_gym", "matplotlib")
+HEAVY = ("vllm", "deepspeed", "mlflow", "reasoning_gym", "matplotlib", "peft")
 TOP = (
     "katlit.callbacks", "katlit.cli", "katlit.trainer", "katlit.tracking", "katlit.strategies",
     "katlit.plan.command",

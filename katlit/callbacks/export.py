@@ -3,6 +3,7 @@
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
+from katlit.errors import UserError
 from katlit.output import require_writable
 from katlit.tracking import mlflow_loggers
 
@@ -13,20 +14,35 @@ class ExportModel(Callback):
     Args:
         directory: Where to; the next stage's `backbone.init_from`.
         log_to_mlflow: Whether MLflow keeps a copy, as the artifact `model`; too much, perhaps, if large.
+        adapter_directory: Where to write the adapters of `backbone.lora` too, in peft's format; null writes
+            none. `directory` has them merged in any case.
     """
 
-    def __init__(self, directory: str, log_to_mlflow: bool = True) -> None:
+    def __init__(
+        self, directory: str, log_to_mlflow: bool = True, adapter_directory: str | None = None
+    ) -> None:
         self.directory = directory
         self.log_to_mlflow = log_to_mlflow
+        self.adapter_directory = adapter_directory
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
-            require_writable(self.directory, "ExportModel.directory")
+        if stage != "fit":
+            return
+        require_writable(self.directory, "ExportModel.directory")
+        if self.adapter_directory is None:
+            return
+        require_writable(self.adapter_directory, "ExportModel.adapter_directory")
+        if pl_module.backbone.lora is None:
+            raise UserError(
+                "ExportModel.adapter_directory: there are no adapters; set backbone.lora, or null"
+            )
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         pl_module.backbone.export(self.directory)  # on every rank: shards are gathered
+        if self.adapter_directory is not None:
+            pl_module.backbone.export_adapters(self.adapter_directory)
         if not self.log_to_mlflow or not trainer.is_global_zero:
             return
         for logger in mlflow_loggers(trainer.loggers):

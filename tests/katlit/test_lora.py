@@ -1,0 +1,188 @@
+"""Adapters against plain transformers and peft: what leaves is the merged model; nothing else has moved."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tinymodel import LLAMA, QWEN, fit, packed, tiny_backbone
+from torch import Tensor
+from torch.testing import assert_close
+from transformers import AutoModelForCausalLM
+
+from katlit.backbone import Backbone
+from katlit.errors import UserError
+from katlit.lora import LoraSettings, is_adapter
+from katlit.optimization import Optimization, build_optimizer
+from modules import ColdStartSFT
+
+CONFIGS = [QWEN, LLAMA, QWEN | {"tie_word_embeddings": True}]
+NAMES = ["qwen2", "llama", "tied"]
+LORA = LoraSettings(rank=4, alpha=8.0)
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
+
+
+def base_of(directory: Path, config: dict[str, Any] = QWEN) -> str:
+    """An exported model, as a stage starts from."""
+    backbone = tiny_backbone(directory, config, mtp_depth=1)
+    backbone.materialize()
+    backbone.export(directory / "base")
+    return str(directory / "base")
+
+
+def batch_of(backbone: Backbone) -> dict[str, Tensor]:
+    """Packed documents, a marker in each of them."""
+    batch = packed([[9, 6], [7]])
+    batch["input_ids"][:, 2] = backbone.protocol.marker_ids["<think_on>"]
+    batch["input_ids"][0, 12] = backbone.protocol.marker_ids["<think_off>"]
+    return batch
+
+
+def trained(base: str, steps: int = 4, lora: LoraSettings = LORA) -> tuple[Backbone, dict[str, Tensor]]:
+    """A backbone after some optimizer steps, and a batch."""
+    stage = ColdStartSFT(
+        Backbone(init_from=base, lora=lora), Optimization(learning_rate=3e-2, weight_decay=0.1)
+    )
+    batch = batch_of(stage.backbone)
+    fit(stage, [batch], max_steps=steps)
+    return stage.backbone.eval(), batch
+
+
+@torch.no_grad()
+def logits_of(backbone: Backbone, batch: dict[str, Tensor]) -> Tensor:
+    return backbone.logits(backbone(batch["input_ids"], batch["position_ids"]).main)
+
+
+@torch.no_grad()
+def plain_logits(model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    return model(batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
+def test_named_weights_are_those_of_the_merged_model(tmp_path: Path, config: dict[str, Any]) -> None:
+    base = base_of(tmp_path, config)
+    backbone, batch = trained(base)
+    original = AutoModelForCausalLM.from_pretrained(base)
+    weights = dict(backbone.named_weights())
+    assert weights.keys() == original.state_dict().keys()
+    assert not any(weight.requires_grad for weight in weights.values())
+    assert {n: w.dtype for n, w in weights.items()} == {n: w.dtype for n, w in original.state_dict().items()}
+    assert (logits_of(backbone, batch) - plain_logits(original, batch)).abs().max() > 0.1
+    original.config.tie_word_embeddings = False
+    fresh = AutoModelForCausalLM.from_config(original.config)
+    fresh.load_state_dict(weights)
+    assert_close(plain_logits(fresh.eval(), batch), logits_of(backbone, batch), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
+def test_the_base_keeps_every_bit(tmp_path: Path, config: dict[str, Any]) -> None:
+    base = base_of(tmp_path, config)
+    backbone, _ = trained(base)
+    backbone.export(tmp_path / "out")
+    before = AutoModelForCausalLM.from_pretrained(base).state_dict()
+    after = {
+        name.replace("token_adapter.", "").replace("base_layer.", ""): weight
+        for name, weight in backbone.causal_lm.state_dict().items()
+        if not is_adapter(name)
+    }
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    ids = [*backbone.protocol.marker_ids.values(), backbone.protocol.end_id]
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        moved = (dict(backbone.named_weights())[name] != before[name]).any(dim=1).nonzero()[:, 0].tolist()
+        # A row of the embedding learns where its token occurs; one of the head always.
+        assert set(moved) <= set(ids)
+        assert {backbone.protocol.marker_ids[mark] for mark in ("<think_on>", "<think_off>")} <= set(moved)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
+def test_the_export_is_the_next_stages_start(tmp_path: Path, config: dict[str, Any]) -> None:
+    backbone, batch = trained(base_of(tmp_path, config))
+    backbone.export(tmp_path / "out")
+    model, report = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    truth = logits_of(backbone, batch)
+    assert_close(plain_logits(model, batch), truth, rtol=0, atol=1e-5)
+    following = Backbone(init_from=str(tmp_path / "out"), lora=LORA)
+    following.materialize()
+    assert_close(logits_of(following.eval(), batch), truth, rtol=0, atol=1e-5)
+    mtp = [dict(b.mtp.state_dict()) for b in (backbone, following)]
+    assert mtp[0].keys() == mtp[1].keys()
+    assert all(torch.equal(mtp[0][name], mtp[1][name]) for name in mtp[0])
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
+@pytest.mark.parametrize("train_markers", [True, False])
+def test_peft_reads_the_adapters(tmp_path: Path, config: dict[str, Any], train_markers: bool) -> None:
+    from peft import PeftModel
+
+    base = base_of(tmp_path, config)
+    backbone, batch = trained(base, lora=LoraSettings(rank=4, alpha=8.0, train_markers=train_markers))
+    for _ in range(2):  # the second replaces the first
+        backbone.export_adapters(tmp_path / "adapters")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapters", "base", "tokenizer"]
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapters")
+    assert model.peft_config["default"].base_model_name_or_path == base
+    assert_close(plain_logits(model.eval(), batch), logits_of(backbone, batch), rtol=0, atol=1e-5)
+
+
+def test_the_optimizer_sees_the_adapters_only(tmp_path: Path) -> None:
+    stage = ColdStartSFT(Backbone(init_from=base_of(tmp_path), lora=LORA))
+    stage.configure_model()
+    groups = build_optimizer(stage, Optimization()).param_groups
+    names = {id(parameter): name for name, parameter in stage.named_parameters()}
+    seen = [names[id(parameter)] for group in groups for parameter in group["params"]]
+    assert len(seen) == 2 * 2 * 7 + 2  # A and B of seven matrices in two layers, rows of embedding and head
+    assert all(is_adapter(name) for name in seen)
+
+
+def test_adapters_start_as_nothing_and_by_the_seed(tmp_path: Path) -> None:
+    base = base_of(tmp_path)
+    plain, one, twin, other = (
+        Backbone(init_from=base, lora=lora, seed=seed)
+        for lora, seed in ((None, 0), (LORA, 0), (LORA, 0), (LORA, 1))
+    )
+    state = torch.get_rng_state()
+    for backbone in (plain, one, twin, other):
+        backbone.materialize()
+        torch.rand(1)
+    assert not torch.equal(torch.get_rng_state(), state)
+    batch = batch_of(plain)
+    assert torch.equal(logits_of(plain.eval(), batch), logits_of(one.eval(), batch))
+    first, second, third = (dict(b.causal_lm.named_parameters()) for b in (one, twin, other))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], third[name]) for name in first)
+
+
+def test_the_scale_is_alpha_over_rank(tmp_path: Path) -> None:
+    backbone = Backbone(
+        init_from=base_of(tmp_path), lora=LoraSettings(rank=2, alpha=5.0, target_modules=["v_proj"])
+    )
+    backbone.materialize()
+    layer = backbone.causal_lm.model.layers[1].self_attn.v_proj
+    a, b = (torch.randn_like(getattr(layer, side).default.weight) for side in ("lora_A", "lora_B"))
+    with torch.no_grad():
+        layer.lora_A.default.weight.copy_(a)
+        layer.lora_B.default.weight.copy_(b)
+    merged = dict(backbone.named_weights())["model.layers.1.self_attn.v_proj.weight"]
+    assert_close(merged, layer.base_layer.weight + 2.5 * b @ a)
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "query"], ["lm_head"], ["embed_tokens"], []])
+def test_a_module_that_cannot_be_adapted_is_named(tmp_path: Path, targets: list[str]) -> None:
+    backbone = Backbone(init_from=base_of(tmp_path), lora=LoraSettings(target_modules=targets))
+    with pytest.raises(
+        UserError, match=r"backbone\.lora\.target_modules: .*choose among \['down_proj'"
+    ) as caught:
+        backbone.materialize()
+    assert repr(targets[-1:]) in str(caught.value)
+
+
+def test_settings_that_make_no_sense_are_refused(tmp_path: Path) -> None:
+    for wrong in ({"rank": 0}, {"alpha": 0.0}, {"dropout": 1.0}):
+        with pytest.raises(UserError, match=r"backbone\.lora: rank"):
+            LoraSettings(**wrong)
+    fresh = tiny_backbone(tmp_path, lora=LoraSettings(train_markers=False))
+    with pytest.raises(UserError, match=r"train_markers: false, but 11 tokens are new"):
+        fresh.materialize()

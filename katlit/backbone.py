@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from katlit.errors import UserError
 from katlit.export import read_mtp, replacing, write_directory
-from katlit.gather import whole_tensors
+from katlit.gather import is_rank_zero, whole_tensors
 from katlit.lora import LoraSettings, add_adapters, is_adapter, merged_weights, write_adapters
 from katlit.mtp import MTPModule, future_embeddings, stored_name
 from katlit.pretrained import (
@@ -268,7 +268,7 @@ class Backbone(nn.Module):
         Raises:
             UserError: where the directory holds something else than a model.
         """
-        rank_zero = _is_rank_zero()
+        rank_zero = is_rank_zero()
         # Tensors are gathered on all ranks, kept on the first; a tied head is written once, as the embedding.
         weights = {n: w.cpu() for n, w in self.named_weights(include_mtp=True) if rank_zero}
         if heads_are_tied(self.causal_lm):
@@ -289,14 +289,10 @@ class Backbone(nn.Module):
             UserError: where the directory holds something else than adapters.
         """
         adapters = (item for item in self.causal_lm.state_dict(keep_vars=True).items() if is_adapter(item[0]))
-        weights = {n: w.cpu() for n, w in whole_tensors(adapters) if _is_rank_zero()}
-        if _is_rank_zero():
+        weights = {n: w.cpu() for n, w in whole_tensors(adapters) if is_rank_zero()}
+        if is_rank_zero():
             with replacing(directory, "adapter_config.json") as new:
                 write_adapters(new, self.causal_lm, weights, self.init_from or self.model)
                 self.protocol.tokenizer.save_pretrained(new)
         if dist.is_initialized():
             dist.barrier()
-
-
-def _is_rank_zero() -> bool:
-    return not dist.is_initialized() or dist.get_rank() == 0

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -53,3 +54,8 @@ def _gathered(bucket: list[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
 def _whole(weight: Tensor) -> Tensor:
     weight = weight.detach()
     return weight.full_tensor() if isinstance(weight, DTensor) else weight
+
+
+def is_rank_zero() -> bool:
+    """Whether this process is the one that writes what was gathered."""
+    return not dist.is_initialized() or dist.get_rank() == 0

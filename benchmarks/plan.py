@@ -22,6 +22,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.data import DataLoader
 
 from katlit.plan.command import PlanCLI, Planner
 from katlit.plan.memory import Job, plan
@@ -78,7 +79,7 @@ def train(module: LightningModule, data: dict[str, Any]) -> None:
         gradient_clip_val=1.0,
         **quiet,
     )
-    trainer.fit(module, [data] * STEPS)
+    trainer.fit(module, DataLoader([data] * STEPS, batch_size=None))  # type: ignore[arg-type]
 
 
 def resident(field: str) -> int:

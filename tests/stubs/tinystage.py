@@ -59,7 +59,8 @@ class TinyData(LightningDataModule):
             Path(self.cache).write_text("labelled")
 
     def train_dataloader(self) -> DataLoader:
-        return DataLoader([{"input_ids": torch.tensor([1, 2, 3, 0])}] * self.rows, batch_size=2)
+        row = {"input_ids": torch.tensor([1, 2, 3, 0]), "position_ids": torch.tensor([0, 1, 2, 0])}
+        return DataLoader([row] * self.rows, batch_size=2)
 
 
 class FakeRollouts(Callback):

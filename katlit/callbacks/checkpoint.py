@@ -16,7 +16,6 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from katlit.errors import UserError
@@ -36,9 +35,13 @@ class StepCheckpoint(Checkpoint):
     the place in the data, and what callbacks and data remember; a file, or a folder where the strategy writes
     one. `katlit fit … --ckpt_path last` goes on from the newest.
 
-    After a SIGTERM to any rank, all ranks finish the optimizer step they are in, or the validation, write
-    a checkpoint, and stop; `katlit` then exits with status 143. Lightning's own handler is put aside
-    meanwhile: it ends ranks at different places, within a step too. A run that starts afresh where an earlier
+    After a SIGTERM to any rank while it trains, all ranks finish an optimizer step, write a checkpoint, and
+    stop; `katlit` then exits with status 143. Lightning's own handler is put aside meanwhile: it ends ranks
+    at different places, within a step too. A validation that was due at a checkpoint is not made up for when
+    the run goes on from it.
+
+    Another number of processes can go on from a checkpoint, where its place in the data is one between their
+    optimizer steps. A run that starts afresh where an earlier
     one left checkpoints, or goes on from an older one, moves the newer ones into a folder `aside-<n>`:
     nothing is lost, and `last` is always of the present run.
 
@@ -57,7 +60,7 @@ class StepCheckpoint(Checkpoint):
         self._random_states: list[dict[str, Any]] = []
         self._last_saved = 0
         self._last_step = 0
-        self._terminated = threading.Event()  # this rank has had a SIGTERM
+        self._terminated = False  # this rank has had a SIGTERM
 
     def folder(self, trainer: Trainer) -> Path:
         """Where the checkpoints are."""
@@ -76,10 +79,9 @@ class StepCheckpoint(Checkpoint):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._last_saved = self._last_step = trainer.global_step
-        if trainer.received_sigterm:
-            self._terminated.set()
+        self._terminated = trainer.received_sigterm
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handler
-            signal.signal(signal.SIGTERM, lambda *_: self._terminated.set())  # Lightning takes it back
+            signal.signal(signal.SIGTERM, self._on_sigterm)  # Lightning takes it back at the end
         if trainer.is_global_zero and not trainer.fast_dev_run:
             self._set_aside(trainer)
         trainer.strategy.barrier("checkpoints of earlier runs are out of the way")
@@ -102,11 +104,14 @@ class StepCheckpoint(Checkpoint):
         if step == self._last_step:
             return
         self._last_step = step
-        stops = trainer.strategy.reduce_boolean_decision(self._terminated.is_set(), all=False)
+        stops = trainer.strategy.reduce_boolean_decision(self._terminated, all=False)
         if stops or step % self.every_n_steps == 0:
             self._save(trainer)
-        if stops:
-            raise SIGTERMException
+        # Lightning then ends all ranks alike, but only when the step is logged.
+        trainer._signal_connector.received_sigterm = stops  # noqa: SLF001 (nothing public sets it)
+
+    def _on_sigterm(self, *_: object) -> None:
+        self._terminated = True
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -128,6 +133,9 @@ class StepCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         self._random_states = checkpoint.get("random_states", [])
+        if "loops" in checkpoint and trainer.training:
+            current = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+            _count_for(trainer, current, saved_by=len(self._random_states) or trainer.world_size)
 
     def _set_aside(self, trainer: Trainer) -> None:
         folder = self.folder(trainer)
@@ -177,6 +185,20 @@ def newest_checkpoint(trainer: Trainer) -> Path:
         places = ", ".join(map(str, folders))
         raise UserError(f"ckpt_path: last, but no checkpoint is in {places}; leave ckpt_path out")
     return found[-1]
+
+
+def _count_for(trainer: Trainer, progress: dict[str, int], saved_by: int) -> None:
+    """Turn the batches that each of `saved_by` processes has seen of an epoch into those of each one here."""
+    seen = progress["ready"] * saved_by
+    step = trainer.world_size * trainer.accumulate_grad_batches
+    if seen % step:
+        raise UserError(
+            f"ckpt_path: the checkpoint was written {seen} batches into an epoch, which is within an optimizer"
+            f" step of {step} (processes x accumulate_grad_batches); go on with other numbers of them"
+        )
+    unfinished = progress["ready"] - progress["completed"]  # the batch after which it was written
+    ready = seen // trainer.world_size
+    progress.update(ready=ready, started=ready, processed=ready, completed=ready - unfinished)
 
 
 def _step(path: Path) -> int:

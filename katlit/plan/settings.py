@@ -37,7 +37,7 @@ def memory_size(text: str) -> int:
     Raises:
         UserError: for anything else.
     """
-    found = re.fullmatch(r"\s*([0-9.]+)\s*([a-z]*)\s*", text.lower())
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
     if found is None or found.group(2) not in _UNITS:
         raise UserError(f"memory: {text!r} is no size; write it like 80GiB")
     return int(float(found.group(1)) * _UNITS[found.group(2)])

@@ -125,15 +125,15 @@ class ServerKeeper:
 
     def _recover(self, reason: str) -> None:
         """Start the server again, once."""
-        reason = f"{reason}; {self.process.last_error()}"
-        self.process.stop(kill=True)
-        if self.restarts:
-            self.failure = f"vLLM server failed again after a restart: {reason}"
-            return
-        self.restarts += 1
-        logger.warning("vLLM server failed (%s); starting it again", reason)
         try:
+            reason = f"{reason}; {self.process.last_error()}"
+            self.process.stop(kill=True)
+            if self.restarts:
+                self.failure = f"vLLM server failed again after a restart: {reason}"
+                return
+            self.restarts += 1
+            logger.warning("vLLM server failed (%s); starting it again", reason)
             self._start_process()
-        except UserError as error:
+        except (UserError, OSError) as error:  # nobody sees what ends this thread
             self.failure = f"vLLM server failed ({reason}) and did not come back: {error}"
             self.process.stop(kill=True)

@@ -42,7 +42,8 @@ class VLLMServer(RolloutEngine):
             `ServerOptions.command_line` names; with "files" it must see `directory`.
         max_context: Longest prompt plus completion, in tokens.
         backend: How weights reach the server: "files" through `directory`, "nccl" by broadcast from the first
-            process's GPU, for servers that do not see `directory`.
+            process's GPU, for servers that do not see `directory`; never run so far, and a server that dies
+            meanwhile may leave the first process waiting.
         directory: Where weights are kept, in a folder of our own; None: the directory for temporary files.
             /dev/shm is fastest, where it has room for the weights twice.
         nccl_address: Address of the first process's machine, as the server sees it.

@@ -2,6 +2,7 @@ import os
 import random
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from tinystage import TinyData, TinyStage
 
 from datamodules.loader import EpochLoader
-from katlit.callbacks.checkpoint import StepCheckpoint, checkpoints
+from katlit.callbacks.checkpoint import StepCheckpoint, _count_for, checkpoints
 from katlit.errors import UserError
 
 
@@ -183,3 +184,19 @@ def test_epochs_that_become_shorter_are_gone_on_with_at_every_step(tmp_path: Pat
     assert [epoch for epoch, *_ in whole] == [0, 0, 0, 1, 1, 2, 3, 4]
     for step, path in enumerate(checkpoints(tmp_path / "whole")[:-1], start=1):
         assert places(StepCheckpoint(str(tmp_path / "again")), path) == whole[step:]
+
+
+@pytest.mark.parametrize(("saved_by", "parts", "ready"), [(1, 1, 3), (2, 1, 6), (2, 3, 6), (4, 2, 12)])
+def test_a_place_in_the_data_is_counted_in_batches_of_one_process(
+    saved_by: int, parts: int, ready: int
+) -> None:
+    trainer = SimpleNamespace(world_size=1, accumulate_grad_batches=parts)
+    progress = {"ready": 3, "started": 3, "processed": 3, "completed": 2}
+    _count_for(trainer, progress, saved_by)
+    assert progress == {"ready": ready, "started": ready, "processed": ready, "completed": ready - 1}
+
+
+def test_a_place_within_an_optimizer_step_is_refused() -> None:
+    trainer = SimpleNamespace(world_size=2, accumulate_grad_batches=2)
+    with pytest.raises(UserError, match="6 batches into an epoch, which is within an optimizer step of 4"):
+        _count_for(trainer, {"ready": 3, "started": 3, "processed": 3, "completed": 2}, saved_by=2)

@@ -193,8 +193,8 @@ def _count_for(trainer: Trainer, progress: dict[str, int], saved_by: int) -> Non
     step = trainer.world_size * trainer.accumulate_grad_batches
     if seen % step:
         raise UserError(
-            f"ckpt_path: the checkpoint was written {seen} batches into an epoch, which is within an optimizer"
-            f" step of {step} (processes x accumulate_grad_batches); go on with other numbers of them"
+            f"ckpt_path: the checkpoint was written {seen} batches into an epoch, which is within a step"
+            f" of {step} (processes x accumulate_grad_batches); go on with other numbers of them"
         )
     unfinished = progress["ready"] - progress["completed"]  # the batch after which it was written
     ready = seen // trainer.world_size

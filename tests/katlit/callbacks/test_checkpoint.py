@@ -198,5 +198,5 @@ def test_a_place_in_the_data_is_counted_in_batches_of_one_process(
 
 def test_a_place_within_an_optimizer_step_is_refused() -> None:
     trainer = SimpleNamespace(world_size=2, accumulate_grad_batches=2)
-    with pytest.raises(UserError, match="6 batches into an epoch, which is within an optimizer step of 4"):
+    with pytest.raises(UserError, match="6 batches into an epoch, which is within a step of 4"):
         _count_for(trainer, {"ready": 3, "started": 3, "processed": 3, "completed": 2}, saved_by=2)

@@ -44,12 +44,13 @@ def kill(run: subprocess.Popen[str]) -> None:
 
 
 def rows(directory: Path) -> dict[int, dict[str, Any]]:
-    """What was logged of each step, the last time that it ran; without what a clock measures."""
+    """What was logged of each step, the last time that it ran; without what a clock or the system measures."""
     found: dict[int, dict[str, Any]] = {}
     file = directory / "log.jsonl"
     for line in file.read_text().splitlines() if file.exists() else []:
         row = json.loads(line)
-        found[row["step"]] = {k: v for k, v in row.items() if "second" not in k}
+        measured = {k for k in row if "second" in k or k.startswith("throughput/")}
+        found[row["step"]] = {k: v for k, v in row.items() if k not in measured}
     return found
 
 

@@ -44,7 +44,7 @@ def kill(run: subprocess.Popen[str]) -> None:
 
 
 def rows(directory: Path) -> dict[int, dict[str, Any]]:
-    """What was logged of each step, the last time that it ran; without what a clock or the system measures."""
+    """What was logged of each step, the last time that it ran; without what is measured."""
     found: dict[int, dict[str, Any]] = {}
     file = directory / "log.jsonl"
     for line in file.read_text().splitlines() if file.exists() else []:

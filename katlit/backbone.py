@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from katlit.errors import UserError
-from katlit.export import read_mtp, replacing, write_directory
+from katlit.export import read_mtp, write_directory
 from katlit.gather import is_rank_zero, whole_tensors
-from katlit.lora import LoraSettings, add_adapters, is_adapter, merged_weights, write_adapters
+from katlit.lora import LoraSettings, add_adapters, merged_weights, trained_rows, write_adapters
 from katlit.mtp import MTPModule, future_embeddings, stored_name
 from katlit.pretrained import (
     Attention,
@@ -89,6 +89,7 @@ class Backbone(nn.Module):
         self.mtp = nn.ModuleList()
         self._protocol: Protocol | None = None
         self._first_new_token = 0
+        self._trained_rows: list[int] = []  # beside adapters
 
     @property
     def protocol(self) -> Protocol:
@@ -137,19 +138,9 @@ class Backbone(nn.Module):
             self.causal_lm = model
             self._add_mtp()
             if self.lora is not None:  # after the MTP modules, which copy a layer as it is
-                add_adapters(model, self.lora, self._trained_rows(self.lora))
-
-    def _trained_rows(self, lora: LoraSettings) -> list[int]:
-        """Tokens whose rows are trained beside the adapters: the protocol's own, and all that are new."""
-        new = range(self._first_new_token, len(self.protocol.tokenizer))
-        if lora.train_markers:
-            return sorted({*self.protocol.marker_ids.values(), self.protocol.end_id, *new})
-        if new:
-            raise UserError(
-                f"backbone.lora.train_markers: false, but {len(new)} tokens are new to the model and nothing "
-                "would train their rows; set it to true, or init_from to the export of a stage"
-            )
-        return []
+                new = range(self._first_new_token, len(protocol.tokenizer))
+                self._trained_rows = trained_rows(self.lora, protocol, new)
+                add_adapters(model, self.lora, self._trained_rows)
 
     @property
     def is_materialized(self) -> bool:
@@ -256,7 +247,7 @@ class Backbone(nn.Module):
         """
         weights = whole_tensors(self.causal_lm.state_dict(keep_vars=True).items())
         if self.lora is not None:
-            weights = merged_weights(weights, self.lora, self._trained_rows(self.lora))
+            weights = merged_weights(weights, self.lora, self._trained_rows)
         yield from weights
         if include_mtp:
             modules = self.mtp.state_dict(keep_vars=True)
@@ -288,11 +279,4 @@ class Backbone(nn.Module):
         Raises:
             UserError: where the directory holds something else than adapters.
         """
-        adapters = (item for item in self.causal_lm.state_dict(keep_vars=True).items() if is_adapter(item[0]))
-        weights = {n: w.cpu() for n, w in whole_tensors(adapters) if is_rank_zero()}
-        if is_rank_zero():
-            with replacing(directory, "adapter_config.json") as new:
-                write_adapters(new, self.causal_lm, weights, self.init_from or self.model)
-                self.protocol.tokenizer.save_pretrained(new)
-        if dist.is_initialized():
-            dist.barrier()
+        write_adapters(directory, self.causal_lm, self.init_from or self.model, self.protocol)

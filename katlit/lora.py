@@ -14,11 +14,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from katlit.errors import UserError
+from katlit.export import replacing
+from katlit.gather import is_rank_zero, whole_tensors
+from katlit.protocol import Protocol
 
 _ADAPTER = "default"  # peft's name of the only one
 # What peft makes of a layer: the names of its parts, by their ends.
@@ -55,6 +59,27 @@ class LoraSettings:
             )
 
 
+def trained_rows(settings: LoraSettings, protocol: Protocol, new: range) -> list[int]:
+    """Tokens whose rows are trained beside the adapters: the protocol's own, and all that are new.
+
+    Args:
+        settings: Whether any are.
+        protocol: Names the markers.
+        new: Tokens that the model never saw.
+
+    Raises:
+        UserError: where there are new ones and none may be trained.
+    """
+    if settings.train_markers:
+        return sorted({*protocol.marker_ids.values(), protocol.end_id, *new})
+    if new:
+        raise UserError(
+            f"backbone.lora.train_markers: false, but {len(new)} tokens are new to the model and nothing "
+            "would train their rows; set it to true, or init_from to the export of a stage"
+        )
+    return []
+
+
 def add_adapters(model: PreTrainedModel, settings: LoraSettings, token_ids: Sequence[int]) -> None:
     """Freeze a model and put adapters beside its linear layers; they change nothing until they are trained.
 
@@ -80,6 +105,9 @@ def add_adapters(model: PreTrainedModel, settings: LoraSettings, token_ids: Sequ
         task_type="CAUSAL_LM",
     )
     inject_adapter_in_model(config, model, _ADAPTER)
+    for parameter in model.parameters():
+        if parameter.requires_grad:  # small steps would vanish in the bfloat16 of a frozen model
+            parameter.data = parameter.data.float()
 
 
 def _targets(model: PreTrainedModel, settings: LoraSettings) -> list[str]:
@@ -144,16 +172,31 @@ def is_adapter(name: str) -> bool:
 
 
 def write_adapters(
-    directory: Path, model: PreTrainedModel, weights: dict[str, Tensor], base: str | None
+    directory: str | Path, model: PreTrainedModel, base: str | None, protocol: Protocol
 ) -> None:
-    """Write the adapters as peft does, for `PeftModel.from_pretrained`.
+    """Write adapters and tokenizer as peft does, for `PeftModel.from_pretrained`; every rank must call it.
 
     Args:
-        directory: Where to; exists.
-        model: Adapted; its own weights are not read.
-        weights: Full tensors on the CPU: those for which `is_adapter` holds.
-        base: Name or directory of the model that they belong to.
+        directory: Where to. A directory of adapters is replaced.
+        model: Adapted.
+        base: Name or directory of the model that the adapters belong to.
+        protocol: Its tokenizer is written.
+
+    Raises:
+        UserError: where the directory holds something else than adapters.
     """
+    rank_zero = is_rank_zero()
+    adapters = (item for item in model.state_dict(keep_vars=True).items() if is_adapter(item[0]))
+    weights = {name: weight.cpu() for name, weight in whole_tensors(adapters) if rank_zero}
+    if rank_zero:
+        with replacing(directory, "adapter_config.json") as new:
+            _fill(new, model, weights, base)
+            protocol.tokenizer.save_pretrained(new)
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def _fill(directory: Path, model: PreTrainedModel, weights: dict[str, Tensor], base: str | None) -> None:
     from peft.functional import get_peft_model_state_dict
 
     config: Any = copy.copy(model.peft_config[_ADAPTER])

@@ -41,6 +41,7 @@ def build_optimizer(module: nn.Module, settings: Optimization) -> AdamW:
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
+    groups = [group for group in groups if group["params"]]  # DeepSpeed drops an empty one, schedulers do not
     return AdamW(groups, lr=settings.learning_rate, betas=(settings.beta1, settings.beta2))
 
 

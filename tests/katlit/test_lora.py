@@ -5,20 +5,27 @@ from typing import Any
 
 import pytest
 import torch
-from tinymodel import LLAMA, QWEN, fit, packed, tiny_backbone
+from fixedbatches import merge, step_batches
+from lightning.pytorch import Trainer
+from tinymodel import LLAMA, QWEN, fit, packed, tiny_backbone, write_tokenizer
 from torch import Tensor
 from torch.testing import assert_close
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from datamodules.loader import EpochLoader
 from katlit.backbone import Backbone
+from katlit.callbacks.checkpoint import StepCheckpoint
 from katlit.errors import UserError
 from katlit.lora import LoraSettings, is_adapter
+from katlit.module import KatModule
 from katlit.optimization import Optimization, build_optimizer
-from modules import ColdStartSFT
+from katlit.pretrained import load_tokenizer
+from modules import ColdStartSFT, DistillMTP, StepSRPO
 
 CONFIGS = [QWEN, LLAMA, QWEN | {"tie_word_embeddings": True}]
 NAMES = ["qwen2", "llama", "tied"]
 LORA = LoraSettings(rank=4, alpha=8.0)
+FAST = Optimization(learning_rate=3e-3)
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 
 
@@ -127,14 +134,89 @@ def test_peft_reads_the_adapters(tmp_path: Path, config: dict[str, Any], train_m
     assert_close(plain_logits(model.eval(), batch), logits_of(backbone, batch), rtol=0, atol=1e-5)
 
 
+def test_adapters_of_a_first_stage_belong_to_the_resized_model(tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    config = AutoConfig.for_model(**(QWEN | {"vocab_size": 256}))
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "plain")
+    tokenizer = write_tokenizer(tmp_path / "tokenizer")
+    stage = ColdStartSFT(Backbone(str(tmp_path / "plain"), tokenizer=tokenizer, lora=LORA), FAST)
+    batch = batch_of(stage.backbone)
+    fit(stage, [batch], limit_val_batches=0)
+    stage.backbone.export_adapters(tmp_path / "adapters")
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "plain")
+    base.resize_token_embeddings(len(load_tokenizer(str(tmp_path / "adapters"), "test")))
+    model = PeftModel.from_pretrained(base, tmp_path / "adapters").eval()
+    assert_close(plain_logits(model, batch), logits_of(stage.backbone.eval(), batch), rtol=0, atol=1e-5)
+
+
 def test_the_optimizer_sees_the_adapters_only(tmp_path: Path) -> None:
     stage = ColdStartSFT(Backbone(init_from=base_of(tmp_path), lora=LORA))
     stage.configure_model()
     groups = build_optimizer(stage, Optimization()).param_groups
+    assert all(group["params"] for group in groups)
     names = {id(parameter): name for name, parameter in stage.named_parameters()}
     seen = [names[id(parameter)] for group in groups for parameter in group["params"]]
     assert len(seen) == 2 * 2 * 7 + 2  # A and B of seven matrices in two layers, rows of embedding and head
     assert all(is_adapter(name) for name in seen)
+
+
+STAGES = {
+    "sft": lambda backbone, base: ColdStartSFT(backbone, FAST),
+    "distill": lambda backbone, base: DistillMTP(backbone, base, FAST, kd="jsd"),
+    "srpo": lambda backbone, base: StepSRPO(backbone, FAST, kl_weight=0.1),
+}
+
+
+@pytest.mark.parametrize("kind", STAGES)
+def test_every_stage_trains_the_adapters(tmp_path: Path, kind: str) -> None:
+    base = base_of(tmp_path)
+    stage: KatModule = STAGES[kind](Backbone(init_from=base, lora=LORA), base)
+    stage.configure_model()
+    before = {name: weight.clone() for name, weight in stage.backbone.state_dict().items()}
+    fit(stage, [merge(step_batches(kind, 0))], limit_val_batches=0)
+    moved = {
+        name for name, weight in stage.backbone.state_dict().items() if not torch.equal(weight, before[name])
+    }
+    adapters = {name for name in before if is_adapter(name)}
+    mtp = {name for name in before if name.startswith("mtp.")}
+    # Nobody drew a marker, so no row of the embedding learns.
+    assert moved | {
+        "causal_lm.model.embed_tokens.token_adapter.trainable_tokens_delta.default"
+    } == adapters | (mtp if kind == "distill" else set())
+
+
+def test_the_reference_of_stage_3_is_the_model_before_it(tmp_path: Path) -> None:
+    base = base_of(tmp_path)
+    stage = StepSRPO(Backbone(init_from=base, lora=LORA), FAST, kl_weight=0.1)
+    stage.configure_model()
+    batch = merge(step_batches("srpo", 0))
+    fit(stage, [batch], limit_val_batches=0)
+    original = AutoModelForCausalLM.from_pretrained(base)
+    reference = stage._reference
+    assert reference is not None
+    hidden = reference.hidden(batch["input_ids"], batch["position_ids"])
+    assert_close(hidden @ reference.head_weight.T, plain_logits(original, batch), rtol=0, atol=1e-5)
+
+
+def test_a_resumed_run_ends_as_the_uninterrupted_one(tmp_path: Path) -> None:
+    base = base_of(tmp_path)
+
+    def run(steps: int, folder: str, ckpt_path: Path | None = None) -> dict[str, Tensor]:
+        torch.manual_seed(0 if ckpt_path is None else 9)
+        stage = ColdStartSFT(Backbone(init_from=base, lora=LoraSettings(dropout=0.2)), FAST)
+        trainer = Trainer(
+            max_steps=steps, max_epochs=-1, accelerator="cpu", logger=False, enable_progress_bar=False,
+            enable_model_summary=False, callbacks=[StepCheckpoint(str(tmp_path / folder), every_n_steps=1)],
+        )  # fmt: skip
+        loader = EpochLoader(lambda _: range(8), lambda step: merge(step_batches("sft", step)))
+        trainer.fit(stage, loader, ckpt_path=ckpt_path)
+        return dict(stage.backbone.named_weights(include_mtp=True))
+
+    whole = run(5, "whole")
+    run(2, "parts")
+    resumed = run(5, "parts", tmp_path / "parts/step-00000002.ckpt")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_adapters_start_as_nothing_and_by_the_seed(tmp_path: Path) -> None:
@@ -167,6 +249,15 @@ def test_the_scale_is_alpha_over_rank(tmp_path: Path) -> None:
         layer.lora_B.default.weight.copy_(b)
     merged = dict(backbone.named_weights())["model.layers.1.self_attn.v_proj.weight"]
     assert_close(merged, layer.base_layer.weight + 2.5 * b @ a)
+
+
+def test_a_base_in_bfloat16_has_adapters_in_float32(tmp_path: Path) -> None:
+    backbone = Backbone(init_from=base_of(tmp_path), lora=LORA, dtype="bfloat16")
+    stage = ColdStartSFT(backbone, FAST)
+    fit(stage, [batch_of(backbone)], precision="bf16-mixed", limit_val_batches=0)
+    dtypes = {is_adapter(name): weight.dtype for name, weight in backbone.causal_lm.named_parameters()}
+    assert dtypes == {True: torch.float32, False: torch.bfloat16}
+    assert all(weight.dtype == torch.bfloat16 for _, weight in backbone.named_weights())
 
 
 @pytest.mark.parametrize("targets", [["q_proj", "query"], ["lm_head"], ["embed_tokens"], []])

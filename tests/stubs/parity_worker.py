@@ -23,14 +23,14 @@ def command(stage: str, output: Path, merged: bool, words: list[str]) -> list[st
     ranks, parts = int(os.environ.get("WORLD_SIZE", "1")), 1 if merged else 4
     folder = output / stage
     return [
-        "fit", "-c", str(ROOT / "configs/base.yaml"), *words, *model,
+        "fit", "-c", str(ROOT / "configs/base.yaml"), *model,
         "--model.init_args.optimization.learning_rate=0.01",
         "--data=fixedbatches.FixedBatches", f"--data.stage={stage}", f"--data.merged={merged}",
         "--trainer.max_steps=5", "--trainer.logger=false", f"--trainer.default_root_dir={folder}",
         f"--trainer.accumulate_grad_batches={parts // ranks}",
         "--trainer.callbacks+=collect.Collect", f"--trainer.callbacks.path={folder}/log.jsonl",
         "--trainer.callbacks+=katlit.callbacks.export.ExportModel",
-        f"--trainer.callbacks.directory={folder}/model",
+        f"--trainer.callbacks.directory={folder}/model", *words,
     ]  # fmt: skip
 
 

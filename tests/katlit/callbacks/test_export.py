@@ -16,6 +16,7 @@ def test_every_rank_exports_and_rank_0_logs(global_zero: bool, log_to_mlflow: bo
     trainer = Mock(loggers=[logger], is_global_zero=global_zero)
     ExportModel("there", log_to_mlflow).on_fit_end(trainer, module)
     module.backbone.export.assert_called_once_with("there")
+    module.backbone.export_adapters.assert_not_called()
     assert logger.experiment.log_artifacts.call_count == int(global_zero and log_to_mlflow)
 
 
@@ -25,3 +26,15 @@ def test_a_folder_that_cannot_be_written_is_found_out_before_training(tmp_path: 
     callback.setup(Mock(), Mock(), "validate")
     with pytest.raises(UserError, match=r"ExportModel\.directory"):
         callback.setup(Mock(), Mock(), "fit")
+
+
+def test_adapters_are_written_beside_where_there_are_any(tmp_path: Path) -> None:
+    callback = ExportModel(str(tmp_path / "model"), adapter_directory=str(tmp_path / "adapters"))
+    module = Mock()
+    callback.setup(Mock(), module, "fit")
+    callback.on_fit_end(Mock(loggers=[]), module)
+    module.backbone.export.assert_called_once_with(str(tmp_path / "model"))
+    module.backbone.export_adapters.assert_called_once_with(str(tmp_path / "adapters"))
+    module.backbone.lora = None
+    with pytest.raises(UserError, match=r"adapter_directory: .* set backbone\.lora"):
+        callback.setup(Mock(), module, "fit")

@@ -99,7 +99,7 @@ class EpochLoader(Generic[PlanT, BatchT]):
         batches = self._batches()
         resume, self._resume_at = self._resume_at, None
         # Nothing is left of a finished epoch: Lightning then goes on to the next one, of which a checkpoint
-        # says nothing. It asks for the finished one where history made it shorter than the first.
+        # says nothing.
         within = resume is not None and resume["epoch"] == self._epoch
         self._position = resume["position"] // self._share.world if resume is not None and within else 0
         while self._position < len(batches):

@@ -70,8 +70,8 @@ class TaskPrompts(PromptSource):
     Args:
         families: Levels to draw from, with their shares, or a YAML file that lists them.
         size: Number of prompts.
-        seed: Seed of the questions and of their order, a number or a text: `${seed_everything}-rl` in YAML
-            draws other questions than a stage with `${seed_everything}-distill`, run by run.
+        seed: Seed of the questions and of their order, a number or a text. With texts such as
+            `${seed_everything}-rl` in YAML, each stage of a run draws anew, and each run too.
         split: `train` or `heldout`. A hash of the question decides, so no held-out question is ever trained
             on, whatever the seeds and sizes.
         heldout_percent: Share of all questions that is held out, in percent; use one value everywhere.

@@ -40,10 +40,10 @@ class StepCheckpoint(Checkpoint):
     at different places, within a step too. A validation that was due at a checkpoint is not made up for when
     the run goes on from it.
 
-    Another number of processes can go on from a checkpoint, where its place in the data is one between their
-    optimizer steps. A run that starts afresh where an earlier
-    one left checkpoints, or goes on from an older one, moves the newer ones into a folder `aside-<n>`:
-    nothing is lost, and `last` is always of the present run.
+    Another number of processes can go on from a checkpoint, if its place in the data lies between two of
+    their optimizer steps. A run that starts afresh where an earlier one left checkpoints, or goes on from an
+    older one, moves the newer ones into a folder `aside-<n>`: nothing is lost, and `last` is always of the
+    present run.
 
     Args:
         directory: Where to; null is `checkpoints` under `trainer.default_root_dir`.
@@ -135,7 +135,7 @@ class StepCheckpoint(Checkpoint):
         self._random_states = checkpoint.get("random_states", [])
         if "loops" in checkpoint and trainer.training:
             current = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
-            _count_for(trainer, current, saved_by=len(self._random_states) or trainer.world_size)
+            _recount_batches(trainer, current, saved_by=len(self._random_states) or trainer.world_size)
 
     def _set_aside(self, trainer: Trainer) -> None:
         folder = self.folder(trainer)
@@ -187,7 +187,7 @@ def newest_checkpoint(trainer: Trainer) -> Path:
     return found[-1]
 
 
-def _count_for(trainer: Trainer, progress: dict[str, int], saved_by: int) -> None:
+def _recount_batches(trainer: Trainer, progress: dict[str, int], saved_by: int) -> None:
     """Turn the batches that each of `saved_by` processes has seen of an epoch into those of each one here."""
     seen = progress["ready"] * saved_by
     step = trainer.world_size * trainer.accumulate_grad_batches

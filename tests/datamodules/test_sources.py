@@ -29,6 +29,15 @@ def test_shares_fields_and_reproducibility() -> None:
     assert {prompt["verifier"] for prompt in prompts} == {"basic_arithmetic", "leg_counting"}
 
 
+def test_a_seed_may_be_a_text() -> None:
+    first, again, other = (
+        [question(prompt) for prompt in TaskPrompts([HARD], size=20, seed=seed).load()]
+        for seed in ("1-vote", "1-vote", "1-rl")
+    )
+    assert first == again
+    assert len({*first} & {*other}) < 5
+
+
 def test_references_score_full_marks() -> None:
     import reasoning_gym
 

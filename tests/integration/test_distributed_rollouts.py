@@ -1,20 +1,55 @@
-"""Stage 3 with an engine in each of two processes, on the strategies that hold weights differently."""
+"""Stage 3 on two processes: with vLLM in each of them, and with one vLLM server for both, killed or not."""
 
+import time
 from pathlib import Path
 
+import psutil
 import pytest
-from killable import finish, rows, start
+from killable import finish, on_two_processes, rows, start
 
-ROOT = Path(__file__).parents[2]
+VLLM, SERVER = "katlit.rollout.vllm.VLLMEngine", "katlit.rollout.vllm_server.VLLMServer"
+ENGINE = "--trainer.callbacks.engine"
 pytestmark = [pytest.mark.slow, pytest.mark.vllm, pytest.mark.timeout(900)]
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "deepspeed_z3"])
-def test_engines_of_two_processes_follow_the_trainer(tmp_path: Path, strategy: str) -> None:
-    overlays = [f"-c={ROOT}/configs/strategy/{name}.yaml" for name in (strategy, "cpu")]
-    finish(start(tmp_path, *overlays, settings="vllm_rollouts"))
-    steps = rows(tmp_path)
+def words(engine: str) -> list[str]:
+    return ["--trainer.max_steps=3", f"{ENGINE}={engine}", f"{ENGINE}.max_context=256"]
+
+
+def assert_engine_follows_trainer(directory: Path) -> None:
+    steps = rows(directory)
     assert sorted(steps) == [1, 2, 3]
-    for row in steps.values():
-        assert row["rollout/logprob_gap"] < 1e-4
-        assert row["train/loss"] != 0
+    assert all(row["rollout/logprob_gap"] < 1e-4 for row in steps.values())
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "deepspeed_z3"])
+def test_an_engine_in_each_process(tmp_path: Path, strategy: str) -> None:
+    finish(start(tmp_path, *on_two_processes(strategy), *words(VLLM)))
+    assert_engine_follows_trainer(tmp_path)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_one_server_for_both(tmp_path: Path, server_environment: dict[str, str], killed: bool) -> None:
+    pytest.importorskip("vllm", exc_type=ImportError)
+    options = [f"{ENGINE}.options.max_num_seqs=16", f"{ENGINE}.options.kv_cache_gib=0.1"]
+    run = start(tmp_path, *on_two_processes("ddp"), *words(SERVER), *options, environment=server_environment)
+    try:
+        while not rows(tmp_path):
+            assert run.poll() is None, finish(run)
+            time.sleep(0.01)
+        server = server_of(run.pid)
+        if killed:
+            server.kill()
+        assert ("starting it again" in finish(run)) == killed
+    finally:
+        run.kill()
+    assert_engine_follows_trainer(tmp_path)
+    assert not psutil.pid_exists(server.pid)
+
+
+def server_of(trainer: int) -> psutil.Process:
+    """The only HTTP server that the process has started."""
+    module = "vllm.entrypoints.openai.api_server"
+    commands = [(child, child.cmdline()) for child in psutil.Process(trainer).children(recursive=True)]
+    (server,) = [child for child, line in commands if module in line and "-I" not in line]  # not the guardian
+    return server

@@ -5,18 +5,12 @@ import time
 from pathlib import Path
 
 import pytest
-from killable import finish, kill, rows, start, wait_for
+from killable import finish, kill, on_two_processes, rows, start, wait_for
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-ROOT = Path(__file__).parents[2]
 STEPS = 5
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-def overlays(strategy: str) -> list[str]:
-    files = [f"-c={ROOT}/configs/strategy/{name}.yaml" for name in (strategy, "cpu")]
-    return [*files, f"--trainer.max_steps={STEPS}"]
 
 
 def assert_same_end(directory: Path, whole: Path) -> None:
@@ -30,7 +24,7 @@ def assert_same_end(directory: Path, whole: Path) -> None:
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "deepspeed_z1", "deepspeed_z2", "deepspeed_z3"])
 def test_a_killed_run_ends_as_the_uninterrupted_one(tmp_path: Path, strategy: str) -> None:
-    words = overlays(strategy)
+    words = [*on_two_processes(strategy), f"--trainer.max_steps={STEPS}"]
     finish(start(tmp_path / "whole", *words))
 
     run = start(tmp_path / "killed", *words)
@@ -44,7 +38,7 @@ def test_a_killed_run_ends_as_the_uninterrupted_one(tmp_path: Path, strategy: st
 
 @pytest.mark.parametrize("strategy", ["ddp", "deepspeed_z3"])
 def test_sigterm_to_one_process_stops_all_with_a_checkpoint(tmp_path: Path, strategy: str) -> None:
-    words = overlays(strategy)
+    words = [*on_two_processes(strategy), f"--trainer.max_steps={STEPS}"]
     directory = tmp_path / "terminated"
     run = start(directory, *words, "--checkpoint.every_n_steps=100")
     while len(rows(directory)) < 2:

@@ -6,28 +6,38 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from katlit.callbacks.checkpoint import checkpoints
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}/tests/stubs", "OMP_NUM_THREADS": "1"}
+STUBS = f"{ROOT}/tests/stubs"
 
 
-def start(directory: Path, *words: str, settings: str = "resume") -> subprocess.Popen[str]:
+def start(
+    directory: Path, *words: str, environment: Mapping[str, str] = MappingProxyType({})
+) -> subprocess.Popen[str]:
     """Start `katlit fit` in a process group of its own, with a checkpoint after each step.
 
     Lightning itself starts the other processes of a strategy.
     """
-    files = ["configs/base.yaml", "configs/stage/step_srpo.yaml", f"tests/stubs/{settings}.yaml"]
+    files = ["configs/base.yaml", "configs/stage/step_srpo.yaml", "tests/stubs/resume.yaml"]
     command = ["fit", *(word for name in files for word in ("-c", name))]
-    places = [f"--trainer.default_root_dir={directory}", "--checkpoint.every_n_steps=1"]
+    settings = [f"--trainer.default_root_dir={directory}", "--checkpoint.every_n_steps=1"]
+    path = os.pathsep.join(filter(None, [STUBS, environment.get("PYTHONPATH")]))
     return subprocess.Popen(
-        [sys.executable, "-m", "katlit.cli", *command, *places, *words],
-        cwd=ROOT, env=ENVIRONMENT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        start_new_session=True,
+        [sys.executable, "-m", "katlit.cli", *command, *settings, *words],
+        cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"} | environment | {"PYTHONPATH": path}, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
+
+
+def on_two_processes(strategy: str) -> list[str]:
+    """The overlays of a strategy on the CPU."""
+    return [f"-c={ROOT}/configs/strategy/{name}.yaml" for name in (strategy, "cpu")]
 
 
 def finish(run: subprocess.Popen[str], status: int = 0) -> str:

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from tinystage import TinyData, TinyStage
 
 from datamodules.loader import EpochLoader
-from katlit.callbacks.checkpoint import StepCheckpoint, _count_for, checkpoints
+from katlit.callbacks.checkpoint import StepCheckpoint, _recount_batches, checkpoints
 from katlit.errors import UserError
 
 
@@ -29,15 +29,19 @@ class Draws(Callback):
         self.drawn.append((random.random(), float(np.random.rand()), float(torch.rand(()))))
 
 
+def quiet_trainer(*callbacks: Callback, **settings: Any) -> Trainer:
+    return Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[*callbacks], **settings,
+    )  # fmt: skip
+
+
 def fit(saver: StepCheckpoint, steps: int, seed: int = 0, **settings: Any) -> Draws:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
     draws = Draws()
-    trainer = Trainer(
-        max_steps=steps, max_epochs=-1, accelerator="cpu", logger=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[draws, saver],
-    )  # fmt: skip
+    trainer = quiet_trainer(draws, saver, max_steps=steps, max_epochs=-1)
     loader = EpochLoader(lambda epoch: range(20), lambda index: {"input_ids": torch.tensor([1, 2, index, 0])})
     trainer.fit(TinyStage(), loader, **settings)
     return draws
@@ -124,10 +128,7 @@ def test_what_an_earlier_run_left_is_moved_aside(tmp_path: Path, caplog: pytest.
 
 
 def test_a_development_run_writes_none(tmp_path: Path) -> None:
-    trainer = Trainer(
-        fast_dev_run=2, logger=False, accelerator="cpu", enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[StepCheckpoint(str(tmp_path), every_n_steps=1)],
-    )  # fmt: skip
+    trainer = quiet_trainer(StepCheckpoint(str(tmp_path), every_n_steps=1), fast_dev_run=2)
     trainer.fit(TinyStage(), datamodule=TinyData())
     assert list(tmp_path.iterdir()) == []
 
@@ -144,10 +145,8 @@ class Terminate(Callback):
 
 def test_sigterm_is_heeded_when_the_optimizer_step_is_complete(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    trainer = Trainer(
-        max_steps=4, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-        accumulate_grad_batches=2, callbacks=[Terminate(), StepCheckpoint(str(tmp_path))],
-    )  # fmt: skip
+    saver = StepCheckpoint(str(tmp_path))
+    trainer = quiet_trainer(Terminate(), saver, max_steps=4, accumulate_grad_batches=2)
     with pytest.raises(SIGTERMException):
         trainer.fit(TinyStage(), datamodule=TinyData())
     assert names(tmp_path) == ["step-00000002.ckpt"]
@@ -169,10 +168,7 @@ class Places(Callback):
 def test_epochs_that_become_shorter_are_gone_on_with_at_every_step(tmp_path: Path) -> None:
     def places(saver: StepCheckpoint, checkpoint: Path | None) -> list[tuple[int, int, int]]:
         noted = Places()
-        trainer = Trainer(
-            max_steps=8, max_epochs=-1, accelerator="cpu", logger=False, enable_progress_bar=False,
-            enable_model_summary=False, callbacks=[noted, saver],
-        )  # fmt: skip
+        trainer = quiet_trainer(noted, saver, max_steps=8, max_epochs=-1)
         loader = EpochLoader(
             lambda epoch: [10 * epoch + index for index in range(max(3 - epoch, 1))],
             lambda index: {"input_ids": torch.tensor([1, 2, index, 0])},
@@ -192,11 +188,11 @@ def test_a_place_in_the_data_is_counted_in_batches_of_one_process(
 ) -> None:
     trainer = SimpleNamespace(world_size=1, accumulate_grad_batches=parts)
     progress = {"ready": 3, "started": 3, "processed": 3, "completed": 2}
-    _count_for(trainer, progress, saved_by)
+    _recount_batches(trainer, progress, saved_by)
     assert progress == {"ready": ready, "started": ready, "processed": ready, "completed": ready - 1}
 
 
 def test_a_place_within_an_optimizer_step_is_refused() -> None:
     trainer = SimpleNamespace(world_size=2, accumulate_grad_batches=2)
     with pytest.raises(UserError, match="6 batches into an epoch, which is within a step of 4"):
-        _count_for(trainer, {"ready": 3, "started": 3, "processed": 3, "completed": 2}, saved_by=2)
+        _recount_batches(trainer, {"ready": 3, "started": 3, "processed": 3, "completed": 2}, saved_by=2)

@@ -81,14 +81,16 @@ class KatCLI(LightningCLI):
             logger.check()
 
     def _find_checkpoint(self) -> None:
-        """Put the newest checkpoint in the place of `ckpt_path: last`; refuse a path where nothing is."""
+        """Put the newest checkpoint in the place of `last` or `auto`; refuse a path where nothing is."""
         settings = self.config_init[self.subcommand]
         path = settings.get("ckpt_path")
-        if path == "last":
-            settings["ckpt_path"] = str(newest_checkpoint(self.trainer))
+        if path in ("last", "auto"):
+            newest = newest_checkpoint(self.trainer, required=path == "last")
+            settings["ckpt_path"] = None if newest is None else str(newest)
         elif path is not None and "://" not in str(path) and not Path(path).exists():
             raise UserError(
-                f"ckpt_path: {str(path)!r} does not exist; give a checkpoint, or last (the newest)"
+                f"ckpt_path: {str(path)!r} does not exist; give a checkpoint, last (the newest), or auto "
+                "(the newest, if any)"
             )
 
 

@@ -29,7 +29,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         stage: What is split.
         offload_optimizer: Keep optimizer state, and the update, in host memory.
         offload_parameters: Keep the weights of stage 3 in host memory.
-        bucket_bytes: Gradients and weights move in buckets of this size.
+        bucket_elements: Gradients and weights move in buckets of so many numbers.
         process_group_backend: Of torch.distributed; gloo on the CPU, nccl on GPUs by default.
     """
 
@@ -38,7 +38,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         stage: Literal[1, 2, 3] = 2,
         offload_optimizer: bool = False,
         offload_parameters: bool = False,
-        bucket_bytes: int = 2**28,
+        bucket_elements: int = 2**28,
         process_group_backend: str | None = None,
     ) -> None:
         if find_spec("deepspeed") is None:
@@ -49,8 +49,8 @@ class ZeroStrategy(DeepSpeedStrategy):
             stage=stage,
             offload_optimizer=offload_optimizer,
             offload_parameters=offload_parameters,
-            allgather_bucket_size=bucket_bytes,
-            reduce_bucket_size=bucket_bytes,
+            allgather_bucket_size=bucket_elements,
+            reduce_bucket_size=bucket_elements,
             # Only for DeepSpeed's own throughput log; our loaders have no single number.
             logging_batch_size_per_gpu=1,
             process_group_backend=process_group_backend,

@@ -33,7 +33,7 @@ class StepCheckpoint(Checkpoint):
     A checkpoint is written under another name and renamed when it is complete, so a run that is killed while
     it writes leaves the one before. It holds weights, optimizer, schedule, the random states of every rank,
     the place in the data, and what callbacks and data remember; a file, or a folder where the strategy writes
-    one. `katlit fit … --ckpt_path last` goes on from the newest.
+    one. `katlit fit … --ckpt_path last` goes on from the newest; `auto` does so if there is one.
 
     After a SIGTERM to any rank while it trains, all ranks finish an optimizer step, write a checkpoint, and
     stop; `katlit` then exits with status 143. Lightning's own handler is put aside meanwhile: it ends ranks
@@ -172,19 +172,19 @@ def checkpoints(directory: str | Path) -> list[Path]:
     return sorted(found, key=_step)
 
 
-def newest_checkpoint(trainer: Trainer) -> Path:
+def newest_checkpoint(trainer: Trainer, *, required: bool) -> Path | None:
     """The newest complete checkpoint of a trainer's `StepCheckpoint`.
 
     Raises:
-        UserError: where there is none.
+        UserError: where there is none, but one is required.
     """
     savers = [saver for saver in trainer.checkpoint_callbacks if isinstance(saver, StepCheckpoint)]
     folders = [saver.folder(trainer) for saver in savers]
     found = [path for folder in folders for path in checkpoints(folder)]
-    if not found:
+    if required and not found:
         places = ", ".join(map(str, folders))
-        raise UserError(f"ckpt_path: last, but no checkpoint is in {places}; leave ckpt_path out")
-    return found[-1]
+        raise UserError(f"ckpt_path: last, but no checkpoint is in {places}; leave it out, or use auto")
+    return found[-1] if found else None
 
 
 def _recount_batches(trainer: Trainer, progress: dict[str, int], saved_by: int) -> None:

@@ -87,7 +87,7 @@ def read_split(trainer: Namespace) -> Split:
             devices,
             given.offload_optimizer,
             given.offload_parameters,
-            given.bucket_bytes,
+            given.bucket_elements,
         )
     if name not in _STRATEGIES:
         raise UserError(

@@ -35,10 +35,16 @@ class ServerProcess:
         options: Of vLLM's command line.
         environment: Added to this process's environment.
         log_file: What the server prints is added to it.
+        folder: Is removed where that process dies.
     """
 
     def __init__(
-        self, model_directory: Path, options: Sequence[str], environment: Mapping[str, str], log_file: Path
+        self,
+        model_directory: Path,
+        options: Sequence[str],
+        environment: Mapping[str, str],
+        log_file: Path,
+        folder: Path,
     ) -> None:
         self._scratch = tempfile.TemporaryDirectory(
             prefix="katlit-vllm-", ignore_cleanup_errors=True
@@ -51,9 +57,10 @@ class ServerProcess:
         server = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model_directory)]
         inherited = {name: value for name, value in os.environ.items() if not _LAUNCHERS.fullmatch(name)}
         own = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1", "TMPDIR": self._scratch.name}
+        guardian = [sys.executable, "-I", katlit.rollout.guardian.__file__, str(_GRACE), str(folder)]
         with log_file.open("ab") as log:
             self._guardian = subprocess.Popen(  # noqa: S603 (our own command)
-                [sys.executable, "-I", katlit.rollout.guardian.__file__, str(_GRACE), *server, *options],
+                [*guardian, *server, *options],
                 stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True,
                 env=inherited | own | dict(environment),
             )  # fmt: skip

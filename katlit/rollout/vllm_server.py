@@ -151,10 +151,11 @@ class VLLMServer(RolloutEngine):
                 "use katlit.rollout.HFEngine, which needs neither"
             )
         words = self.options.command_line(self._max_context, backend, port, self.seed)
-        log_file = self.options.log_file or checkpoint.directory.parent / "server.log"
+        folder = checkpoint.directory.parent
+        log_file = self.options.log_file or folder / "server.log"
 
         def launch(directory: Path) -> ServerProcess:
-            return ServerProcess(directory, words, self.options.variables(), log_file)
+            return ServerProcess(directory, words, self.options.variables(), log_file, folder)
 
         self._keeper = ServerKeeper(launch, client, checkpoint, self.timeouts.start)
         self._restarts = 0

@@ -20,9 +20,9 @@ def documented() -> list[str]:
     for page in DOCS:
         text = page.read_text()
         variables = dict(re.findall(r'^([A-Z]+)="(.*)"$', text, re.MULTILINE))
-        # a line of its own, behind `srun`, or the module that torchrun starts
-        for line in re.findall(r"^(?:srun |    )?(katlit(?:\.cli)? .*)$", text, re.MULTILINE):
-            command = line.partition(" # ")[0].replace("katlit.cli", "katlit")
+        # a line of its own, what SLURM's script is given, or the module that torchrun starts
+        for line in re.findall(r"^(?:sbatch docs/slurm.sh|    katlit.cli|katlit) (.*)$", text, re.MULTILINE):
+            command = f"katlit {line.partition(' # ')[0]}"
             for name, value in variables.items():
                 command = command.replace(f"${name}", value)
             found.append(" ".join(command.split()))

@@ -162,6 +162,14 @@ def test_last_is_the_newest_checkpoint_of_this_run(caplog: pytest.LogCaptureFixt
     ]  # fmt: skip
 
 
+def test_auto_is_the_newest_checkpoint_or_none(caplog: pytest.LogCaptureFixture) -> None:
+    settings = ["--trainer.logger=false", "--ckpt_path=auto"]
+    assert fit(*settings, "--trainer.max_steps=4") == 0
+    assert ".ckpt" not in caplog.text
+    assert fit(*settings, "--trainer.max_steps=6") == 0
+    assert "step-00000004.ckpt" in caplog.text
+
+
 def test_label_only_prepares_the_data(tmp_path: Path) -> None:
     assert main(["label", *BASE, "--data.init_args.cache=labels.txt"]) == 0
     assert (tmp_path / "labels.txt").read_text() == "labelled"

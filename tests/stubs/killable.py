@@ -24,12 +24,21 @@ def start(
 
     Lightning itself starts the other processes of a strategy.
     """
+    return launch([sys.executable, "-m", "katlit.cli", *fit(directory, *words)], environment)
+
+
+def fit(directory: Path, *words: str) -> list[str]:
+    """The words behind `katlit`."""
     files = ["configs/base.yaml", "configs/stage/step_srpo.yaml", "tests/stubs/resume.yaml"]
-    command = ["fit", *(word for name in files for word in ("-c", name))]
     settings = [f"--trainer.default_root_dir={directory}", "--checkpoint.every_n_steps=1"]
+    return ["fit", *(word for name in files for word in ("-c", name)), *settings, *words]
+
+
+def launch(command: list[str], environment: Mapping[str, str]) -> subprocess.Popen[str]:
+    """Start a command in a process group of its own."""
     path = os.pathsep.join(filter(None, [STUBS, environment.get("PYTHONPATH")]))
     return subprocess.Popen(
-        [sys.executable, "-m", "katlit.cli", *command, *settings, *words],
+        command,
         cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"} | environment | {"PYTHONPATH": path}, text=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import pytest
@@ -21,8 +22,12 @@ time.sleep(600)
 """
 
 
-def start(kind: str, grace: float = 0.5) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
-    command = [sys.executable, "-I", guardian.__file__, str(grace), sys.executable, "-c", COMMAND, kind]
+def words(kind: str, folder: Path) -> list[str]:
+    return [sys.executable, "-I", guardian.__file__, "0.5", str(folder), sys.executable, "-c", COMMAND, kind]
+
+
+def start(kind: str, folder: Path) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+    command = words(kind, folder)
     guarded = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -40,8 +45,10 @@ def kill_command(guarded: subprocess.Popen[str], processes: list[psutil.Process]
 
 @pytest.mark.parametrize("kind", ["willing", "stubborn"])
 @pytest.mark.parametrize("end", [close_input, kill_command])
-def test_the_command_and_its_children_end_together(kind: str, end: Callable[..., None]) -> None:
-    guarded, processes = start(kind)
+def test_the_command_and_its_children_end_together(
+    kind: str, end: Callable[..., None], tmp_path: Path
+) -> None:
+    guarded, processes = start(kind, tmp_path)
     started = time.monotonic()
     end(guarded, processes)
     guarded.wait(timeout=5)
@@ -50,3 +57,21 @@ def test_the_command_and_its_children_end_together(kind: str, end: Callable[...,
     assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
     guarded.stdout.close()
     guarded.stdin.close()
+    assert tmp_path.is_dir()
+
+
+@pytest.mark.parametrize("kind", ["willing", "stubborn"])
+def test_the_folder_of_a_starter_that_died_is_removed(kind: str, tmp_path: Path) -> None:
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / "model.safetensors").touch()
+    starter = "import subprocess, sys, time; subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE, "
+    starter += "start_new_session=True); time.sleep(600)"
+    command = [sys.executable, "-c", starter, *words(kind, folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as dies:
+        assert dies.stdout.readline()
+        dies.kill()
+    deadline = time.monotonic() + 10
+    while folder.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not folder.exists()

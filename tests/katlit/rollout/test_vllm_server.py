@@ -185,7 +185,7 @@ from pathlib import Path
 from katlit.rollout import VLLMServer
 from katlit.rollout.server_options import ServerOptions
 options = ServerOptions(kv_cache_gib=0.1, environment={server_environment!r})
-engine = VLLMServer(max_context=64, options=options)
+engine = VLLMServer(max_context=64, options=options, directory=Path({str(tmp_path)!r}))
 engine.start(Path({str(qwen2_directory)!r}))
 print(engine._keeper.process.group, flush=True)
 time.sleep(600)
@@ -195,11 +195,13 @@ time.sleep(600)
         number = int(trainer.stdout.readline())
         group = [process for process in psutil.process_iter() if _group(process.pid) == number]
         assert len(group) >= 3
+        assert len(list(tmp_path.iterdir())) == 1
     finally:
         trainer.send_signal(signal.SIGKILL)
         trainer.communicate()
     _, alive = psutil.wait_procs(group, timeout=15)
     assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_server_that_cannot_start_says_why(

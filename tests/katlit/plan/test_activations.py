@@ -18,10 +18,12 @@ WIDTHS: dict[str, Any] = {
     "vocab_size": 300, "tie_word_embeddings": False,
 }  # fmt: skip
 HEAD: dict[str, Any] = {"head_dim": 16}
+EXPERTS: dict[str, Any] = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 MODELS: dict[str, dict[str, Any]] = {
     "qwen2": {},
     "qwen3": HEAD,
-    "qwen3_moe": HEAD | {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
+    "qwen3_moe": HEAD | EXPERTS,
+    "qwen2_moe": EXPERTS | {"shared_expert_intermediate_size": 48},
 }
 
 

@@ -128,3 +128,11 @@ def test_checkpointing_keeps_inputs_and_one_layer() -> None:
     layer = activations.layer_bytes(shape, precision, Batch(128, 32))
     assert layer == 128 * 5272
     assert whole - checkpointed == 2 * layer - 3 * 128 * 64 * 4
+
+
+def test_the_routing_is_kept_even_by_checkpointed_layers() -> None:
+    shape = shape_of(build("qwen3_moe", 3, "float32", "sdpa"))
+    precision, batch = precision_of("float32", "32-true", zero=False), Batch(128, 32, checkpointing=True)
+    kept = activations.kept_bytes(shape, precision, batch, with_mtp=False)
+    unrouted = 3 * 128 * 64 * 4 + activations.layer_bytes(shape, precision, batch) + 128 * (64 * 12 + 4)
+    assert kept - unrouted == 3 * 128 * 8 * 8  # of each token and expert a logit and a probability

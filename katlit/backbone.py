@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from katlit.errors import UserError
+from katlit.experts import check_experts, recorded_logits, unpacked
 from katlit.export import read_mtp, write_directory
 from katlit.gather import is_rank_zero, whole_tensors
 from katlit.lora import LoraSettings, add_adapters, merged_weights, trained_rows, write_adapters
@@ -32,10 +33,11 @@ from katlit.protocol import Protocol, prepare_tokenizer
 
 
 class HiddenStates(NamedTuple):
-    """What the output head turns into logits; all [B, L, H], after their final norm."""
+    """What the output head turns into logits, [B, L, H] after the final norm; and how tokens were routed."""
 
     main: Tensor  # position t predicts t+1
     mtp: tuple[Tensor, ...]  # one a depth k = 1…D, position t predicts t+k+1; empty if not asked for
+    routing: tuple[Tensor, ...]  # router logits [B * L, E] of each layer with experts, those of MTP last
 
 
 class Backbone(nn.Module):
@@ -58,6 +60,9 @@ class Backbone(nn.Module):
         seed: Of fresh weights, of the rows of new tokens and of adapters.
         lora: Low-rank adaptation: all weights but the adapters', the markers' rows and the MTP modules are
             frozen. None: all are trained.
+        router_loss_weight: Of the load-balancing loss of a mixture of experts (`KatModule.add_router_loss`);
+            0 leaves it out. None: the model's own `router_aux_loss_coef`, or 0 with `lora`, under which
+            routers are frozen.
     """
 
     causal_lm: PreTrainedModel  # set by `materialize`
@@ -74,7 +79,10 @@ class Backbone(nn.Module):
         gradient_checkpointing: bool = False,
         seed: int = 0,
         lora: LoraSettings | None = None,
+        router_loss_weight: float | None = None,
     ) -> None:
+        if router_loss_weight is not None and not router_loss_weight >= 0:
+            raise UserError(f"backbone.router_loss_weight: {router_loss_weight}; give 0 or more, or null")
         super().__init__()
         self.model = model
         self.config = config
@@ -86,6 +94,7 @@ class Backbone(nn.Module):
         self.gradient_checkpointing = gradient_checkpointing
         self.seed = seed
         self.lora = lora
+        self.router_loss_weight = router_loss_weight
         self.mtp = nn.ModuleList()
         self._protocol: Protocol | None = None
         self._first_new_token = 0
@@ -132,6 +141,7 @@ class Backbone(nn.Module):
         with torch.device("cpu"), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             model = self._create(len(protocol.tokenizer))
+            check_experts(model, self.router_loss_weight)
             grow_vocabulary(model, len(protocol.tokenizer), self._first_new_token, self.seed)
             if self.gradient_checkpointing:
                 model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -192,17 +202,17 @@ class Backbone(nn.Module):
             position_ids: [B, L], 0 at the first token of each document.
             with_mtp: Whether to run the MTP modules too.
         """
-        if not with_mtp or not self.mtp:
-            return HiddenStates(self._run(input_ids, position_ids), ())
-        main, previous, layer_arguments = self._run_watched(input_ids, position_ids)
-        embeddings = self.causal_lm.get_input_embeddings()(input_ids)
-        outputs = []
-        for k, module in enumerate(self.mtp, start=1):
-            previous, output = module(
-                previous, future_embeddings(embeddings, position_ids, k), layer_arguments
-            )
-            outputs.append(output)
-        return HiddenStates(main, tuple(outputs))
+        with recorded_logits(self) as routing:
+            if not with_mtp or not self.mtp:
+                return HiddenStates(self._run(input_ids, position_ids), (), tuple(routing))
+            main, previous, layer_arguments = self._run_watched(input_ids, position_ids)
+            embeddings = self.causal_lm.get_input_embeddings()(input_ids)
+            outputs = []
+            for k, module in enumerate(self.mtp, start=1):
+                future = future_embeddings(embeddings, position_ids, k)
+                previous, output = module(previous, future, layer_arguments)
+                outputs.append(output)
+        return HiddenStates(main, tuple(outputs), tuple(routing))
 
     def _run(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
         base = self.causal_lm.base_model
@@ -238,7 +248,8 @@ class Backbone(nn.Module):
     def named_weights(self, include_mtp: bool = False) -> Iterator[tuple[str, Tensor]]:
         """Full, detached tensors under Hugging Face names, `lm_head.weight` included even where it is tied.
 
-        Adapters are merged into what is handed out, and into nothing else.
+        Adapters are merged into what is handed out, and into nothing else. Experts come one by one, as in
+        checkpoints; those of MTP modules stay packed, as they are stored.
 
         A collective where the weights are sharded: every rank must exhaust it.
 
@@ -248,7 +259,7 @@ class Backbone(nn.Module):
         weights = whole_tensors(self.causal_lm.state_dict(keep_vars=True).items())
         if self.lora is not None:
             weights = merged_weights(weights, self.lora, self._trained_rows)
-        yield from weights
+        yield from unpacked(weights)
         if include_mtp:
             modules = self.mtp.state_dict(keep_vars=True)
             yield from whole_tensors((stored_name(name), weight) for name, weight in modules.items())

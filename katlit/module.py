@@ -11,6 +11,9 @@ from typing_extensions import override
 
 from katlit.backbone import Backbone
 from katlit.errors import UserError
+from katlit.experts import routers
+from katlit.losses.load_balance import load_balance, load_statistics
+from katlit.losses.reduce import token_mean
 from katlit.metrics.token_mean import TokenMean
 from katlit.needs import Needs
 from katlit.optimization import Optimization, build_optimizer, build_schedule
@@ -38,6 +41,7 @@ class KatModule(LightningModule):
         self._micro_batches = 1  # of the present optimizer step
         self._micro_batches_left = 0
         self._logged: dict[str, Tensor] = {}
+        self._loads: list[Tensor] = []  # of experts, in each of the step's micro-batches so far
 
     @override
     def configure_model(self) -> None:
@@ -104,10 +108,56 @@ class KatModule(LightningModule):
         window = batch.get("window", [batch])
         if window:
             self._micro_batches = self._micro_batches_left = len(window)
-            self._numbers = self._totals([self.target_numbers(part) for part in window])
-            self._logged = {}
+            self._numbers = self._totals([self._token_numbers(part) for part in window])
+            self._logged, self._loads = {}, []
         self._micro_batches_left -= 1
         return self._numbers
+
+    def _token_numbers(self, batch: Any) -> dict[str, Tensor]:
+        numbers = self.target_numbers(batch)
+        return numbers | {"routed": self._real(batch).sum()} if routers(self.backbone) else numbers
+
+    def _real(self, batch: Any) -> Tensor:
+        """Which tokens are no padding, [B, L] bool."""
+        return batch["input_ids"] != self.backbone.protocol.pad_id
+
+    def add_router_loss(self, loss: Tensor, batch: Any, routing: tuple[Tensor, ...]) -> Tensor:
+        """Add the load-balancing loss of a mixture of experts; to be called once a training step.
+
+        The mean over layers of `load_balance`, times the backbone's `router_loss_weight`. All tokens count
+        that are no padding, targets or not. The loss is no sum over tokens, because it multiplies two means.
+        Our choice: each micro-batch of each rank balances its own load, and the mean over them weighs by
+        their tokens. So it depends on how tokens fall into micro-batches, but not on which rank has which of
+        them.
+
+        Logs `train/router_loss` before its weight and, of the whole step and all ranks, `load_statistics` as
+        `router/…`.
+
+        Args:
+            loss: Of the batch, [].
+            batch: With `input_ids`; `step_numbers` has seen it.
+            routing: Of `Backbone.forward`; where it is empty, the loss is returned as it is.
+        """
+        if not routing:
+            return loss
+        config = self.backbone.causal_lm.config
+        real, top_k = self._real(batch).flatten(), config.num_experts_per_tok
+        values, loads = zip(*(load_balance(logits, top_k, real) for logits in routing), strict=True)
+        router_loss = token_mean(torch.stack(values).mean(dim=0), self._numbers["routed"])
+        self.log_training({"router_loss": router_loss})
+        self._log_loads(torch.stack(loads))
+        weight = self.backbone.router_loss_weight
+        if weight is None:
+            weight = 0.0 if self.backbone.lora is not None else config.router_aux_loss_coef
+        return loss + weight * router_loss if weight else loss
+
+    def _log_loads(self, loads: Tensor) -> None:
+        """Log the balance of a step's loads, [layers, experts] each, once all of them are there."""
+        self._loads.append(loads)
+        if self._micro_batches_left == 0:
+            total, _ = add_over_data_ranks(torch.stack(self._loads).sum(dim=0), self.device_mesh)
+            rows = {f"router/{name}": value for name, value in load_statistics(total).items()}
+            self.log_dict(rows, on_step=True, on_epoch=False, batch_size=1)
 
     def _totals(self, parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         totals = torch.stack([torch.stack(list(part.values())) for part in parts]).sum(dim=0)

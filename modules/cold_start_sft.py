@@ -48,8 +48,10 @@ class ColdStartSFT(KatModule):
     def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
         number = self.step_numbers(batch)["ce"]
         targets = target_indices(batch["loss_mask"], batch["position_ids"], 0)
-        losses = self._cross_entropy(batch, self._hidden(batch), targets)
+        hidden = self.backbone(batch["input_ids"], batch["position_ids"])
+        losses = self._cross_entropy(batch, hidden.main.flatten(0, 1), targets)
         loss = token_mean(losses * self._weights(batch).flatten()[targets], number)
+        loss = self.add_router_loss(loss, batch, hidden.routing)
         self.log_training({"loss": loss})
         return loss
 
@@ -60,7 +62,7 @@ class ColdStartSFT(KatModule):
 
     @override
     def validation_step(self, batch: TokenBatch, batch_idx: int) -> None:
-        hidden = self._hidden(batch)
+        hidden = self.backbone(batch["input_ids"], batch["position_ids"]).main.flatten(0, 1)
         targets = target_indices(batch["loss_mask"], batch["position_ids"], 0)
         losses = self._cross_entropy(batch, hidden, targets)
         judge = self._in_judge(batch).flatten()[targets]
@@ -72,10 +74,6 @@ class ColdStartSFT(KatModule):
     @override
     def summarize(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
         return super().summarize(means) | {"loss": means["ce"]}
-
-    def _hidden(self, batch: TokenBatch) -> Tensor:
-        """Hidden states [B * L, H]."""
-        return self.backbone(batch["input_ids"], batch["position_ids"]).main.flatten(0, 1)
 
     def _cross_entropy(self, batch: TokenBatch, hidden: Tensor, targets: Tensor) -> Tensor:
         """One value for each target, [T]."""

@@ -94,9 +94,10 @@ class DistillMTP(KatModule):
     @override
     def training_step(self, batch: DistillBatch, batch_idx: int) -> Tensor:
         numbers = self.step_numbers(batch)
-        terms = self._terms(batch, self._hidden(batch))
+        hidden, routing = self._hidden(batch)
+        terms = self._terms(batch, hidden)
         means = {name: token_mean(values, numbers[name]) for name, values in terms.items()}
-        loss = self._combine(means)
+        loss = self.add_router_loss(self._combine(means), batch, routing)
         self.log_training(means | {"loss": loss})
         return loss
 
@@ -111,7 +112,7 @@ class DistillMTP(KatModule):
 
     @override
     def validation_step(self, batch: DistillBatch, batch_idx: int) -> None:
-        hidden = self._hidden(batch)
+        hidden, _ = self._hidden(batch)
         for name, values in (self._terms(batch, hidden) | self._accepted(batch, hidden)).items():
             self.count(name, values)
 
@@ -128,10 +129,10 @@ class DistillMTP(KatModule):
             weights[f"mtp{k}_kd"] = self.mtp_weight / depths * self.kd_weight
         return torch.stack([weight * means[name] for name, weight in weights.items() if name in means]).sum()
 
-    def _hidden(self, batch: DistillBatch) -> list[Tensor]:
-        """Hidden states of each depth, [B * L, H], the main head's first."""
+    def _hidden(self, batch: DistillBatch) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+        """Hidden states of each depth, [B * L, H], the main head's first; and the routing."""
         hidden = self.backbone(batch["input_ids"], batch["position_ids"], with_mtp=self.trains_mtp)
-        return [states.flatten(0, 1) for states in (hidden.main, *hidden.mtp)]
+        return [states.flatten(0, 1) for states in (hidden.main, *hidden.mtp)], hidden.routing
 
     def _terms(self, batch: DistillBatch, hidden: list[Tensor]) -> dict[str, Tensor]:
         """Cross-entropy [T] and distillation [P] of each depth, one value for each target within reach."""

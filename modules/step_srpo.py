@@ -86,13 +86,15 @@ class StepSRPO(KatModule):
         """Update on a batch that the rollout callback filled; writes its `advantages` and `logprob_gap`."""
         number = self.step_numbers(batch)["tokens"]
         batch["advantages"] = self._advantages(batch)
-        hidden = self.backbone(batch["input_ids"], batch["position_ids"]).main.flatten(0, 1)
+        hidden = self.backbone(batch["input_ids"], batch["position_ids"])
         targets = target_indices(self._trained(batch), batch["position_ids"], 0)
-        log_probs, entropy = self._log_probs(batch, hidden, self.backbone.head_weight, targets)
+        log_probs, entropy = self._log_probs(
+            batch, hidden.main.flatten(0, 1), self.backbone.head_weight, targets
+        )
         losses = self._policy_losses(batch, targets, log_probs, number)
         if self._reference is not None:
             losses = losses + self.kl_weight * self._divergence(batch, self._reference, targets, log_probs)
-        loss = token_mean(losses, number)
+        loss = self.add_router_loss(token_mean(losses, number), batch, hidden.routing)
         self.log_training({"loss": loss, "entropy": token_mean(entropy, number)})
         self.log_training(_group_statistics(batch))
         return loss

@@ -1,7 +1,7 @@
 """What the forward pass of a decoder keeps for the backward pass, counted tensor by tensor.
 
-The count is that of transformers' Llama-like layers (Qwen2, Qwen3, Qwen3-MoE) as torch's autograd keeps them;
-`tests/katlit/plan/test_activations.py` compares it with what autograd really keeps.
+The count is that of transformers' Llama-like layers (Qwen2, Qwen3, Qwen2-MoE, Qwen3-MoE) as torch's autograd
+keeps them; `tests/katlit/plan/test_activations.py` compares it with what autograd really keeps.
 """
 
 from dataclasses import dataclass
@@ -37,7 +37,8 @@ def layer_bytes(shape: Shape, precision: Precision, batch: Batch) -> int:
         2 * _norm(shape.hidden, precision)
         + _products(shape, precision)
         + _attention(shape, precision, batch)
-        + (_experts(shape, precision) if shape.experts else _dense(shape, precision))
+        + (_experts(shape, precision) if shape.experts else _dense(shape.intermediate, precision))
+        + (_shared(shape, precision) if shape.shared else 0)
     )
 
 
@@ -68,9 +69,15 @@ def _attention(shape: Shape, precision: Precision, batch: Batch) -> int:
     return kept + shape.heads * _FLOAT32 + batch.row_tokens * precision.compute
 
 
-def _dense(shape: Shape, precision: Precision) -> int:
+def _dense(width: int, precision: Precision) -> int:
     """Gate, its activation, up, their product."""
-    return 4 * shape.intermediate * precision.compute
+    return 4 * width * precision.compute
+
+
+def _shared(shape: Shape, precision: Precision) -> int:
+    """The expert of every token: that of `_dense`, its output, its own gate; autocast copies its input."""
+    inputs = 3 * shape.hidden if precision.autocast else 0
+    return _dense(shape.shared, precision) + (inputs + shape.hidden + 1) * precision.compute
 
 
 def _experts(shape: Shape, precision: Precision) -> int:
@@ -101,8 +108,10 @@ def kept_bytes(shape: Shape, precision: Precision, batch: Batch, *, with_mtp: bo
     layers, layer = shape.layers + depth, layer_bytes(shape, precision, batch)
     stream = batch.tokens * shape.hidden * precision.stream
     kept = layers * stream + layer if batch.checkpointing else layers * layer
+    # of each router's logits, and what the load-balancing loss makes of them
+    routing = layers * batch.tokens * shape.experts * (precision.stream + _FLOAT32)
     final = batch.tokens * _norm(shape.hidden, precision) + stream
-    return kept + final + depth * mtp_bytes(shape, precision, batch)
+    return kept + routing + final + depth * mtp_bytes(shape, precision, batch)
 
 
 def cast_bytes(shape: Shape, precision: Precision) -> int:

@@ -3,10 +3,11 @@
 from typing import Any
 
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedModel
 
 from katlit.backbone import Backbone
 from katlit.errors import UserError
+from katlit.experts import check_experts
 from katlit.plan.shape import Shape, shape_of
 from katlit.pretrained import build_model, load_config
 
@@ -17,6 +18,9 @@ def backbone_shape(backbone: Backbone) -> Shape:
     """Shape of the model that a backbone would materialise; reads its configuration and its tokenizer.
 
     A bare configuration that names no tokenizer is taken by its own `vocab_size`.
+
+    Raises:
+        UserError: where it would not materialise: no model is named, or one whose experts are not known.
     """
     source = backbone.init_from or backbone.model
     if source is None and backbone.config is None:
@@ -28,7 +32,9 @@ def backbone_shape(backbone: Backbone) -> Shape:
     depth = backbone.mtp_depth
     if depth is None:
         depth = settings.get("num_nextn_predict_layers") or 0 if backbone.init_from else 0
-    return _shape(settings, tokens, key if source else _BARE, depth)
+    model = _outline(settings, tokens, key if source else _BARE)
+    check_experts(model)
+    return shape_of(model, depth)
 
 
 def model_shape(source: str, key: str) -> Shape:
@@ -38,19 +44,18 @@ def model_shape(source: str, key: str) -> Shape:
         source: A directory or a name on the hub.
         key: The setting that names it, for the message.
     """
-    return _shape(load_config(source, key).to_dict(), 0, key, 0)
+    return shape_of(_outline(load_config(source, key).to_dict(), 0, key))
 
 
 def config_shape(config: Any, mtp_depth: int = 0) -> Shape:
     """Shape of a model by its Hugging Face configuration."""
-    return _shape(config.to_dict(), 0, _BARE, mtp_depth)
+    return shape_of(_outline(config.to_dict(), 0, _BARE), mtp_depth)
 
 
-def _shape(settings: dict[str, Any], tokens: int, key: str, mtp_depth: int) -> Shape:
+def _outline(settings: dict[str, Any], tokens: int, key: str) -> PreTrainedModel:
     kind = settings.get("model_type")
     vocabulary = settings.get("vocab_size", 0)
     if kind and not vocabulary and not tokens:
         vocabulary = AutoConfig.for_model(kind).vocab_size
     with torch.device("meta"):
-        model = build_model(settings, max(vocabulary, tokens), key, "float32", "sdpa")
-    return shape_of(model, mtp_depth)
+        return build_model(settings, max(vocabulary, tokens), key, "float32", "sdpa")

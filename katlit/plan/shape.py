@@ -26,6 +26,7 @@ class Shape:
         tied: Whether the embedding is the output head too.
         experts: Of a layer; 0 where the MLP is dense.
         experts_per_token: How many of them a token passes.
+        shared: Width of the expert that every token passes beside them; 0 where there is none.
         expert_parameters: Of all experts of all layers, the MTP modules left out.
         qk_norm: Whether queries and keys are normalised.
         mtp_depth: MTP modules, each with a decoder layer of its own.
@@ -43,6 +44,7 @@ class Shape:
     tied: bool
     experts: int = 0
     experts_per_token: int = 0
+    shared: int = 0
     expert_parameters: int = 0
     qk_norm: bool = False
     mtp_depth: int = 0
@@ -112,7 +114,9 @@ def shape_of(model: PreTrainedModel, mtp_depth: int = 0) -> Shape:
         heads=config.num_attention_heads,
         query=config.num_attention_heads * head_size,
         key_value=config.num_key_value_heads * head_size,
-        intermediate=config.moe_intermediate_size if experts else config.intermediate_size,
+        # Mixtral's experts are as wide as its configuration says of an MLP.
+        intermediate=(getattr(config, "moe_intermediate_size", None) if experts else None)
+        or config.intermediate_size,
         vocabulary=embedding.shape[0],
         layers=len(layers),
         layer=max(map(_numel, layers)),
@@ -120,6 +124,7 @@ def shape_of(model: PreTrainedModel, mtp_depth: int = 0) -> Shape:
         tied=embedding is head,
         experts=config.num_experts if experts else 0,
         experts_per_token=config.num_experts_per_tok if experts else 0,
+        shared=getattr(config, "shared_expert_intermediate_size", 0) if experts else 0,
         expert_parameters=sum(experts),
         qk_norm="q_norm" in names,
         mtp_depth=mtp_depth,

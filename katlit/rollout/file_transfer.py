@@ -11,6 +11,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from katlit.rollout.expert_kernels import forget_expert_kernels
+
 if TYPE_CHECKING:
     from vllm.distributed.weight_transfer import WeightTransferEngine
 
@@ -63,6 +65,7 @@ def _engine_class() -> "type[WeightTransferEngine]":
 
         def start_weight_update(self) -> None:
             """Prepare the model for weights under the names of a checkpoint."""
+            forget_expert_kernels(self.model)
             initialize_layerwise_reload(self.model)
 
         def update_weights(self, update_info: dict[str, object]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from katlit.errors import UserError
+from katlit.experts import unpacked
 from katlit.rollout.engine import Completion, RolloutEngine, SamplingParameters
 from katlit.rollout.sampling import log_distribution, pick
 from katlit.rollout.weights import checked
@@ -96,7 +97,7 @@ class HFEngine(RolloutEngine):
 
     def sync_weights(self, named_weights: Iterable[tuple[str, Tensor]]) -> None:
         """Copy the weights; see `RolloutEngine.sync_weights`."""
-        own = self._started().state_dict()
+        own = dict(unpacked(self._started().state_dict().items()))
         for name, weight in checked(named_weights, {name: tensor.shape for name, tensor in own.items()}):
             own[name].copy_(weight.detach())
 

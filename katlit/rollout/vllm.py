@@ -14,6 +14,7 @@ from torch import Tensor
 
 from katlit.errors import UserError
 from katlit.rollout.engine import Completion, RolloutEngine, SamplingParameters
+from katlit.rollout.expert_kernels import forget_expert_kernels
 from katlit.rollout.isolation import preserved_process, preserved_torch_seed
 from katlit.rollout.weights import checked, checkpoint_weights
 
@@ -207,6 +208,7 @@ class VLLMEngine(RolloutEngine):
     def sync_weights(self, named_weights: Iterable[tuple[str, Tensor]]) -> None:
         """Copy the weights and forget cached prefixes; see `RolloutEngine.sync_weights`."""
         llm = self._started()
+        llm.apply_model(forget_expert_kernels)
         # Not within `_own_group`: the iterator may gather shards over the trainer's group.
         llm.collective_rpc(
             "reload_weights", kwargs={"weights_iterator": checked(named_weights, self._shapes)}

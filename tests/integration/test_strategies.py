@@ -4,34 +4,42 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file
-from tinymodel import QWEN, tiny_backbone
+from tinymodel import QWEN, QWEN3_MOE, tiny_backbone
 from torch.testing import assert_close
 
 ROOT = Path(__file__).parents[2]
 WORKER = str(ROOT / "tests/stubs/parity_worker.py")
-ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}/tests/stubs"}
+ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}/tests/stubs{os.pathsep}{ROOT}"}
 STRATEGIES = ["ddp", "fsdp2", "deepspeed_z1", "deepspeed_z2", "deepspeed_z3"]
 STAGES = ["sft", "distill", "srpo"]
 # A small scale: the distance of sorted logits has kinks, which tiny differences cross under large steps.
 LORA = "--model.init_args.backbone.init_args.lora={rank: 4, alpha: 4.0}"
+SINGLE = [f"-c={ROOT}/configs/strategy/single.yaml", "--trainer.accelerator=cpu"]
+# The router's loss depends on how tokens fall into micro-batches, so one process accumulates the same ones.
+EXPERTS: dict[str, Any] = {"config": QWEN3_MOE, "stages": ["distill"]}
+ROUTER = "--model.init_args.backbone.init_args.router_loss_weight=0.1"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-def run(directory: Path, *words: str, processes: int = 1) -> Path:
-    """Train the three stages in `directory`."""
+def run(
+    directory: Path, batches: str, *words: str, processes: int = 1,
+    config: dict[str, Any] = QWEN, stages: Sequence[str] = STAGES,
+) -> Path:  # fmt: skip
+    """Train the stages in `directory`."""
     for name, seed in (("start", 1), ("teacher", 2)):
-        backbone = tiny_backbone(directory / name / "made", QWEN | {"tie_word_embeddings": True}, seed=seed)
+        backbone = tiny_backbone(directory / name / "made", config | {"tie_word_embeddings": True}, seed=seed)
         backbone.materialize()
         backbone.export(directory / name / "model")
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     launcher = torchrun if processes > 1 else []
     done = subprocess.run(
-        [sys.executable, *launcher, WORKER, str(directory), *words],
+        [sys.executable, *launcher, WORKER, str(directory), batches, ",".join(stages), *words],
         cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
@@ -51,23 +59,52 @@ def trained(request) -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def alone(trained: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One process, each optimizer step one batch of all rows."""
-    strategy = ["-c", str(ROOT / "configs/strategy/single.yaml"), "--trainer.accelerator=cpu"]
-    return run(tmp_path_factory.mktemp("alone"), "merged", *strategy, *trained)
+    return run(tmp_path_factory.mktemp("alone"), "merged", *SINGLE, *trained)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_two_processes_that_accumulate_are_one_process(
     alone: Path, trained: tuple[str, ...], tmp_path: Path, strategy: str
 ) -> None:
-    overlays = [f"-c={ROOT}/configs/strategy/{name}.yaml" for name in (strategy, "cpu")]
-    two = run(tmp_path, "parts", *overlays, *trained, processes=2)
+    two = run(tmp_path, "parts", *overlays(strategy), *trained, processes=2)
     for stage in STAGES:
-        expected, found = logged(alone, stage), logged(two, stage)
-        assert len(expected) == len(found) == 5
-        for truth, row in zip(expected, found, strict=True):
-            assert row["train/loss"] == pytest.approx(truth["train/loss"], rel=1e-4, abs=1e-6)
-        for name in ("model.safetensors", "mtp.safetensors"):
-            if (alone / stage / "model" / name).exists():
-                truth, weights = (load_file(run / stage / "model" / name) for run in (alone, two))
-                assert_close(weights, truth, rtol=0, atol=1e-4)
+        assert_same(two, alone, stage, ["train/loss"])
     assert (two / "distill/model/mtp.safetensors").is_file()
+
+
+def overlays(strategy: str) -> list[str]:
+    return [f"-c={ROOT}/configs/strategy/{name}.yaml" for name in (strategy, "cpu")]
+
+
+def assert_same(two: Path, alone: Path, stage: str, logs: list[str]) -> None:
+    """The same values logged in each step, the same weights at the end."""
+    expected, found = logged(alone, stage), logged(two, stage)
+    assert len(expected) == len(found) == 5
+    for truth, row in zip(expected, found, strict=True):
+        for name in logs:
+            assert row[name] == pytest.approx(truth[name], rel=1e-4, abs=1e-6)
+    for name in ("model.safetensors", "mtp.safetensors"):
+        if (alone / stage / "model" / name).exists():
+            truth, weights = (load_file(run / stage / "model" / name) for run in (alone, two))
+            assert_close(weights, truth, rtol=0, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def experts_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One process that accumulates four micro-batches."""
+    return run(tmp_path_factory.mktemp("experts"), "parts", *SINGLE, ROUTER, **EXPERTS)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "deepspeed_z3"])
+def test_experts_on_two_processes_are_those_of_one(
+    experts_alone: Path, tmp_path: Path, strategy: str
+) -> None:
+    checkpointing = "--model.init_args.backbone.init_args.gradient_checkpointing=true"
+    two = run(tmp_path, "parts", *overlays(strategy), ROUTER, checkpointing, processes=2, **EXPERTS)
+    logs = ["train/loss", "train/router_loss", "router/max_load", "router/idle_experts"]
+    assert_same(two, experts_alone, "distill", logs)
+    weights = load_file(two / "distill/model/model.safetensors")
+    start = load_file(two / "start/model/model.safetensors")
+    assert (
+        weights["model.layers.0.mlp.gate.weight"] - start["model.layers.0.mlp.gate.weight"]
+    ).abs().max() > 1e-3

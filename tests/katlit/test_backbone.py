@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from tinymodel import LLAMA, QWEN, packed, tiny_backbone, write_tokenizer
+from safetensors.torch import load_file
+from tinymodel import LLAMA, QWEN, QWEN2_MOE, QWEN3_MOE, packed, tiny_backbone, write_tokenizer
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -15,8 +16,8 @@ from katlit.errors import UserError
 from katlit.pretrained import load_tokenizer
 from katlit.protocol import MARKERS
 
-CONFIGS = [QWEN, LLAMA, QWEN | {"tie_word_embeddings": True}]
-NAMES = ["qwen2", "llama", "tied"]
+CONFIGS = [QWEN, LLAMA, QWEN | {"tie_word_embeddings": True}, QWEN3_MOE, QWEN2_MOE]
+NAMES = ["qwen2", "llama", "tied", "qwen3_moe", "qwen2_moe"]
 
 
 def all_weights(backbone: Backbone) -> dict[str, Tensor]:
@@ -79,14 +80,16 @@ def test_padding_does_not_matter(tmp_path: Path) -> None:
     assert torch.equal(before[1, :4], after[1, :4])
 
 
-def test_gradient_checkpointing_changes_no_gradient(tmp_path: Path) -> None:
+@pytest.mark.parametrize("config", [QWEN, QWEN3_MOE], ids=["qwen2", "qwen3_moe"])
+def test_gradient_checkpointing_changes_no_gradient(tmp_path: Path, config: dict[str, Any]) -> None:
     batch = packed([[4, 3], [2, 5]])
     gradients = []
     for checkpointing in (False, True):
-        backbone = tiny_backbone(tmp_path, mtp_depth=2, gradient_checkpointing=checkpointing)
+        backbone = tiny_backbone(tmp_path, config, mtp_depth=2, gradient_checkpointing=checkpointing)
         backbone.materialize()
         hidden = backbone(batch["input_ids"], batch["position_ids"], with_mtp=True)
-        sum(h.square().sum() for h in (hidden.main, *hidden.mtp)).backward()
+        assert len(hidden.routing) == (4 if config is QWEN3_MOE else 0)  # two layers, two MTP modules
+        sum(h.square().sum() for h in (hidden.main, *hidden.mtp, *hidden.routing)).backward()
         gradients.append([p.grad for p in backbone.parameters() if p.grad is not None])
     assert len(gradients[0]) == len(gradients[1]) > 20
     for first, second in zip(*gradients, strict=True):
@@ -136,9 +139,11 @@ def test_named_weights_are_those_of_transformers(tmp_path: Path, config: dict[st
     backbone = tiny_backbone(tmp_path, config, mtp_depth=1)
     backbone.materialize()
     weights = dict(backbone.named_weights())
-    truth = AutoModelForCausalLM.from_config(backbone.causal_lm.config).state_dict()
+    backbone.causal_lm.save_pretrained(tmp_path / "theirs")
+    truth = load_file(tmp_path / "theirs/model.safetensors")
+    truth.setdefault("lm_head.weight", backbone.head_weight)
     assert weights.keys() == truth.keys()
-    assert "lm_head.weight" in weights
+    assert all(torch.equal(weights[name], truth[name]) for name in truth)
     assert not any(weight.requires_grad for weight in weights.values())
 
 

@@ -70,7 +70,7 @@ def test_mode_hits_are_those_of_the_marker_itself(tmp_path: Path) -> None:
     batch = packed([[5] * 8])
     modes = torch.tensor([ids[ON], ids[OFF]])[torch.randint(2, (8,))]
     batch["input_ids"][0, 3::5] = modes
-    hidden = stage._hidden(batch)
+    hidden = stage.backbone(batch["input_ids"], batch["position_ids"]).main.flatten(0, 1)
     logits = stage.backbone.logits(hidden)[2::5]  # what predicts the fourth token of each document
     truth = (logits[:, ids[ON]] > logits[:, ids[OFF]]) == (modes == ids[ON])
     targets = batch["loss_mask"].flatten().nonzero()[:, 0]

@@ -1,6 +1,6 @@
 """Trains the three stages by the command line on ready-made batches; started by torchrun, or alone.
 
-`python parity_worker.py OUTPUT merged|parts WORDS…`: WORDS go to every `katlit fit`.
+`python parity_worker.py OUTPUT merged|parts STAGE,… WORDS…`: WORDS go to every `katlit fit`.
 """
 
 import os
@@ -35,9 +35,9 @@ def command(stage: str, output: Path, merged: bool, words: list[str]) -> list[st
 
 
 if __name__ == "__main__":
-    output, merged, *words = sys.argv[1:]
+    output, merged, stages, *words = sys.argv[1:]
     torch.set_num_threads(1)
-    for stage in CLASSES:
+    for stage in stages.split(","):
         (Path(output) / stage).mkdir(parents=True, exist_ok=True)
         status = main(command(stage, Path(output), merged == "merged", words))
         if status:

@@ -27,6 +27,13 @@ QWEN: dict[str, Any] = {
     "initializer_range": 0.2,
 }
 LLAMA: dict[str, Any] = QWEN | {"model_type": "llama"}
+EXPERTS: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+QWEN3_MOE: dict[str, Any] = (
+    QWEN | EXPERTS | {"model_type": "qwen3_moe", "head_dim": 8, "norm_topk_prob": True}
+)
+QWEN2_MOE: dict[str, Any] = (
+    QWEN | EXPERTS | {"model_type": "qwen2_moe", "shared_expert_intermediate_size": 20}
+)
 
 
 def write_tokenizer(directory: Path, extra: tuple[str, ...] = ()) -> str:

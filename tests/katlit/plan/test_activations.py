@@ -18,10 +18,12 @@ WIDTHS: dict[str, Any] = {
     "vocab_size": 300, "tie_word_embeddings": False,
 }  # fmt: skip
 HEAD: dict[str, Any] = {"head_dim": 16}
+EXPERTS: dict[str, Any] = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 MODELS: dict[str, dict[str, Any]] = {
     "qwen2": {},
     "qwen3": HEAD,
-    "qwen3_moe": HEAD | {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
+    "qwen3_moe": HEAD | EXPERTS,
+    "qwen2_moe": EXPERTS | {"shared_expert_intermediate_size": 48},
 }
 
 
@@ -126,3 +128,11 @@ def test_checkpointing_keeps_inputs_and_one_layer() -> None:
     layer = activations.layer_bytes(shape, precision, Batch(128, 32))
     assert layer == 128 * 5272
     assert whole - checkpointed == 2 * layer - 3 * 128 * 64 * 4
+
+
+def test_the_routing_is_kept_even_by_checkpointed_layers() -> None:
+    shape = shape_of(build("qwen3_moe", 3, "float32", "sdpa"))
+    precision, batch = precision_of("float32", "32-true", zero=False), Batch(128, 32, checkpointing=True)
+    kept = activations.kept_bytes(shape, precision, batch, with_mtp=False)
+    unrouted = 3 * 128 * 64 * 4 + activations.layer_bytes(shape, precision, batch) + 128 * (64 * 12 + 4)
+    assert kept - unrouted == 3 * 128 * 8 * 8  # of each token and expert a logit and a probability

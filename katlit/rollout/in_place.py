@@ -2,8 +2,8 @@
 
 vLLM's own pack each weight for oneDNN, the embedding table's too, which no kernel takes, and most keep no
 other form: to sync, vLLM allocates each layer anew, loads, packs and copies it. Here a sync copies into
-weights that stay, then packs. The price is memory: of each linear layer both forms are kept. vLLM takes the layers of
-others under the name of a quantization; this one quantizes nothing.
+weights that stay, then packs. The price is memory: of each linear layer both forms are kept. vLLM takes the
+layers of others under the name of a quantization; this one quantizes nothing.
 """
 
 from collections.abc import Callable, Iterable

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -15,6 +16,7 @@ from torch import Tensor
 from katlit.errors import UserError
 from katlit.rollout.engine import Completion, RolloutEngine, SamplingParameters
 from katlit.rollout.expert_kernels import forget_expert_kernels
+from katlit.rollout.in_place import QUANTIZATION, load_in_place, register
 from katlit.rollout.isolation import preserved_process, preserved_torch_seed
 from katlit.rollout.weights import checked, checkpoint_weights
 
@@ -25,6 +27,7 @@ _ENVIRONMENT = {
     "VLLM_CONFIGURE_LOGGING": "0",
     "VLLM_NO_USAGE_STATS": "1",
 }
+_EXPERTS = ".experts."  # in the names of a mixture's weights, which vLLM packs in any case
 
 
 class VLLMEngine(RolloutEngine):
@@ -112,6 +115,8 @@ class VLLMEngine(RolloutEngine):
                 _name_rank()
             import vllm
 
+            if self._in_place:
+                register()
             VLLMEngine._running = self  # from here on, `close` has something to undo
             try:
                 self._llm = vllm.LLM(**self._settings(model_directory))
@@ -137,6 +142,11 @@ class VLLMEngine(RolloutEngine):
         finally:
             dist.group.WORLD = outer
 
+    @property
+    def _in_place(self) -> bool:
+        """Whether the layers are those of `in_place`: for dense models on the CPU."""
+        return not (torch.cuda.is_available() or any(_EXPERTS in name for name in self._shapes))
+
     def _settings(self, model_directory: Path) -> dict[str, Any]:
         on_cpu = not torch.cuda.is_available()
         cache = {} if self.kv_cache_gib is None else {"kv_cache_memory_bytes": int(self.kv_cache_gib * 2**30)}
@@ -160,6 +170,7 @@ class VLLMEngine(RolloutEngine):
             "gpu_memory_utilization": self.gpu_memory_utilization,
             "seed": self.seed,
             "distributed_executor_backend": "external_launcher" if dist.is_initialized() else None,
+            "quantization": QUANTIZATION if self._in_place else None,
             **cache,
         }
 
@@ -208,11 +219,13 @@ class VLLMEngine(RolloutEngine):
     def sync_weights(self, named_weights: Iterable[tuple[str, Tensor]]) -> None:
         """Copy the weights and forget cached prefixes; see `RolloutEngine.sync_weights`."""
         llm = self._started()
-        llm.apply_model(forget_expert_kernels)
+        weights = checked(named_weights, self._shapes)
         # Not within `_own_group`: the iterator may gather shards over the trainer's group.
-        llm.collective_rpc(
-            "reload_weights", kwargs={"weights_iterator": checked(named_weights, self._shapes)}
-        )
+        if self._in_place:
+            llm.apply_model(partial(load_in_place, named_weights=weights))
+        else:
+            llm.apply_model(forget_expert_kernels)
+            llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         llm.reset_prefix_cache()
 
     def close(self) -> None:

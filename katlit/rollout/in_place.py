@@ -1,0 +1,126 @@
+"""Layers for vLLM on the CPU that keep their weights as they are sent, beside what the kernels take.
+
+vLLM's own pack each weight for oneDNN, the embedding table's too, which no kernel takes, and most keep no
+other form: to sync, vLLM allocates each layer anew, loads, packs and copies it. Here a sync copies into
+weights that stay, then packs. The price is memory: of each linear layer both forms are kept. vLLM takes the
+layers of others under the name of a quantization; this one quantizes nothing.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from vllm.model_executor.layers.linear import UnquantizedLinearMethod
+    from vllm.model_executor.layers.quantization.base_config import QuantizationConfig, QuantizeMethodBase
+    from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
+
+QUANTIZATION = "katlit_in_place"
+
+
+@cache
+def register() -> None:
+    """Make `QUANTIZATION` known to vLLM, once a process."""
+    from vllm.model_executor.layers.quantization import register_quantization_config
+
+    register_quantization_config(QUANTIZATION)(_config_class())
+
+
+def load_in_place(model: Any, named_weights: Iterable[tuple[str, Tensor]]) -> None:
+    """Copy weights, by their names in a checkpoint, into vLLM's model with these layers, and pack them."""
+    from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBase
+
+    model.load_weights(named_weights)
+    for layer in model.modules():
+        method = getattr(layer, "quant_method", None)
+        if isinstance(method, QuantizeMethodBase):
+            method.process_weights_after_loading(layer)
+
+
+# The classes are defined where vLLM, whose classes they extend, is sure to be there.
+
+
+def _linear_method() -> "type[UnquantizedLinearMethod]":
+    from vllm.model_executor.layers.linear import (
+        UnquantizedLinearMethod,
+        register_weight_loader_v2_supported_method,
+    )
+    from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+
+    class InPlaceLinearMethod(UnquantizedLinearMethod):
+        """A linear layer that keeps its weight when it packs it."""
+
+        def process_weights_after_loading(self, layer: Any) -> None:
+            """Pack the weight; before, give the memory of the packed one back."""
+            layer.cpu_linear = None
+            dispatch_cpu_unquantized_gemm(layer, remove_weight=False)
+
+    register_weight_loader_v2_supported_method(InPlaceLinearMethod)
+    return InPlaceLinearMethod
+
+
+def _table_method() -> "type[UnquantizedEmbeddingMethod]":
+    from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
+
+    class TableMethod(UnquantizedEmbeddingMethod):
+        """An embedding table, which is looked up as it is."""
+
+        def process_weights_after_loading(self, layer: nn.Module) -> None:
+            """Nothing to pack."""
+
+    return TableMethod
+
+
+def _method_choice() -> "Callable[[nn.Module], QuantizeMethodBase | None]":
+    from vllm.model_executor.layers.linear import LinearBase
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+
+    linear_method, table_method = _linear_method(), _table_method()
+
+    def method(layer: nn.Module) -> "QuantizeMethodBase | None":
+        if isinstance(layer, LinearBase):
+            return linear_method()
+        if isinstance(layer, VocabParallelEmbedding) and not isinstance(layer, ParallelLMHead):
+            return table_method()
+        return None  # vLLM's own; that of the output head keeps the weight already
+
+    return method
+
+
+def _config_class() -> "type[QuantizationConfig]":
+    from vllm.model_executor.layers.quantization.base_config import QuantizationConfig
+
+    method = _method_choice()
+
+    class InPlaceConfig(QuantizationConfig):
+        """Which layer gets which method."""
+
+        def get_name(self) -> str:
+            return QUANTIZATION
+
+        def get_supported_act_dtypes(self) -> list[torch.dtype]:
+            return [torch.float32, torch.bfloat16, torch.float16]
+
+        @classmethod
+        def get_min_capability(cls) -> int:
+            return 0
+
+        @staticmethod
+        def get_config_filenames() -> list[str]:
+            return []
+
+        @classmethod
+        def from_config(cls, config: dict[str, object]) -> "InPlaceConfig":  # noqa: ARG003 (vLLM's signature)
+            return cls()
+
+        def get_quant_method(
+            self,
+            layer: nn.Module,
+            prefix: str,  # noqa: ARG002 (vLLM's signature)
+        ) -> "QuantizeMethodBase | None":
+            return method(layer)
+
+    return InPlaceConfig

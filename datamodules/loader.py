@@ -114,7 +114,7 @@ class EpochLoader(Generic[PlanT, BatchT]):
         """
         window = self._share.window
         start = -(-self._position // window) * window
-        return self._window(self._batches()[start : start + window])
+        return [self._build(item) for item in self._batches()[start : start + window]]
 
     def _window(self, items: Sequence[PlanT]) -> list[BatchT]:
         """The batches of an optimizer step; the first lists all."""

@@ -1,4 +1,4 @@
-"""A small stage 3 in this process: prompts, a reward that random weights can win, and what is seen of the steps."""
+"""A small stage 3 in this process: prompts, a reward that random weights can win, what is seen of steps."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +12,7 @@ from tinymodel import QWEN, tiny_backbone
 from torch import Tensor
 
 from datamodules.loader import EpochLoader, share_of
+from katlit.backbone import Backbone
 from katlit.batch import Prompt
 from katlit.callbacks.rollout import RolloutSampler
 from katlit.optimization import Optimization
@@ -40,6 +41,15 @@ class FirstLetter(Reward):
         return [float(ord((sample.parsed.judge or "~")[0]) % 2) for sample in samples]
 
 
+@torch.no_grad()
+def log_probs_of(backbone: Backbone, batch: dict[str, Any], temperature: float) -> Tensor:
+    """Log-probability of each token [B, L] by a plain forward pass; 0 in the first column."""
+    logits = backbone.logits(backbone(batch["input_ids"], batch["position_ids"]).main)
+    chosen = (logits / temperature).log_softmax(-1)[:, :-1]
+    log_probs = chosen.gather(-1, batch["input_ids"][:, 1:, None])[..., 0]
+    return torch.cat([torch.zeros(len(log_probs), 1), log_probs], dim=1)
+
+
 class Watch(Callback):
     """Keeps the batches and what was logged, and remembers the log-probabilities of a plain forward pass."""
 
@@ -49,13 +59,7 @@ class Watch(Callback):
         self.truth: list[Tensor] = []
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        with torch.no_grad():
-            logits = pl_module.backbone.logits(
-                pl_module.backbone(batch["input_ids"], batch["position_ids"]).main
-            )
-            chosen = (logits / pl_module.temperature).log_softmax(-1)[:, :-1]
-            log_probs = chosen.gather(-1, batch["input_ids"][:, 1:, None])[..., 0]
-        self.truth.append(torch.cat([torch.zeros(len(log_probs), 1), log_probs], dim=1))
+        self.truth.append(log_probs_of(pl_module.backbone, batch, pl_module.temperature))
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int

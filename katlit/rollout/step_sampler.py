@@ -77,6 +77,7 @@ class StepSampler:
         """Bring the engine to the present weights; what the step trains on.
 
         Nothing samples while weights are sent: what is in flight is of the older ones, and is waited for.
+        So a server that fails meanwhile starts again from the very weights that its requests belong to.
 
         Args:
             step: That is about to train.

@@ -53,7 +53,11 @@ def test_one_server_samples_ahead_through_a_fault_and_a_kill(
 ) -> None:
     pytest.importorskip("vllm", exc_type=ImportError)
     options = [f"{ENGINE}.options.max_num_seqs=16", f"{ENGINE}.options.kv_cache_gib=0.1"]
-    options += ["--trainer.callbacks.max_staleness=1", "--trainer.max_steps=6"]
+    options += [
+        "--trainer.callbacks.max_staleness=1",
+        "--trainer.max_steps=6",
+        "--data.init_args.history=false",
+    ]
 
     def begin(*more: str) -> subprocess.Popen[str]:
         line = [*on_two_processes("ddp"), *words(SERVER), *options, *more]

@@ -107,6 +107,15 @@ class EpochLoader(Generic[PlanT, BatchT]):
                 self._position += 1
                 yield batch
 
+    def upcoming(self) -> list[BatchT]:
+        """The batches of the optimizer step after the present one, built anew; none at an epoch's end.
+
+        What comes in the next epoch is not known before the present one is over: it may leave out prompts.
+        """
+        window = self._share.window
+        start = -(-self._position // window) * window
+        return [self._build(item) for item in self._batches()[start : start + window]]
+
     def _window(self, items: Sequence[PlanT]) -> list[BatchT]:
         """The batches of an optimizer step; the first lists all."""
         window = [self._build(item) for item in items]

@@ -65,7 +65,7 @@ class RolloutBatch(StepBatch):
     loss_mask: NotRequired[Tensor]  # [B, L] bool, True on sampled tokens
     rollout_ids: NotRequired[
         Tensor
-    ]  # [B, L] int64, which of the N rollouts a token belongs to, -1 on padding
+    ]  # [B, L] int64, which of the N rollouts a token belongs to, -1 on padding and probes
     judge_mask: NotRequired[Tensor]  # [B, L] bool, True on sampled tokens of the judge segment
     rollout_log_probs: NotRequired[
         Tensor
@@ -78,6 +78,9 @@ class RolloutBatch(StepBatch):
     truncated: NotRequired[Tensor]  # [N] bool, stopped by the length limit: excluded from the loss
     forced: NotRequired[Tensor]  # [N] bool, mode forced by prefill: its judge carries no loss
     advantages: NotRequired[Tensor]  # [N, 2] float32, (judge, answer), written by the module for the tables
+    probe_mask: NotRequired[
+        Tensor
+    ]  # [B, L] bool, where the rollouts are stale: tokens of the present weights, without a loss, for the gap
     logprob_gap: NotRequired[Tensor]  # [], mean |trainer - engine| log-probability, written by the module
     samples: NotRequired[list[dict[str, Any]]]  # the N rollouts as rows of a table, for `SampleTable`
 

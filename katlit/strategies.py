@@ -1,5 +1,7 @@
 """What the strategies need to know about our model, and we about them."""
 
+from typing import Any
+
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
@@ -36,3 +38,12 @@ def add_over_data_ranks(values: Tensor, mesh: DeviceMesh | None) -> tuple[Tensor
     group = None if mesh is None else mesh["data_parallel"].get_group()
     dist.all_reduce(values, group=group)
     return values, dist.get_world_size(group)
+
+
+def gathered(value: Any) -> list[Any]:
+    """What each process has, in order of the ranks; a collective."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values

@@ -6,6 +6,7 @@ Shapes: B rows, L tokens, H width, N rollouts, T trained tokens.
 import copy
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -27,7 +28,9 @@ class StepSRPO(KatModule):
 
     One update for each batch of rollouts, so the old log-probabilities are the present ones and the ratio is
     1 with the gradient of the log-probability, unless the batch brings `old_log_probs`. The engine that
-    sampled computes a little differently; a truncated importance weight makes up for that.
+    sampled computes a little differently, and stale rollouts come from older weights; a truncated importance
+    weight, of the present policy over the sampler, makes up for both. The clip bounds steps away from the
+    present policy, not from the sampler (the decoupled objective of AReaL, arXiv 2505.24298).
 
     Args:
         backbone: The policy.
@@ -84,14 +87,16 @@ class StepSRPO(KatModule):
     @override
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> Tensor:
         """Update on a batch that the rollout callback filled; writes its `advantages` and `logprob_gap`."""
-        number = self.step_numbers(batch)["tokens"]
+        numbers = self.step_numbers(batch)
+        number = numbers["tokens"]
         batch["advantages"] = self._advantages(batch)
         hidden = self.backbone(batch["input_ids"], batch["position_ids"])
         targets = target_indices(self._trained(batch), batch["position_ids"], 0)
-        log_probs, entropy = self._log_probs(
-            batch, hidden.main.flatten(0, 1), self.backbone.head_weight, targets
-        )
-        losses = self._policy_losses(batch, targets, log_probs, number)
+        states, weight = hidden.main.flatten(0, 1), self.backbone.head_weight
+        log_probs, entropy = self._log_probs(batch, states, weight, targets)
+        losses = self._policy_losses(batch, targets, log_probs, numbers)
+        if "probe_mask" in batch:
+            batch["logprob_gap"] = self._probed_gap(batch, states, weight, numbers["compared"])
         if self._reference is not None:
             losses = losses + self.kl_weight * self._divergence(batch, self._reference, targets, log_probs)
         loss = self.add_router_loss(token_mean(losses, number), batch, hidden.routing)
@@ -105,18 +110,24 @@ class StepSRPO(KatModule):
 
     @override
     def target_numbers(self, batch: RolloutBatch) -> dict[str, Tensor]:
-        return {"tokens": target_number(self._trained(batch), batch["position_ids"], 0)}
+        trained = self._trained(batch)
+        compared = batch.get("probe_mask", trained)  # what was sampled from the present weights
+        return {
+            name: target_number(mask, batch["position_ids"], 0)
+            for name, mask in (("tokens", trained), ("compared", compared))
+        }
 
     def _policy_losses(
-        self, batch: RolloutBatch, targets: Tensor, log_probs: Tensor, number: Tensor
+        self, batch: RolloutBatch, targets: Tensor, log_probs: Tensor, numbers: dict[str, Tensor]
     ) -> Tensor:
         """One value for each trained token [T]; logs how far the ratios and the sampler are off."""
+        number = numbers["tokens"]
         recorded = batch.get("old_log_probs")
         old = log_probs.detach() if recorded is None else recorded.flatten()[targets]
         segments = (~batch["judge_mask"]).long().flatten()[targets]  # 0 judge, 1 answer
         advantages = batch["advantages"][batch["rollout_ids"].flatten()[targets], segments]
         sampled = batch["rollout_log_probs"].flatten()[targets]
-        batch["logprob_gap"] = token_mean((old - sampled).abs().detach(), number)
+        batch["logprob_gap"] = token_mean((old - sampled).abs().detach(), numbers["compared"])
         weights = importance_weights(old, sampled, self.importance_cap)
         outside = clipped(log_probs, old, advantages, self.clip_low, self.clip_high)
         self.log_training(
@@ -128,6 +139,13 @@ class StepSRPO(KatModule):
             }
         )
         return weights * policy_loss(log_probs, old, advantages, self.clip_low, self.clip_high)
+
+    @torch.no_grad()
+    def _probed_gap(self, batch: RolloutBatch, hidden: Tensor, weight: Tensor, number: Tensor) -> Tensor:
+        """Mean |trainer - engine| log-probability of the tokens that the engine sampled as a probe, []."""
+        targets = target_indices(batch["probe_mask"], batch["position_ids"], 0)
+        log_probs, _ = self._log_probs(batch, hidden, weight, targets)
+        return token_mean((log_probs - batch["rollout_log_probs"].flatten()[targets]).abs(), number)
 
     def _advantages(self, batch: RolloutBatch) -> Tensor:
         """Judge and answer advantage of each rollout, [N, 2]."""

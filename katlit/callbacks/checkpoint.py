@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from typing_extensions import override
 
 from katlit.errors import UserError
 from katlit.output import require_writable
+from katlit.strategies import gathered
 
 logger = logging.getLogger(__name__)
 
@@ -122,11 +122,7 @@ class StepCheckpoint(Checkpoint):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        states: list[Any] = [_random_states()]
-        if dist.is_initialized():
-            states = [None] * dist.get_world_size()
-            dist.all_gather_object(states, _random_states())
-        checkpoint["random_states"] = states
+        checkpoint["random_states"] = gathered(_random_states())
 
     @override
     def on_load_checkpoint(

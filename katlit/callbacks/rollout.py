@@ -1,45 +1,49 @@
 """Samples the policy before each training step and fills the batch that the step will see."""
 
-import time
+import logging
 from collections.abc import Sequence
-from dataclasses import replace
-from itertools import pairwise
-from typing import Protocol as Interface
-from typing import runtime_checkable
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
-from katlit.batch import RolloutBatch
+from katlit.batch import Prompt, RolloutBatch
+from katlit.callbacks.prompt_data import LooksAhead, TakesOutcomes
 from katlit.callbacks.start_engine import start_engine
 from katlit.errors import UserError
 from katlit.metrics.policy import PolicyMetrics
-from katlit.protocol import Mode, Thinking
+from katlit.protocol import Mode
 from katlit.rewards import CompositeReward
+from katlit.rollout.ahead import AheadState
 from katlit.rollout.engine import RolloutEngine, SamplingParameters
-from katlit.rollout.layout import lay_out
-from katlit.rollout.roll_out import RolloutSettings, response_tokens, sample, score, statistics, table_row
+from katlit.rollout.fill import fill
+from katlit.rollout.roll_out import RolloutSettings, forced_modes, response_tokens, score, statistics
+from katlit.rollout.step_sampler import Step, StepSampler
+from katlit.rollout.stopwatch import Stopwatch
+from katlit.strategies import gathered
+
+logger = logging.getLogger(__name__)
 
 PARTS = ("sync", "sample", "reward", "layout")  # what the time before a step goes into
-
-
-@runtime_checkable
-class TakesOutcomes(Interface):
-    """A DataModule that wants to know which prompts were solved."""
-
-    def record_outcomes(self, batch: RolloutBatch) -> None:
-        """Take note of a scored batch."""
 
 
 class RolloutSampler(Callback):
     """Rolls out each batch of prompts with an engine that always has the weights of the present step.
 
+    With `max_staleness: 1` the engine samples the prompts of the next optimizer step while the present one
+    trains, all its micro-batches together, so they come from the weights before that update. The first step
+    of an epoch is sampled when it is due, because the resampling of prompts waits for the epoch's end. A
+    checkpoint waits for what is in flight, and keeps it.
+
     Logs for every optimizer step, averaged over ranks: `rollout/reward`, `/accuracy`, `/format_valid`,
     `/truncated` (shares), `/think_rate` (of the rollouts whose mode was not forced), `/mean_tokens` (of the
     response, a forced judge counted), `/skipped_prompts`, `/sync_seconds`, `/sample_seconds`,
     `/reward_seconds`, `/layout_seconds`, and `/logprob_gap`, the mean absolute difference between the
-    engine's and the trainer's log-probabilities of the sampled tokens.
+    engine's and the trainer's log-probabilities of the sampled tokens; where these are stale, of a few more
+    that the engine samples after each sync (`katlit.rollout.probe`). `/sample_seconds` are those that the
+    trainer waits. With `max_staleness: 1` also `/staleness`, the optimizer steps between the weights that
+    sampled and those that are trained, and `/hidden_seconds` of sampling that nobody waited for.
 
     Where there are validation prompts, each is answered once, left to decide, and `val/accuracy`,
     `/mean_tokens`, `/think_rate` and `/format_valid` are logged, over all ranks.
@@ -58,6 +62,7 @@ class RolloutSampler(Callback):
         max_logprob_gap: Stop the run where `rollout/logprob_gap` is above; null never stops. Engines in half
             precision have gaps around 0.01, broken syncs above 0.1.
         seed: Seed of all sampling.
+        max_staleness: 1 samples one optimizer step ahead; for an engine outside of the trainer's process.
     """
 
     def __init__(
@@ -70,13 +75,16 @@ class RolloutSampler(Callback):
         row_tokens: int = 1024,
         max_logprob_gap: float | None = 0.05,
         seed: int = 0,
+        max_staleness: Literal[0, 1] = 0,
     ) -> None:
         self.engine = engine
         self.sampling = sampling or SamplingParameters()
         self._settings = RolloutSettings(reward or CompositeReward(), self.sampling, seed)
         self.row_tokens = row_tokens
         self.max_logprob_gap = max_logprob_gap
-        self.thinking = _modes(samples, forced_share)
+        self.max_staleness = max_staleness
+        thinking = forced_modes(samples, forced_share)
+        self._sampler = StepSampler(engine, self._settings, thinking, max_staleness)
         self.skipped = 0  # prompts of the present step
         self.seconds: dict[str, float] = {}  # of the present step, for each of `PARTS`
         self._synced_at: int | None = None
@@ -96,6 +104,12 @@ class RolloutSampler(Callback):
                 f"sampling.temperature: {self.sampling.temperature}, but model.temperature is {expected}; "
                 "log-probabilities can only be compared at one temperature"
             )
+        loader = trainer.train_dataloader
+        if self.max_staleness and not isinstance(loader, LooksAhead):
+            raise UserError(
+                f"max_staleness: {self.max_staleness}, but a {type(loader).__name__} does not say which "
+                "batches come next; use datamodules.PromptData, or 0"
+            )
         self._sync(trainer, pl_module)
 
     @override
@@ -108,39 +122,40 @@ class RolloutSampler(Callback):
         """
         window = batch.get("window", [batch])
         if window:
-            self._fill(trainer, pl_module, window, str(trainer.current_epoch))
+            following = self._following(trainer, batch_idx + len(window))
+            step = Step(trainer.global_step, trainer.current_epoch, _prompts(window), following)
+            self._fill(trainer, pl_module, window, step)
             self._window, self._parts, self._gap = list(window), len(window), 0.0
         self._batch = batch
         batch.update(self._window.pop(0))
         self._log(pl_module, self._statistics)
 
+    def _following(self, trainer: Trainer, batches: int) -> list[Prompt]:
+        """The prompts of the step after one that ends after so many batches of the epoch."""
+        last = batches >= trainer.num_training_batches or trainer.global_step + 1 == trainer.max_steps
+        if last or not self.max_staleness:
+            return []
+        return _prompts(trainer.train_dataloader.upcoming())
+
     def _fill(
-        self, trainer: Trainer, pl_module: LightningModule, window: Sequence[RolloutBatch], step: str
+        self, trainer: Trainer, pl_module: LightningModule, window: Sequence[RolloutBatch], step: Step
     ) -> None:
         """Sample and score the prompts of all batches of an optimizer step in one go."""
-        times = [time.perf_counter()]
-        self._sync(trainer, pl_module)
-        times.append(time.perf_counter())
-        protocol = pl_module.backbone.protocol
-        prompts = [prompt for part in window for prompt in part["prompts"]]
-        sampled = sample(self.engine, protocol, prompts, self.thinking, self._settings, step)
-        times.append(time.perf_counter())
-        rollouts = score(sampled, protocol, prompts, self._settings.reward)
-        times.append(time.perf_counter())
-        self.skipped = len(prompts) - len({rollout.group for rollout in rollouts})
-        first = 0
-        for part in window:
-            groups = range(first, first := first + len(part["prompts"]))
-            own = [replace(r, group=r.group - groups.start) for r in rollouts if r.group in groups]
-            tensors = lay_out(own, self.row_tokens, protocol)
-            part.update({name: tensor.to(pl_module.device) for name, tensor in tensors.items()})  # type: ignore[typeddict-item]
-            part["samples"] = [table_row(rollout, part["prompts"], protocol) for rollout in own]
+        protocol, watch = pl_module.backbone.protocol, Stopwatch(*PARTS)
+        got = self._sampler.sample(step, protocol, lambda: self._sync(trainer, pl_module), watch)
+        with watch.time("reward"):
+            rollouts = score(got.sampled, protocol, step.prompts, self._settings.reward)
+        with watch.time("layout"):
+            fill(window, rollouts, got.probes, self.row_tokens, protocol, pl_module.device)
             if isinstance(data := getattr(trainer, "datamodule", None), TakesOutcomes):
-                data.record_outcomes(part)
-        times.append(time.perf_counter())
-        self.seconds = {name: end - start for name, (start, end) in zip(PARTS, pairwise(times), strict=True)}
+                for part in window:
+                    data.record_outcomes(part)
+        self.seconds = watch.seconds
+        self.skipped = len(step.prompts) - len({rollout.group for rollout in rollouts})
         self._statistics = statistics(rollouts, protocol) | {"skipped_prompts": float(self.skipped)}
         self._statistics |= {f"{name}_seconds": value for name, value in self.seconds.items()}
+        if self.max_staleness:
+            self._statistics |= {"staleness": float(got.staleness), "hidden_seconds": got.hidden}
 
     @override
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -176,17 +191,38 @@ class RolloutSampler(Callback):
         self._batch = None
 
     @override
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep the rollouts of the next step: the weights that sampled them are gone after the update."""
+        if self.max_staleness:
+            checkpoint["rollouts_ahead"] = gathered(self._sampler.ahead.state())
+
+    @override
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        states: list[AheadState | None] = checkpoint.get("rollouts_ahead", [])
+        if states and (not self.max_staleness or len(states) != trainer.world_size):
+            logger.warning(
+                "the checkpoint's rollouts of the next step are not used: max_staleness or processes differ"
+            )
+        elif states and (state := states[trainer.global_rank]) is not None:
+            self._sampler.ahead.restore(state)
+
+    @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.engine.close()
+        self._close()
         self._synced_at = None
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self.engine.close()
+        self._close()
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bring the engine up to date; `katlit validate` starts it."""
+        self._sampler.ahead.finish()
         self._sync(trainer, pl_module)
         self._policy = PolicyMetrics().to(pl_module.device)
 
@@ -202,8 +238,7 @@ class RolloutSampler(Callback):
         """One response to each prompt, left to decide."""
         protocol = pl_module.backbone.protocol
         prompts = batch["prompts"]
-        sampled = sample(self.engine, protocol, prompts, ["auto"], self._settings, "validation")
-        rollouts = score(sampled, protocol, prompts, self._settings.reward)
+        rollouts = score(self._sampler.answer(prompts, protocol), protocol, prompts, self._settings.reward)
         rows = [
             (r.correct, response_tokens(r, protocol), r.parsed.mode is Mode.THINK_ON, r.parsed.valid)
             for r in rollouts
@@ -214,6 +249,10 @@ class RolloutSampler(Callback):
     @override
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         pl_module.log_dict({f"val/{name}": value for name, value in self._policy.compute().items()})
+
+    def _close(self) -> None:
+        self.engine.close()
+        self._sampler.ahead.close()
 
     def _sync(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the engine, or send the weights if an optimizer step moved them; every rank must call it."""
@@ -228,13 +267,5 @@ class RolloutSampler(Callback):
         pl_module.log_dict(rows, on_step=True, on_epoch=False, sync_dist=True, batch_size=1)
 
 
-def _modes(samples: int, forced_share: float) -> list[Thinking]:
-    """How each of a prompt's rollouts is prompted."""
-    if samples < 2 or not 0 <= forced_share <= 1:
-        raise UserError(
-            f"samples {samples}, forced_share {forced_share}; give at least 2 samples and a share from 0 to 1"
-        )
-    forced = round(samples * forced_share / 2)
-    modes: list[Thinking] = ["on"] * forced
-    modes += ["off"] * forced
-    return modes + ["auto"] * (samples - 2 * forced)
+def _prompts(batches: Sequence[RolloutBatch]) -> list[Prompt]:
+    return [prompt for batch in batches for prompt in batch["prompts"]]

@@ -26,8 +26,9 @@ class Throughput(Callback):
     where the device's peak is known `/mfu`, the model FLOPs utilisation by `katlit.flops.training_flops`.
 
     A step's time runs from the end of the step before it, so it contains loading, sampling and the update,
-    but not validation. Tokens are those of `input_ids` that are not padding. Counting stays on the device, so
-    nothing waits; on a GPU the shares are those of the host, which waits where it next needs a result.
+    but not validation; of sampling, what the trainer waits for. Tokens are those of `input_ids` that are not
+    padding; the few probes of stale rollouts count. Counting stays on the device, so nothing waits; on a GPU
+    the shares are those of the host, which waits where it next needs a result.
 
     Args:
         peak_flops: Operations a second that one device could do in the precision of the run; that of a known

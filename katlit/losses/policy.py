@@ -18,7 +18,7 @@ def policy_loss(
 
     Args:
         log_probs: [T], of the policy that is trained.
-        old_log_probs: [T], of the policy as it sampled; gets no gradient.
+        old_log_probs: [T], of the policy that the ratio starts from; gets no gradient.
         advantages: [T].
         clip_low: Distance of the lower bound from 1.
         clip_high: Distance of the upper bound from 1.
@@ -42,11 +42,13 @@ def clipped(
 
 
 def importance_weights(old_log_probs: Tensor, sampled_log_probs: Tensor, cap: float) -> Tensor:  # [T]
-    """`min(π_train / π_rollout, cap)`: makes up for an engine that computes a little differently.
+    """`min(π_train / π_rollout, cap)`: makes up for a sampler that computes differently or has older weights.
+
+    Without the cap, the weighted gradient is in expectation that of samples of π_train.
 
     Args:
-        old_log_probs: [T], of the trained policy as it sampled, computed by the trainer.
-        sampled_log_probs: [T], of the same tokens, computed by the engine.
+        old_log_probs: [T], of the policy that the ratio starts from, computed by the trainer.
+        sampled_log_probs: [T], of the same tokens, computed by the engine as it sampled.
         cap: C, the largest weight.
     """
     return (old_log_probs.detach() - sampled_log_probs).exp().clamp(max=cap)

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -66,6 +66,10 @@ class RolloutEngine(ABC):
 
     Constructors only keep settings; `start` allocates.
     """
+
+    # Whether `generate` may run in a thread while the trainer trains, and `close` then ends it. In the
+    # trainer's own process both would share cores or the device, so nothing would be gained.
+    samples_beside_training: ClassVar[bool] = False
 
     @abstractmethod
     def start(self, model_directory: Path) -> None:

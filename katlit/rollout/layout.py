@@ -5,7 +5,7 @@ Shapes: B rows, L tokens a row, N rollouts.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -14,6 +14,15 @@ from katlit.protocol import Mode, ParsedResponse, Protocol, Thinking
 from katlit.rollout.engine import Completion
 
 _MODES = {Mode.THINK_ON: 1, Mode.THINK_OFF: 0, None: -1}
+
+
+class Sampled(NamedTuple):
+    """One completion, before it is scored."""
+
+    group: int  # index of the prompt
+    thinking: Thinking
+    prompt_ids: list[int]
+    completion: Completion
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,35 +48,46 @@ class Rollout:
         return self.thinking != "auto"
 
 
-def lay_out(rollouts: Sequence[Rollout], row_tokens: int, protocol: Protocol) -> dict[str, Any]:
+def lay_out(
+    rollouts: Sequence[Rollout],
+    row_tokens: int,
+    protocol: Protocol,
+    probes: Sequence[Sampled] | None = None,
+) -> dict[str, Any]:
     """Pack rollouts into rows; without any, one row of padding keeps the step defined.
 
     Args:
         rollouts: N of them.
         row_tokens: Length of a packed row; a longer rollout has a row of its own.
         protocol: Of the policy, for padding and segments.
+        probes: Completions that carry no loss; None where nothing has to be probed.
 
     Returns:
-        All tensors of a `RolloutBatch` but the advantages.
+        All tensors of a `RolloutBatch` but the advantages; `probe_mask` only where there are probes.
     """
-    lengths = [len(rollout.prompt_ids) + len(rollout.completion.token_ids) for rollout in rollouts]
-    rows = best_fit_decreasing(lengths, row_tokens) if rollouts else [[]]
+    documents: list[Rollout | Sampled] = [*rollouts, *(probes or [])]
+    lengths = [len(document.prompt_ids) + len(document.completion.token_ids) for document in documents]
+    rows = best_fit_decreasing(lengths, row_tokens) if documents else [[]]
 
     def filled(values: list[list[Any]], padding: Any) -> list[torch.Tensor]:
         return list(fill_rows([[values[index] for index in row] for row in rows], padding))
 
-    tokens = [[*rollout.prompt_ids, *rollout.completion.token_ids] for rollout in rollouts]
+    tokens = [[*document.prompt_ids, *document.completion.token_ids] for document in documents]
     input_ids, position_ids = filled(tokens, protocol.pad_id)
     sampled = [
-        [False] * len(rollout.prompt_ids) + [True] * len(rollout.completion.token_ids) for rollout in rollouts
+        [False] * len(document.prompt_ids) + [True] * len(document.completion.token_ids)
+        for document in documents
     ]
-    judge = [_judge_mask(rollout, protocol) for rollout in rollouts]
-    log_probs = [[0.0] * len(rollout.prompt_ids) + rollout.completion.log_probs for rollout in rollouts]
-    owner = [[index] * length for index, length in enumerate(lengths)]
-    return {
+    log_probs = [[0.0] * len(document.prompt_ids) + document.completion.log_probs for document in documents]
+    number = len(rollouts)
+    nothing = [[False] * length for length in lengths]
+    judge = [_judge_mask(rollout, protocol) for rollout in rollouts] + nothing[number:]
+    owner = [[index if index < number else -1] * length for index, length in enumerate(lengths)]
+    mask = {} if probes is None else {"probe_mask": filled(nothing[:number] + sampled[number:], False)[0]}
+    return mask | {
         "input_ids": input_ids,
         "position_ids": position_ids,
-        "loss_mask": filled(sampled, False)[0],
+        "loss_mask": filled(sampled[:number] + nothing[number:], False)[0],
         "judge_mask": filled(judge, False)[0],
         "rollout_log_probs": filled(log_probs, 0.0)[0],
         "rollout_ids": filled(owner, -1)[0],

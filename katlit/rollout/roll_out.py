@@ -2,14 +2,15 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from katlit.batch import Prompt
+from katlit.errors import UserError
 from katlit.protocol import Mode, Protocol, Thinking
 from katlit.rewards import CompositeReward, Sample
-from katlit.rollout.engine import Completion, RolloutEngine, SamplingParameters
-from katlit.rollout.layout import Rollout
+from katlit.rollout.engine import RolloutEngine, SamplingParameters
+from katlit.rollout.layout import Rollout, Sampled
 from katlit.rollout.seeds import request_seed
 
 logger = logging.getLogger(__name__)
@@ -24,13 +25,25 @@ class RolloutSettings:
     seed: int  # of all sampling
 
 
-class Sampled(NamedTuple):
-    """One completion, before it is scored."""
+class Request(NamedTuple):
+    """A completion to be sampled."""
 
     group: int  # index of the prompt
     thinking: Thinking
     prompt_ids: list[int]
-    completion: Completion
+    seed: int
+
+
+def forced_modes(samples: int, forced_share: float) -> list[Thinking]:
+    """How each of a prompt's rollouts is prompted: a share of them forced, half of it into each mode."""
+    if samples < 2 or not 0 <= forced_share <= 1:
+        raise UserError(
+            f"samples {samples}, forced_share {forced_share}; give at least 2 samples and a share from 0 to 1"
+        )
+    forced = round(samples * forced_share / 2)
+    modes: list[Thinking] = ["on"] * forced
+    modes += ["off"] * forced
+    return modes + ["auto"] * (samples - 2 * forced)
 
 
 def fitting(
@@ -54,26 +67,26 @@ def fitting(
     return kept
 
 
-def sample(
+def requests_of(
     engine: RolloutEngine,
     protocol: Protocol,
     prompts: Sequence[Prompt],
     thinking: Sequence[Thinking],
     settings: RolloutSettings,
     step: str,
-) -> list[Sampled]:
-    """Sample every prompt that fits, in order of the prompts.
+) -> list[Request]:
+    """The rollouts of every prompt that fits, in order of the prompts.
 
     Args:
-        engine: Has the policy's weights.
+        engine: Knows how long a context may be.
         protocol: Of the policy.
         prompts: Those too long for the engine have no rollouts.
         thinking: How each of a prompt's rollouts is prompted.
         settings: Sampling and seed.
         step: What tells the seeds of this call from those of another one.
     """
-    requests: list[tuple[int, Thinking, list[int], int]] = [
-        (
+    return [
+        Request(
             group,
             mode,
             protocol.encode_prompt(prompts[group]["messages"], mode),
@@ -82,16 +95,23 @@ def sample(
         for group in fitting(engine, protocol, prompts, thinking, settings.sampling.max_tokens)
         for index, mode in enumerate(thinking)
     ]
+
+
+def complete(
+    engine: RolloutEngine, requests: Sequence[Request], sampling: SamplingParameters
+) -> list[Sampled]:
+    """Have an engine that has the policy's weights answer.
+
+    Nothing else happens here, so that it may run in a thread of its own: a tokenizer, for one, must not.
+    """
     if not requests:
         return []
     completions = engine.generate(
-        [ids for _, _, ids, _ in requests],
-        replace(settings.sampling, stop_token_ids=[protocol.end_id]),
-        [seed for *_, seed in requests],
+        [request.prompt_ids for request in requests], sampling, [request.seed for request in requests]
     )
     return [
-        Sampled(group, mode, ids, completion)
-        for (group, mode, ids, _), completion in zip(requests, completions, strict=True)
+        Sampled(request.group, request.thinking, request.prompt_ids, completion)
+        for request, completion in zip(requests, completions, strict=True)
     ]
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from katlit.rollout.engine import Completion, SamplingParameters
 
 _GENERATE = "/inference/v1/generate"
 _PROBE_SECONDS = 2.0  # between two questions whether the server is alive
+_CLOSING_SECONDS = 0.1  # between two looks at whether we are closing
 
 
 class ServerDownError(Exception):
@@ -77,15 +79,17 @@ class ServerClient:
         sampling: SamplingParameters,
         weight_version: str,
         done: Callable[[int, Completion], None],
+        closing: threading.Event,
     ) -> None:
         """Complete all requests, several at a time; `done` receives each completion once.
 
         Raises:
-            ServerDownError: where the server stops answering, or has other weights than `weight_version`.
+            ServerDownError: where the server stops answering, or has other weights than `weight_version`, or
+                another thread sets `closing`.
             UserError: where its answers are not those of a vLLM server, or a request is refused.
         """
         try:
-            asyncio.run(self._generate(requests, sampling, weight_version, done))
+            asyncio.run(self._generate(requests, sampling, weight_version, done, closing))
         except ExceptionGroup as group:  # several tasks may fail at once; a wrong answer says more than none
             raise min(group.exceptions, key=lambda error: isinstance(error, ServerDownError)) from None
 
@@ -95,6 +99,7 @@ class ServerClient:
         sampling: SamplingParameters,
         weight_version: str,
         done: Callable[[int, Completion], None],
+        closing: threading.Event,
     ) -> None:
         queue = iter(requests.items())  # all workers draw from it
 
@@ -106,13 +111,14 @@ class ServerClient:
                 done(index, self._completion(answer, weight_version, sampling.max_tokens))
 
         async with _session() as session, asyncio.TaskGroup() as tasks:
-            watch = tasks.create_task(self._watch(session))
+            watches = [tasks.create_task(self._watch(session)), tasks.create_task(_until(closing))]
             workers = [
                 tasks.create_task(work(session))
                 for _ in range(min(self.max_concurrent_requests, len(requests)))
             ]
             await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
-            watch.cancel()
+            for watch in watches:
+                watch.cancel()
 
     async def _watch(self, session: aiohttp.ClientSession) -> None:
         while True:
@@ -182,6 +188,12 @@ class ServerClient:
         return UserError(
             f"vLLM server: {self.url}{path} answers {_start(text)!r}, which no vLLM 0.32 would; check the url"
         )
+
+
+async def _until(closing: threading.Event) -> None:
+    while not closing.is_set():  # a thread's event cannot be awaited
+        await asyncio.sleep(_CLOSING_SECONDS)
+    raise ServerDownError("closed while it sampled")
 
 
 def _session() -> aiohttp.ClientSession:

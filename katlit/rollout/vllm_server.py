@@ -3,11 +3,12 @@
 import contextlib
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -53,6 +54,8 @@ class VLLMServer(RolloutEngine):
         seed: Where the seeds of calls without `seeds` come from.
     """
 
+    samples_beside_training: ClassVar[bool] = True
+
     def __init__(
         self,
         url: str | None = None,
@@ -83,8 +86,8 @@ class VLLMServer(RolloutEngine):
         self._shapes: Shapes = {}
         self._version = ""  # of the weights that the server has
         self._syncs = 0
-        # of the first process only
-        self._folder: Path | None = None
+        self._closing = threading.Event()
+        self._folder: Path | None = None  # this and the next three are of the first process only
         self._transfer: FileTransfer | NcclTransfer | None = None
         self._keeper: ServerKeeper | None = None
         self._restarts = 0  # of the server that the transfer is connected to
@@ -162,9 +165,7 @@ class VLLMServer(RolloutEngine):
         try:
             self._keeper.start()
         except UserError as error:
-            hint = (
-                "; vLLM does not know katlit's plugin: install katlit again" if backend in str(error) else ""
-            )
+            hint = "; vLLM lacks katlit's plugin: install katlit again" if backend in str(error) else ""
             raise UserError(f"{error}{hint}") from None
 
     def _started(self) -> tuple[ServerClient, Ranks]:
@@ -183,7 +184,7 @@ class VLLMServer(RolloutEngine):
         Raises:
             UserError: where the server fails for good.
         """
-        client, _ = self._started()
+        closing, (client, _) = self._closing, self._started()
         self.check_request(prompts, sampling.max_tokens, seeds)
         if seeds is None:
             seeds = torch.randint(2**31, (len(prompts),), generator=self._call_seeds).tolist()
@@ -193,7 +194,7 @@ class VLLMServer(RolloutEngine):
         while len(completions) < len(requests):
             pending = {index: request for index, request in requests.items() if index not in completions}
             try:
-                client.generate(pending, sampling, self._version, completions.__setitem__)
+                client.generate(pending, sampling, self._version, completions.__setitem__, closing)
             except ServerDownError as error:
                 faults += 1
                 self._wait_until_back(str(error), self._version, last=faults == _ATTEMPTS)
@@ -207,13 +208,13 @@ class VLLMServer(RolloutEngine):
             version: Of the weights that it must have; None: any.
             last: Do not wait, give up.
         """
-        client, _ = self._started()
         if self.url is not None or last:
             raise UserError(f"vLLM server: {problem}; look into its log, and start the run again")
         deadline = time.monotonic() + 2 * self.timeouts.hang + self.timeouts.start
         while time.monotonic() < deadline:
-            if self._keeper is not None and self._keeper.failure is not None:
-                raise UserError(self._keeper.failure)
+            client, _ = self._started()  # the main thread may close meanwhile
+            if (keeper := self._keeper) is not None and keeper.failure is not None:
+                raise UserError(keeper.failure)
             with contextlib.suppress(ServerDownError):
                 if client.get("/weight_info", "weight_version") == version or version is None:
                     return
@@ -285,9 +286,11 @@ class VLLMServer(RolloutEngine):
             replace_weights(client, self._transfer, checkpoint)
 
     def close(self) -> None:
-        """End our server, once the other processes are done, have failed, or are late."""
+        """End what another thread samples, and our server once the other processes are done or late."""
         ranks, keeper, folder = self._ranks, self._keeper, self._folder
         self._ranks = self._client = self._keeper = self._folder = self._transfer = None
+        self._closing.set()
+        self._closing = threading.Event()
         try:
             if ranks is not None:
                 ranks.closing(self.timeouts.close)

@@ -93,6 +93,18 @@ def test_a_step_of_several_batches_is_announced_by_its_first() -> None:
     assert "window" not in next(iter(numbers()))
 
 
+@pytest.mark.parametrize("share", [WHOLE, Share(window=2), Share(rank=1, world=2)])
+def test_what_is_announced_is_what_comes(share: Share) -> None:
+    batches = numbers(share)
+    announced: list[int] = []
+    for index, batch in enumerate(batches):
+        if index % share.window == 0:
+            assert index == 0 or announced == seen_in(batch.get("window", [batch]))
+            announced = seen_in(batches.upcoming())
+        assert announced == seen_in(batches.upcoming())  # within a step too
+    assert announced == []
+
+
 def test_the_share_of_a_trainer() -> None:
     trainer = Trainer(accelerator="cpu", accumulate_grad_batches=4, logger=False)
     assert share_of(trainer) == Share(0, 1, 4)

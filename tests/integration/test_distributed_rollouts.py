@@ -1,11 +1,12 @@
 """Stage 3 on two processes: with vLLM in each of them, and with one vLLM server for both, killed or not."""
 
+import subprocess
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-from killable import finish, on_two_processes, rows, start
+from killable import finish, kill, on_two_processes, rows, start, wait_for
 
 VLLM, SERVER = "katlit.rollout.vllm.VLLMEngine", "katlit.rollout.vllm_server.VLLMServer"
 ENGINE = "--trainer.callbacks.engine"
@@ -45,6 +46,35 @@ def test_one_server_for_both(tmp_path: Path, server_environment: dict[str, str],
         run.kill()
     assert_engine_follows_trainer(tmp_path)
     assert not psutil.pid_exists(server.pid)
+
+
+def test_one_server_samples_ahead_through_a_fault_and_a_kill(
+    tmp_path: Path, server_environment: dict[str, str]
+) -> None:
+    pytest.importorskip("vllm", exc_type=ImportError)
+    options = [f"{ENGINE}.options.max_num_seqs=16", f"{ENGINE}.options.kv_cache_gib=0.1"]
+    options += [
+        "--trainer.callbacks.max_staleness=1",
+        "--trainer.max_steps=6",
+        "--data.init_args.history=false",
+    ]
+
+    def begin(*more: str) -> subprocess.Popen[str]:
+        line = [*on_two_processes("ddp"), *words(SERVER), *options, *more]
+        return start(tmp_path, *line, environment=server_environment)
+
+    run = begin()
+    try:
+        wait_for(tmp_path, run, 1)
+        server_of(run.pid).kill()  # while the rollouts of the next step are in flight, or were just sampled
+        wait_for(tmp_path, run, 3)
+        kill(run)
+        finish(run := begin("--ckpt_path=last"))
+    finally:
+        run.kill()
+    steps = rows(tmp_path)
+    assert [steps[step]["rollout/staleness"] for step in range(1, 7)] == [0, 1, 0, 1, 0, 1]
+    assert all(row["rollout/logprob_gap"] < 1e-4 for row in steps.values())
 
 
 def server_of(trainer: int) -> psutil.Process:

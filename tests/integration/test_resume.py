@@ -72,3 +72,17 @@ def test_a_checkpoint_that_was_not_completed_is_passed_over(whole: Path, tmp_pat
     finish(start(tmp_path, "--ckpt_path=last"))
     assert not partial.exists()
     assert_same_end(tmp_path, whole)
+
+
+def test_rollouts_in_flight_are_neither_lost_nor_sampled_again(tmp_path: Path) -> None:
+    engine = "--trainer.callbacks.engine"
+    words = [f"{engine}=beside.Beside", f"{engine}.max_context=256", "--trainer.callbacks.max_staleness=1"]
+    words += ["--data.init_args.history=false"]  # epochs of one length
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(start(whole, *words))
+    assert [row["rollout/staleness"] for row in rows(whole).values()] == [0, 1, 1, 0, 1, 1, 0, 1]
+    run = start(killed, *words)
+    wait_for(killed, run, 4)
+    kill(run)
+    finish(start(killed, *words, "--ckpt_path=last"))
+    assert_same_end(killed, whole)

@@ -109,6 +109,29 @@ def test_the_gradient_is_that_of_a_loop_over_tokens(tmp_path: Path, estimator: A
     torch.testing.assert_close(logged["reward_off"], torch.tensor(1.6 / 3))
 
 
+def test_a_probe_is_compared_and_not_trained(tmp_path: Path) -> None:
+    stage = stage_of(tmp_path, temperature=0.8)
+    logged, batch = quiet(stage), batch_of(stage)
+    # the third rollout of the first row is taken for a probe, of weights that the sampler had exactly
+    probed = batch["loss_mask"] & (batch["rollout_ids"] == 2)
+    batch["loss_mask"] &= ~probed
+    batch["judge_mask"] &= ~probed
+    batch["rollout_ids"][batch["rollout_ids"] == 2] = -1
+    exact = all_log_probs(stage, batch, 0.8).detach()
+    batch["rollout_log_probs"] = (exact + 0.25).where(probed, batch["rollout_log_probs"])
+    without = dict(batch)
+    loss = stage.training_step(batch | {"probe_mask": probed}, 0)
+    torch.testing.assert_close(loss, stage.training_step(without, 0))
+    compared = batch | {"probe_mask": probed}
+    stage.training_step(compared, 0)
+    torch.testing.assert_close(compared["logprob_gap"], torch.tensor(0.25), atol=1e-5, rtol=0)
+    assert without["logprob_gap"] > 0.3  # of the trained tokens
+    compared["probe_mask"] = torch.zeros_like(probed)
+    stage.training_step(compared, 0)
+    assert compared["logprob_gap"] == 0
+    assert all(value.isfinite() for value in logged.values())
+
+
 def test_nothing_to_learn_gives_zero_and_finite_gradients(tmp_path: Path) -> None:
     stage = stage_of(tmp_path)
     logged, batch = quiet(stage), batch_of(stage)

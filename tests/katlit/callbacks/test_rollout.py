@@ -1,127 +1,27 @@
 """Rollouts in a real training loop: what the step sees, whether the engine follows, what stops it."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningDataModule, Trainer
-from tinymodel import QWEN, tiny_backbone
+from lightning.pytorch import Trainer
+from tinymodel import tiny_backbone
+from tinyrollouts import BATCHES, SHAPE, Finishing, FirstLetter, Whole, prompt, train
 from torch import Tensor
 
-from datamodules.loader import EpochLoader, share_of
-from katlit.batch import Prompt
+from datamodules.loader import EpochLoader
 from katlit.callbacks.rollout import RolloutSampler
 from katlit.errors import UserError
-from katlit.optimization import Optimization
-from katlit.rewards import CompositeReward, Reward, Sample
+from katlit.rewards import CompositeReward
 from katlit.rollout import HFEngine, SamplingParameters, VLLMEngine
-from katlit.rollout.engine import Completion
 from modules import StepSRPO
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
-SHAPE = QWEN | {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
-
-
-class Whole:
-    """Random weights never end a response by themselves; a cut one would carry no loss."""
-
-    def generate(self, *arguments: Any) -> list[Completion]:
-        return [replace(completion, finish_reason="stop") for completion in super().generate(*arguments)]  # type: ignore[misc]
-
-
-class Finishing(Whole, HFEngine): ...
 
 
 class FinishingVLLM(Whole, VLLMEngine): ...
-
-
-class FirstLetter(Reward):
-    """Rewards responses that start with a letter of the first half of the byte alphabet."""
-
-    def __call__(self, samples: list[Sample]) -> list[float]:
-        return [float(ord((sample.parsed.judge or "~")[0]) % 2) for sample in samples]
-
-
-class Watch(Callback):
-    """Keeps the batches and what was logged, and remembers the log-probabilities of a plain forward pass."""
-
-    def __init__(self) -> None:
-        self.batches: list[dict[str, Any]] = []
-        self.logged: list[dict[str, float]] = []
-        self.truth: list[Tensor] = []
-
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        with torch.no_grad():
-            logits = pl_module.backbone.logits(
-                pl_module.backbone(batch["input_ids"], batch["position_ids"]).main
-            )
-            chosen = (logits / pl_module.temperature).log_softmax(-1)[:, :-1]
-            log_probs = chosen.gather(-1, batch["input_ids"][:, 1:, None])[..., 0]
-        self.truth.append(torch.cat([torch.zeros(len(log_probs), 1), log_probs], dim=1))
-
-    def on_train_batch_end(
-        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self.batches.append(batch)
-        self.logged.append({name: float(value) for name, value in trainer.callback_metrics.items()})
-
-
-class Outcomes(LightningDataModule):
-    def __init__(self, batches: list[list[Prompt]], validation: list[list[Prompt]] | None) -> None:
-        super().__init__()
-        self.batches = batches
-        if validation is not None:
-            loader = EpochLoader(lambda epoch: validation, lambda prompts: {"prompts": prompts})
-            self.val_dataloader = lambda: loader
-        self.recorded: list[Any] = []
-
-    def train_dataloader(self) -> Any:
-        return EpochLoader(
-            lambda epoch: self.batches, lambda prompts: {"prompts": prompts}, share_of(self.trainer)
-        )
-
-    def record_outcomes(self, batch: Any) -> None:
-        self.recorded.append((len(batch["prompts"]), batch["group_ids"].tolist(), batch["correct"].tolist()))
-
-
-def prompt(number: int, words: int = 1) -> Prompt:
-    return Prompt(
-        id=f"p{number}", messages=[{"role": "user", "content": "ab " * words}], reference="1",
-        verifier="match", domain="d", difficulty=1, metadata={},
-    )  # fmt: skip
-
-
-def train(
-    directory: Path,
-    engine: Any,
-    batches: list[list[Prompt]],
-    tied: bool = False,
-    reward: CompositeReward | None = None,
-    temperature: float = 0.7,
-    parts: int = 1,
-    validation: list[list[Prompt]] | None = None,
-    **settings: Any,
-) -> tuple[Watch, Outcomes, RolloutSampler]:
-    backbone = tiny_backbone(directory, SHAPE | {"tie_word_embeddings": tied})
-    stage = StepSRPO(backbone, Optimization(learning_rate=3e-2), temperature=temperature)
-    reward = reward or CompositeReward({"accuracy": FirstLetter()}, {"accuracy": 1.0})
-    sampler = RolloutSampler(
-        engine, reward, SamplingParameters(temperature=0.7, max_tokens=12), row_tokens=96, **settings
-    )
-    watch, data = Watch(), Outcomes(batches, validation)
-    trainer = Trainer(
-        accelerator="cpu", max_epochs=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
-        enable_checkpointing=False, callbacks=[sampler, watch], default_root_dir=directory,
-        accumulate_grad_batches=parts, num_sanity_val_steps=0,
-    )  # fmt: skip
-    trainer.fit(stage, data)
-    return watch, data, sampler
-
-
-BATCHES = [[prompt(2 * step), prompt(2 * step + 1, 2)] for step in range(4)]
 
 
 @pytest.mark.parametrize("tied", [False, True])

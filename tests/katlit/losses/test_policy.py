@@ -38,6 +38,20 @@ def test_importance_weights_are_capped_and_constant() -> None:
     assert not weights.requires_grad
 
 
+def test_weighted_samples_of_an_older_policy_give_the_gradient_of_the_present_one() -> None:
+    logits, older, advantages = torch.randn(
+        3, 6, generator=torch.Generator().manual_seed(5), dtype=torch.float64
+    )
+    logits.requires_grad_()
+    (-(logits.softmax(-1) * advantages).sum()).backward()  # the expected advantage, exactly
+    truth, logits.grad = logits.grad, None
+    present, sampled = logits.log_softmax(-1), older.log_softmax(-1)
+    weights = importance_weights(present, sampled, cap=1e9)
+    losses = weights * policy_loss(present, present, advantages, LOW, HIGH)
+    (sampled.exp() * losses).sum().backward()  # the mean over all that the older policy could sample
+    torch.testing.assert_close(logits.grad, truth)
+
+
 def test_effective_sample_share() -> None:
     assert effective_sample_share(torch.ones(5)) == 1
     torch.testing.assert_close(effective_sample_share(torch.tensor([2.0, 0.0, 0.0, 0.0])), torch.tensor(0.25))

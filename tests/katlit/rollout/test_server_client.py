@@ -165,6 +165,30 @@ def test_a_server_that_hangs_is_noticed_before_the_requests_are_late(
     engine.close()
 
 
+def test_closing_ends_what_another_thread_samples(fake: Fake, qwen2_directory: Path) -> None:
+    asked, over = threading.Event(), threading.Event()
+
+    def never(handler: BaseHTTPRequestHandler, body: Any) -> None:
+        asked.set()
+        over.wait()
+
+    fake.answers["/inference/v1/generate"] = never
+    engine = VLLMServer(url=fake.url, timeouts=ServerTimeouts(close=1.0))
+    engine.start(qwen2_directory)
+
+    def sample() -> None:
+        with pytest.raises(UserError, match="closed while it sampled"):
+            engine.generate([[1]], TWO)
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    assert asked.wait(60)
+    engine.close()
+    thread.join(60)
+    over.set()
+    assert not thread.is_alive()
+
+
 def test_a_server_that_refuses_connections_is_one_clear_line(qwen2_directory: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # not listening

@@ -1,0 +1,22 @@
+"""What rollouts ask of the data, beside batches of prompts."""
+
+from typing import Protocol as Interface
+from typing import runtime_checkable
+
+from katlit.batch import RolloutBatch
+
+
+@runtime_checkable
+class TakesOutcomes(Interface):
+    """A DataModule that wants to know which prompts were solved."""
+
+    def record_outcomes(self, batch: RolloutBatch) -> None:
+        """Take note of a scored batch."""
+
+
+@runtime_checkable
+class LooksAhead(Interface):
+    """A loader that knows what comes next."""
+
+    def upcoming(self) -> list[RolloutBatch]:
+        """The batches of the optimizer step after the present one; none at an epoch's end."""

@@ -1,0 +1,119 @@
+"""When the prompts of an optimizer step are sampled: as it begins, or while the one before it trains."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from katlit.batch import Prompt
+from katlit.errors import UserError
+from katlit.protocol import Protocol, Thinking
+from katlit.rollout.ahead import Ahead
+from katlit.rollout.engine import RolloutEngine, SamplingParameters
+from katlit.rollout.layout import Sampled
+from katlit.rollout.probe import probe
+from katlit.rollout.roll_out import Request, RolloutSettings, complete, requests_of
+from katlit.rollout.stopwatch import Stopwatch
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """An optimizer step that is about to train.
+
+    Args:
+        number: Optimizer steps before it.
+        epoch: That it is of.
+        prompts: Of all its micro-batches.
+        following: Prompts of the step after it; none where that is of another epoch, or will not be.
+    """
+
+    number: int
+    epoch: int
+    prompts: Sequence[Prompt]
+    following: Sequence[Prompt]
+
+
+class StepRollouts(NamedTuple):
+    """What a step trains on."""
+
+    sampled: list[Sampled]
+    probes: list[Sampled] | None  # None where the rollouts are of the present weights
+    staleness: int  # optimizer steps between the weights that sampled and those that are trained
+    hidden: float  # seconds of sampling that nobody waited for
+
+
+class StepSampler:
+    """Samples one optimizer step after the other; with `max_staleness` 1 the next one beside the training.
+
+    The first step of an epoch, and of a run, is sampled when it is due.
+
+    Args:
+        engine: What samples.
+        settings: How to sample.
+        thinking: How each of a prompt's rollouts is prompted.
+        max_staleness: 0 or 1, for which the engine must have processes of its own.
+    """
+
+    def __init__(
+        self,
+        engine: RolloutEngine,
+        settings: RolloutSettings,
+        thinking: Sequence[Thinking],
+        max_staleness: int,
+    ) -> None:
+        if max_staleness and not engine.samples_beside_training:
+            raise UserError(
+                f"max_staleness: {max_staleness}, but {type(engine).__name__} samples in the trainer's own "
+                "process; use katlit.rollout.VLLMServer (configs/rollout/vllm_server.yaml), or 0"
+            )
+        self.ahead = Ahead(engine)
+        self._engine = engine
+        self._settings = settings
+        self._thinking = thinking
+        self._max_staleness = max_staleness
+
+    def sample(
+        self, step: Step, protocol: Protocol, sync: Callable[[], None], watch: Stopwatch
+    ) -> StepRollouts:
+        """Bring the engine to the present weights; what the step trains on.
+
+        Nothing samples while weights are sent: what is in flight is of the older ones, and is waited for.
+        So a server that fails meanwhile starts again from the very weights that its requests belong to.
+
+        Args:
+            step: That is about to train.
+            protocol: Of the policy.
+            sync: Sends the present weights to the engine; a collective.
+            watch: Takes the seconds of `sync` and of `sample`, the latter as far as they are waited for.
+        """
+        sampling = self._sampling(protocol)
+        with watch.time("sample"):
+            stale = self.ahead.take(_name(step.epoch, step.prompts))
+        with watch.time("sync"):
+            sync()
+        with watch.time("sample"):
+            if stale is None:
+                requests = self._requests(step.epoch, step.prompts, protocol)
+                rollouts = StepRollouts(complete(self._engine, requests, sampling), None, 0, 0.0)
+            else:
+                probes = probe(self._engine, stale.sampled, sampling, self._settings.seed, step.number)
+                rollouts = StepRollouts(stale.sampled, probes, step.number - stale.step, stale.hidden)
+            if self._max_staleness and step.following:
+                requests = self._requests(step.epoch, step.following, protocol)
+                self.ahead.start(_name(step.epoch, step.following), requests, sampling, step.number)
+        return rollouts
+
+    def answer(self, prompts: Sequence[Prompt], protocol: Protocol) -> list[Sampled]:
+        """One response to each validation prompt, left to decide, by the weights that the engine has."""
+        requests = requests_of(self._engine, protocol, prompts, ["auto"], self._settings, "validation")
+        return complete(self._engine, requests, self._sampling(protocol))
+
+    def _requests(self, epoch: int, prompts: Sequence[Prompt], protocol: Protocol) -> list[Request]:
+        return requests_of(self._engine, protocol, prompts, self._thinking, self._settings, str(epoch))
+
+    def _sampling(self, protocol: Protocol) -> SamplingParameters:
+        return replace(self._settings.sampling, stop_token_ids=[protocol.end_id])
+
+
+def _name(epoch: int, prompts: Sequence[Prompt]) -> list[str]:
+    """What tells the rollouts of a step from those of others."""
+    return [str(epoch), *(prompt["id"] for prompt in prompts)]

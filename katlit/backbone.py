@@ -13,11 +13,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from katlit.depth import DepthSettings, deepen
 from katlit.errors import UserError
 from katlit.export import read_mtp, write_directory
 from katlit.gather import is_rank_zero, whole_tensors
 from katlit.lora import LoraSettings, add_adapters, merged_weights, trained_rows, write_adapters
-from katlit.mtp import MTPModule, future_embeddings, stored_name
+from katlit.mtp import MTP_PREFIX, MTPModule, future_embeddings, stored_name
 from katlit.pretrained import (
     Attention,
     Dtype,
@@ -58,6 +59,11 @@ class Backbone(nn.Module):
         seed: Of fresh weights, of the rows of new tokens and of adapters.
         lora: Low-rank adaptation: all weights but the adapters', the markers' rows and the MTP modules are
             frozen. None: all are trained.
+        depth: Makes `model` deeper by copies of its layers that change nothing until they are trained. None:
+            the layers that it has.
+
+    Raises:
+        UserError: for `depth` together with `lora`.
     """
 
     causal_lm: PreTrainedModel  # set by `materialize`
@@ -74,8 +80,14 @@ class Backbone(nn.Module):
         gradient_checkpointing: bool = False,
         seed: int = 0,
         lora: LoraSettings | None = None,
+        depth: DepthSettings | None = None,
     ) -> None:
         super().__init__()
+        if depth is not None and lora is not None:
+            raise UserError(
+                "backbone.depth: new layers start at zero and want whole training, but backbone.lora is set; "
+                "set one of the two to null"
+            )
         self.model = model
         self.config = config
         self.tokenizer = tokenizer
@@ -86,6 +98,7 @@ class Backbone(nn.Module):
         self.gradient_checkpointing = gradient_checkpointing
         self.seed = seed
         self.lora = lora
+        self.depth = depth
         self.mtp = nn.ModuleList()
         self._protocol: Protocol | None = None
         self._first_new_token = 0
@@ -137,7 +150,10 @@ class Backbone(nn.Module):
                 model.gradient_checkpointing_enable({"use_reentrant": False})
             self.causal_lm = model
             self._add_mtp()
-            if self.lora is not None:  # after the MTP modules, which copy a layer as it is
+            # After the MTP modules, which copy the last layer as it is:
+            if self.depth is not None:
+                deepen(model, self.decoder()[0], self.depth)
+            if self.lora is not None:
                 new = range(self._first_new_token, len(protocol.tokenizer))
                 self._trained_rows = trained_rows(self.lora, protocol, new)
                 add_adapters(model, self.lora, self._trained_rows)
@@ -264,7 +280,7 @@ class Backbone(nn.Module):
         weights = {n: w.cpu() for n, w in self.named_weights(include_mtp=True) if rank_zero}
         if heads_are_tied(self.causal_lm):
             weights.pop("lm_head.weight", None)
-        mtp = {name: weights.pop(name) for name in list(weights) if name.startswith("model.mtp_layers.")}
+        mtp = {name: weights.pop(name) for name in list(weights) if name.startswith(MTP_PREFIX)}
         if rank_zero:
             write_directory(directory, self.causal_lm, weights, mtp, self.protocol)
         if dist.is_initialized():

@@ -220,7 +220,7 @@ class RolloutSampler(Callback):
         if self._synced_at is None:
             start_engine(self.engine, trainer, pl_module)
         elif self._synced_at != trainer.global_step:
-            self.engine.sync_weights(pl_module.backbone.named_weights())
+            self.engine.sync_weights(pl_module.backbone.named_weights(self.engine.takes_mtp))
         self._synced_at = trainer.global_step
 
     def _log(self, pl_module: LightningModule, values: dict[str, float]) -> None:

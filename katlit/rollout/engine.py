@@ -96,6 +96,8 @@ class RolloutEngine(ABC):
     def sync_weights(self, named_weights: Iterable[tuple[str, Tensor]]) -> None:
         """Replace the weights by full tensors under Hugging Face names, `lm_head.weight` included.
 
+        Those of the MTP modules too, where the engine `takes_mtp`.
+
         Copies; the caller's tensors may change afterwards.
 
         Raises:
@@ -106,6 +108,11 @@ class RolloutEngine(ABC):
     @abstractmethod
     def close(self) -> None:
         """Free all memory and processes; safe to call twice, or before `start`."""
+
+    @property
+    def takes_mtp(self) -> bool:
+        """Whether the engine drafts with the MTP modules, and so wants their weights as well."""
+        return False
 
     @property
     @abstractmethod

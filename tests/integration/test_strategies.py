@@ -66,8 +66,8 @@ def test_two_processes_that_accumulate_are_one_process(
         assert len(expected) == len(found) == 5
         for truth, row in zip(expected, found, strict=True):
             assert row["train/loss"] == pytest.approx(truth["train/loss"], rel=1e-4, abs=1e-6)
-        for name in ("model.safetensors", "mtp.safetensors"):
+        for name in ("model.safetensors", "mtp/model.safetensors"):
             if (alone / stage / "model" / name).exists():
                 truth, weights = (load_file(run / stage / "model" / name) for run in (alone, two))
                 assert_close(weights, truth, rtol=0, atol=1e-4)
-    assert (two / "distill/model/mtp.safetensors").is_file()
+    assert (two / "distill/model/mtp/model.safetensors").is_file()

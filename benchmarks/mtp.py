@@ -20,7 +20,6 @@ from katlit.pretrained import load_tokenizer
 from katlit.protocol import Protocol
 from katlit.rollout import SamplingParameters, VLLMEngine
 from katlit.rollout.engine import Completion
-from katlit.rollout.speculation import Drafts
 
 PROMPTS = 200
 
@@ -35,7 +34,6 @@ def timed(
     engine: VLLMEngine, questions: list[list[int]], sampling: SamplingParameters
 ) -> tuple[list[Completion], float]:
     """Completions, and tokens per second."""
-    engine.drafts = Drafts()
     started = time.perf_counter()
     completions = engine.generate(questions, sampling, list(range(len(questions))))
     seconds = time.perf_counter() - started
@@ -60,9 +58,9 @@ def measure(directory: Path) -> dict[str, float]:
             texts.append([completion.token_ids for completion in completions])
             rates.append(rate)
             if tokens:
-                found = {"acceptance": engine.drafts.acceptance, "mean_length": engine.drafts.mean_length}
+                found |= engine.statistics()
                 timed(engine, questions, sampled)
-                found["sampled_mean_length"] = engine.drafts.mean_length
+                found |= {f"sampled_{name}": value for name, value in engine.statistics().items()}
         finally:
             engine.close()
     same = [plain == drafted for plain, drafted in zip(*texts, strict=True)]

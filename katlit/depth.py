@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from katlit.errors import UserError
 
 _OUTPUTS = ("o_proj", "down_proj")  # what a layer's attention and its MLP add to the residual stream
-_RECORD = "upscaled_layers"  # in config.json: which layers are new
+UPSCALED_LAYERS = "upscaled_layers"  # in config.json: which layers are new
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,10 @@ def deeper_config(config: dict[str, Any], settings: DepthSettings) -> dict[str, 
     Raises:
         UserError: where the settings do not fit the model, or it has been up-scaled before.
     """
-    if config.get(_RECORD):
+    if config.get(UPSCALED_LAYERS):
         raise UserError(
-            f"backbone.depth: this model was made deeper before, its layers {config[_RECORD]} are new; set "
-            "depth to null to go on with it"
+            f"backbone.depth: this model was made deeper before, its layers {config[UPSCALED_LAYERS]} are new; "
+            "set depth to null to go on with it"
         )
     number = config["num_hidden_layers"]
     order = layer_order(settings, number)
@@ -98,7 +98,7 @@ def deeper_config(config: dict[str, Any], settings: DepthSettings) -> dict[str, 
         for name, value in config.items()
         if "layer" in name and isinstance(value, list) and len(value) == number
     }
-    return lists | {"num_hidden_layers": len(order), _RECORD: new_layers(order)}
+    return lists | {"num_hidden_layers": len(order), UPSCALED_LAYERS: new_layers(order)}
 
 
 def deepen(model: PreTrainedModel, layers: nn.ModuleList, settings: DepthSettings) -> None:

@@ -39,7 +39,8 @@ class RolloutSampler(Callback):
     `/truncated` (shares), `/think_rate` (of the rollouts whose mode was not forced), `/mean_tokens` (of the
     response, a forced judge counted), `/skipped_prompts`, `/sync_seconds`, `/sample_seconds`,
     `/reward_seconds`, `/layout_seconds`, and `/logprob_gap`, the mean absolute difference between the
-    engine's and the trainer's log-probabilities of the sampled tokens.
+    engine's and the trainer's log-probabilities of the sampled tokens. Where the engine drafts with the MTP
+    modules, also `/draft_acceptance` (share) and `/tokens_per_pass`.
 
     Where there are validation prompts, each is answered once, left to decide, and `val/accuracy`,
     `/mean_tokens`, `/think_rate` and `/format_valid` are logged, over all ranks.
@@ -124,6 +125,7 @@ class RolloutSampler(Callback):
         protocol = pl_module.backbone.protocol
         prompts = [prompt for part in window for prompt in part["prompts"]]
         sampled = sample(self.engine, protocol, prompts, self.thinking, self._settings, step)
+        drafts = self.engine.statistics()
         times.append(time.perf_counter())
         rollouts = score(sampled, protocol, prompts, self._settings.reward)
         times.append(time.perf_counter())
@@ -141,6 +143,7 @@ class RolloutSampler(Callback):
         self.seconds = {name: end - start for name, (start, end) in zip(PARTS, pairwise(times), strict=True)}
         self._statistics = statistics(rollouts, protocol) | {"skipped_prompts": float(self.skipped)}
         self._statistics |= {f"{name}_seconds": value for name, value in self.seconds.items()}
+        self._statistics |= drafts
 
     @override
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:

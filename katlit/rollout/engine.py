@@ -114,6 +114,10 @@ class RolloutEngine(ABC):
         """Whether the engine drafts with the MTP modules, and so wants their weights as well."""
         return False
 
+    def statistics(self) -> dict[str, float]:
+        """What was counted during the last `generate`, to be logged by these names."""
+        return {}
+
     @property
     @abstractmethod
     def max_context(self) -> int:

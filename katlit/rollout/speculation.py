@@ -20,7 +20,7 @@ from katlit.mtp import MTP_PREFIX
 
 @dataclass
 class Drafts:
-    """What became of the drafts so far.
+    """What became of drafts.
 
     Attributes:
         proposed: Drafted tokens.
@@ -46,7 +46,7 @@ class Drafts:
         return self.accepted / max(self.proposed, 1)
 
     @property
-    def mean_length(self) -> float:
+    def tokens_per_pass(self) -> float:
         """Tokens gained by a forward pass: the kept ones and one of the model's own."""
         return 1 + self.accepted / max(self.passes, 1)
 

@@ -89,7 +89,7 @@ class VLLMEngine(RolloutEngine):
         self.prefix_caching = prefix_caching
         self.seed = seed
         self.speculative_tokens = speculative_tokens
-        self.drafts = Drafts()
+        self._drafts = Drafts()  # of the last `generate`
         self.log_level = log_level
         self._max_context = max_context
         self._llm: Any = None
@@ -229,9 +229,16 @@ class VLLMEngine(RolloutEngine):
             outputs = llm.generate(
                 [TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts], requests, use_tqdm=False
             )
+        self._drafts = Drafts()
         for output in outputs if self.takes_mtp else ():
-            self.drafts.count(output.outputs[0].spec_decode_metrics)
+            self._drafts.count(output.outputs[0].spec_decode_metrics)
         return [_completion(output.outputs[0]) for output in outputs]
+
+    def statistics(self) -> dict[str, float]:
+        """Share of the drafted tokens that were kept, and tokens gained by a forward pass."""
+        if not self.takes_mtp:
+            return {}
+        return {"draft_acceptance": self._drafts.acceptance, "tokens_per_pass": self._drafts.tokens_per_pass}
 
     def sync_weights(self, named_weights: Iterable[tuple[str, Tensor]]) -> None:
         """Copy the weights and forget cached prefixes; see `RolloutEngine.sync_weights`."""

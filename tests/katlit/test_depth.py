@@ -15,6 +15,7 @@ from katlit.backbone import Backbone
 from katlit.depth import DepthSettings, deepen, layer_order, new_layers
 from katlit.errors import UserError
 from katlit.lora import LoraSettings
+from katlit.plan.memory import Job
 from katlit.plan.outline import backbone_shape
 from katlit.pretrained import build_model
 from modules import DistillMTP
@@ -165,6 +166,19 @@ def test_an_export_is_not_made_deeper_again(tmp_path: Path) -> None:
             once_more.materialize()
         with pytest.raises(UserError, match=r"made deeper before, its layers \[2, 5\] are new"):
             backbone_shape(once_more)
+
+
+def test_the_plan_counts_what_is_trained(tmp_path: Path) -> None:
+    settings = {"model": export(tmp_path), "mtp_depth": 1}
+    for only_new in (False, True):
+        backbone = Backbone(**settings, depth=DepthSettings(layers=6, train_only_new=only_new))
+        for trains_mtp in (False, True):
+            shape = backbone_shape(backbone)
+            job = Job(shape, (), trains_mtp, (), "float32", "32", *[None] * 4, 0, only_new)  # type: ignore[arg-type]
+            backbone.materialize()
+            backbone.mtp.requires_grad_(trains_mtp)
+            assert shape.total == sum(p.numel() for p in backbone.parameters())
+            assert job.trained == sum(p.numel() for p in backbone.parameters() if p.requires_grad)
 
 
 def test_bad_settings_are_named(tmp_path: Path) -> None:

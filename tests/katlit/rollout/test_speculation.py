@@ -123,7 +123,6 @@ def expected_drafts(backbone: Backbone, prompt: list[int], completion: Completio
 def test_greedy_text_is_the_models_and_the_drafts_are_our_modules(running: Running) -> None:
     running.sync()
     for _ in range(2):
-        running.engine.drafts = Drafts()
         completions = running.engine.generate(PROMPTS, GREEDY)
         expected = Drafts()
         for prompt, completion in zip(PROMPTS, completions, strict=True):
@@ -133,9 +132,11 @@ def test_greedy_text_is_the_models_and_the_drafts_are_our_modules(running: Runni
             expected = Drafts(
                 *(sum(pair) for pair in zip(vars(expected).values(), vars(one).values(), strict=True))
             )
-        assert running.engine.drafts == expected
+        assert running.engine._drafts == expected
         assert 0.3 < expected.acceptance < 1
-        assert expected.mean_length == 1 + expected.accepted / expected.passes
+        statistics = running.engine.statistics()
+        assert statistics["draft_acceptance"] == expected.acceptance
+        assert statistics["tokens_per_pass"] == 1 + expected.accepted / expected.passes
         train(running.backbone, 5)
         running.sync()
 
@@ -207,9 +208,8 @@ def test_a_bad_module_costs_time_only(running: Running) -> None:
     weights = dict(running.backbone.named_weights(include_mtp=True))
     name = "model.mtp_layers.0.input_proj.weight"
     running.engine.sync_weights((weights | {name: torch.zeros_like(weights[name])}).items())
-    running.engine.drafts = Drafts()
     assert [c.token_ids for c in running.engine.generate(PROMPTS, GREEDY)] == [c.token_ids for c in good]
-    assert running.engine.drafts.acceptance < 0.3
+    assert running.engine.statistics()["draft_acceptance"] < 0.3
     running.sync()
 
 
@@ -256,7 +256,7 @@ def test_the_documented_options_serve_an_export(running: Running, tmp_path: Path
     finally:
         engine.close()
     assert gap(Running(engine, running.backbone), completions, GREEDY) < 1e-4
-    assert engine.drafts.acceptance > 0.3
+    assert engine.statistics()["draft_acceptance"] > 0.3
 
 
 def test_what_cannot_draft_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 Shapes: B rows, L tokens, H width, V vocabulary. A row may hold several documents, see `katlit.batch`: only
 `position_ids` are passed on, from whose restarts transformers builds the block-diagonal causal mask.
+
+Over 300 lines because each setting of a model is an argument that is documented here.
 """
 
 from collections.abc import Iterator
@@ -13,12 +15,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from katlit.depth import DepthSettings, deepen
 from katlit.errors import UserError
 from katlit.experts import check_experts, recorded_logits, unpacked
 from katlit.export import read_mtp, write_directory
 from katlit.gather import is_rank_zero, whole_tensors
 from katlit.lora import LoraSettings, add_adapters, merged_weights, trained_rows, write_adapters
-from katlit.mtp import MTPModule, future_embeddings, stored_name
+from katlit.mtp import MTP_PREFIX, MTPModule, future_embeddings, stored_name
 from katlit.pretrained import (
     Attention,
     Dtype,
@@ -63,6 +66,11 @@ class Backbone(nn.Module):
         router_loss_weight: Of the load-balancing loss of a mixture of experts (`KatModule.add_router_loss`);
             0 leaves it out. None: the model's own `router_aux_loss_coef`, or 0 with `lora`, under which
             routers are frozen.
+        depth: Makes `model` deeper by copies of its layers that change nothing until they are trained. None:
+            the layers that it has.
+
+    Raises:
+        UserError: for `depth` together with `lora`.
     """
 
     causal_lm: PreTrainedModel  # set by `materialize`
@@ -80,10 +88,16 @@ class Backbone(nn.Module):
         seed: int = 0,
         lora: LoraSettings | None = None,
         router_loss_weight: float | None = None,
+        depth: DepthSettings | None = None,
     ) -> None:
         if router_loss_weight is not None and not router_loss_weight >= 0:
             raise UserError(f"backbone.router_loss_weight: {router_loss_weight}; give 0 or more, or null")
         super().__init__()
+        if depth is not None and lora is not None:
+            raise UserError(
+                "backbone.depth: new layers start at zero and want whole training, but backbone.lora is set; "
+                "set one of the two to null"
+            )
         self.model = model
         self.config = config
         self.tokenizer = tokenizer
@@ -95,6 +109,7 @@ class Backbone(nn.Module):
         self.seed = seed
         self.lora = lora
         self.router_loss_weight = router_loss_weight
+        self.depth = depth
         self.mtp = nn.ModuleList()
         self._protocol: Protocol | None = None
         self._first_new_token = 0
@@ -147,7 +162,10 @@ class Backbone(nn.Module):
                 model.gradient_checkpointing_enable({"use_reentrant": False})
             self.causal_lm = model
             self._add_mtp()
-            if self.lora is not None:  # after the MTP modules, which copy a layer as it is
+            # After the MTP modules, which copy the last layer as it is:
+            if self.depth is not None:
+                deepen(model, self.decoder()[0], self.depth)
+            if self.lora is not None:
                 new = range(self._first_new_token, len(protocol.tokenizer))
                 self._trained_rows = trained_rows(self.lora, protocol, new)
                 add_adapters(model, self.lora, self._trained_rows)
@@ -275,7 +293,7 @@ class Backbone(nn.Module):
         weights = {n: w.cpu() for n, w in self.named_weights(include_mtp=True) if rank_zero}
         if heads_are_tied(self.causal_lm):
             weights.pop("lm_head.weight", None)
-        mtp = {name: weights.pop(name) for name in list(weights) if name.startswith("model.mtp_layers.")}
+        mtp = {name: weights.pop(name) for name in list(weights) if name.startswith(MTP_PREFIX)}
         if rank_zero:
             write_directory(directory, self.causal_lm, weights, mtp, self.protocol)
         if dist.is_initialized():

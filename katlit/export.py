@@ -1,28 +1,29 @@
 """Writing and reading the directory that passes from stage to stage.
 
-An ordinary Hugging Face directory, and beside it `mtp.safetensors` with the MTP modules, in the names and
-order of vLLM's MiMo drafter. `model.safetensors.index.json` lists only the model's own weights, so that
-loaders that take every `*.safetensors` (vLLM) leave the modules alone.
+An ordinary Hugging Face directory, and in its folder `mtp` the MTP modules, as vLLM's speculative decoding
+takes them: a configuration that names the drafter, and weights under the drafter's names. What loads the
+model itself (transformers, vLLM) looks for weights in the directory only and leaves the folder alone.
 """
 
-import json
+import copy
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from katlit.errors import UserError
 from katlit.protocol import Protocol
 
-MTP_FILE = "mtp.safetensors"
+MTP_FOLDER = "mtp"
+# Which of vLLM's models runs a model of this type so that its drafter can follow it, and the MTP modules as
+# that drafter. The one below is Qwen2 but for the place of the final norm.
+MTP_ARCHITECTURES = {"qwen2": "MiMoForCausalLM"}
 _WEIGHTS = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
 
 
 def write_directory(
@@ -90,20 +91,19 @@ def _fill(
     model.save_pretrained(directory, state_dict=weights)
     protocol.tokenizer.save_pretrained(directory)
     if mtp_weights:
-        save_file(mtp_weights, directory / MTP_FILE, metadata={"format": "pt"})
-    if (directory / _WEIGHTS).is_file():
-        _write_index(directory)
+        _write_mtp(directory / MTP_FOLDER, model.config, mtp_weights)
 
 
-def _write_index(directory: Path) -> None:
-    with safe_open(directory / _WEIGHTS, framework="pt") as file:
-        names = list(file.keys())
-    size = (directory / _WEIGHTS).stat().st_size
-    index = {"metadata": {"total_size": size}, "weight_map": dict.fromkeys(names, _WEIGHTS)}
-    (directory / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+def _write_mtp(folder: Path, config: PretrainedConfig, weights: dict[str, Tensor]) -> None:
+    own = copy.deepcopy(config)
+    if config.model_type in MTP_ARCHITECTURES:
+        own.architectures = [MTP_ARCHITECTURES[config.model_type]]
+    folder.mkdir()
+    own.save_pretrained(folder)
+    save_file(weights, folder / _WEIGHTS, metadata={"format": "pt"})
 
 
 def read_mtp(directory: str | Path) -> dict[str, Tensor]:
     """The MTP weights of a directory under their stored names; empty where it has none."""
-    path = Path(directory) / MTP_FILE
+    path = Path(directory) / MTP_FOLDER / _WEIGHTS
     return load_file(path) if path.is_file() else {}

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from katlit.batch import document_ids
 
+MTP_PREFIX = "model.mtp_layers."  # of the modules' weights in a checkpoint
+
 
 class MTPModule(nn.Module):
     """One depth k: `h^k = Block(M [RMSNorm(h^{k-1}_t) ; RMSNorm(Emb(x_{t+k}))])` (recipe §3).
@@ -80,4 +82,4 @@ def future_embeddings(embeddings: Tensor, position_ids: Tensor, depth: int) -> T
 def stored_name(name: str) -> str:
     """Name of a weight in a checkpoint, from its name in the list of modules: `0.block.mlp…` → `…0.mlp…`."""
     depth, _, rest = name.partition(".")
-    return f"model.mtp_layers.{depth}.{rest.removeprefix('block.')}"
+    return f"{MTP_PREFIX}{depth}.{rest.removeprefix('block.')}"

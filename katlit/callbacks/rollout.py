@@ -43,7 +43,8 @@ class RolloutSampler(Callback):
     engine's and the trainer's log-probabilities of the sampled tokens; where these are stale, of a few more
     that the engine samples after each sync (`katlit.rollout.probe`). `/sample_seconds` are those that the
     trainer waits. With `max_staleness: 1` also `/staleness`, the optimizer steps between the weights that
-    sampled and those that are trained, and `/hidden_seconds` of sampling that nobody waited for.
+    sampled and those that are trained, and `/hidden_seconds` of sampling that nobody waited for. Where the
+    engine drafts with the MTP modules, also `/draft_acceptance` (share) and `/tokens_per_pass`.
 
     Where there are validation prompts, each is answered once, left to decide, and `val/accuracy`,
     `/mean_tokens`, `/think_rate` and `/format_valid` are logged, over all ranks.
@@ -154,6 +155,7 @@ class RolloutSampler(Callback):
         self.skipped = len(step.prompts) - len({rollout.group for rollout in rollouts})
         self._statistics = statistics(rollouts, protocol) | {"skipped_prompts": float(self.skipped)}
         self._statistics |= {f"{name}_seconds": value for name, value in self.seconds.items()}
+        self._statistics |= self.engine.statistics()
         if self.max_staleness:
             self._statistics |= {"staleness": float(got.staleness), "hidden_seconds": got.hidden}
 
@@ -259,7 +261,7 @@ class RolloutSampler(Callback):
         if self._synced_at is None:
             start_engine(self.engine, trainer, pl_module)
         elif self._synced_at != trainer.global_step:
-            self.engine.sync_weights(pl_module.backbone.named_weights())
+            self.engine.sync_weights(pl_module.backbone.named_weights(self.engine.takes_mtp))
         self._synced_at = trainer.global_step
 
     def _log(self, pl_module: LightningModule, values: dict[str, float]) -> None:

@@ -27,6 +27,7 @@ class Job:
         split: Strategy and devices.
         engine: Of the rollouts, where it shares the device.
         memory: Of one device, in bytes.
+        only_new: Of the model's own layers only the new ones are trained, and nothing beside them.
     """
 
     shape: Shape
@@ -40,6 +41,13 @@ class Job:
     split: Split
     engine: Engine | None
     memory: int
+    only_new: bool = False
+
+    @property
+    def trained(self) -> int:
+        """Parameters with a gradient."""
+        own = self.shape.new_layers * self.shape.layer if self.only_new else self.shape.parameters
+        return own + (self.shape.mtp_parameters if self.trains_mtp else 0)
 
 
 @dataclass(frozen=True)
@@ -69,8 +77,7 @@ class Plan:
 def plan(job: Job) -> Plan:
     """Count the memory of a run on one device."""
     shape, precision, batch = job.shape, job.precision, job.batch
-    trained = shape.total if job.trains_mtp else shape.parameters
-    state = states(shape, trained, precision, job.split)
+    state = states(shape, job.trained, precision, job.split)
     kept = activations.kept_bytes(shape, precision, batch, with_mtp=job.trains_mtp)
     working = max(activations.working_bytes(model, precision, batch) for model in (shape, *job.companions))
     return Plan(

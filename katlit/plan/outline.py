@@ -6,6 +6,7 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 
 from katlit.backbone import Backbone
+from katlit.depth import deeper_config
 from katlit.errors import UserError
 from katlit.experts import check_experts
 from katlit.plan.shape import Shape, shape_of
@@ -27,6 +28,9 @@ def backbone_shape(backbone: Backbone) -> Shape:
         raise UserError("backbone: give model (a name or directory), config or init_from")
     key = "backbone.init_from" if backbone.init_from else "backbone.model"
     settings: dict[str, Any] = load_config(source, key).to_dict() if source else dict(backbone.config or {})
+    if backbone.depth is not None:
+        settings = AutoConfig.for_model(**settings).to_dict()
+        settings |= deeper_config(settings, backbone.depth)
     named = source is not None or backbone.tokenizer is not None
     tokens = len(backbone.load_tokenizer().tokenizer) if named else 0
     depth = backbone.mtp_depth

@@ -72,6 +72,7 @@ def read_job(module: KatModule, settings: Namespace, overrides: Overrides) -> Jo
         split=split,
         engine=None if rollouts is None else _engine(rollouts.engine, dtype),
         memory=overrides.memory,
+        only_new=module.backbone.depth is not None and module.backbone.depth.train_only_new,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
+from katlit.depth import UPSCALED_LAYERS
 from katlit.errors import UserError
 
 
@@ -30,6 +31,7 @@ class Shape:
         expert_parameters: Of all experts of all layers, the MTP modules left out.
         qk_norm: Whether queries and keys are normalised.
         mtp_depth: MTP modules, each with a decoder layer of its own.
+        new_layers: Those that `katlit.depth` has put in.
     """
 
     hidden: int
@@ -48,6 +50,7 @@ class Shape:
     expert_parameters: int = 0
     qk_norm: bool = False
     mtp_depth: int = 0
+    new_layers: int = 0
 
     @property
     def embedding(self) -> int:
@@ -128,4 +131,5 @@ def shape_of(model: PreTrainedModel, mtp_depth: int = 0) -> Shape:
         expert_parameters=sum(experts),
         qk_norm="q_norm" in names,
         mtp_depth=mtp_depth,
+        new_layers=len(getattr(config, UPSCALED_LAYERS, ())),
     )

@@ -100,6 +100,8 @@ class RolloutEngine(ABC):
     def sync_weights(self, named_weights: Iterable[tuple[str, Tensor]]) -> None:
         """Replace the weights by full tensors under Hugging Face names, `lm_head.weight` included.
 
+        Those of the MTP modules too, where the engine `takes_mtp`.
+
         Copies; the caller's tensors may change afterwards.
 
         Raises:
@@ -110,6 +112,15 @@ class RolloutEngine(ABC):
     @abstractmethod
     def close(self) -> None:
         """Free all memory and processes; safe to call twice, or before `start`."""
+
+    @property
+    def takes_mtp(self) -> bool:
+        """Whether the engine drafts with the MTP modules, and so wants their weights as well."""
+        return False
+
+    def statistics(self) -> dict[str, float]:
+        """What was counted during the last `generate`, to be logged by these names."""
+        return {}
 
     @property
     @abstractmethod

@@ -1,4 +1,7 @@
-"""vLLM inside the trainer's process."""
+"""vLLM inside the trainer's process.
+
+Over 300 lines because whatever vLLM does to that process is undone where it happens.
+"""
 
 import logging
 import os
@@ -14,10 +17,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from katlit.errors import UserError
+from katlit.export import read_mtp
+from katlit.rollout.cpu_sampling import mend_cpu_sampling
 from katlit.rollout.engine import Completion, RolloutEngine, SamplingParameters
 from katlit.rollout.expert_kernels import forget_expert_kernels
 from katlit.rollout.in_place import QUANTIZATION, load_in_place, register
 from katlit.rollout.isolation import preserved_process, preserved_torch_seed
+from katlit.rollout.speculation import Drafts, load_drafter, speculation, without_mtp
 from katlit.rollout.weights import checked, checkpoint_weights
 
 # Set just before vLLM is imported, and taken back by `close`. In one process, weights are handed over by
@@ -50,6 +56,10 @@ class VLLMEngine(RolloutEngine):
         enforce_eager: Do not compile. Compiled graphs are worth their start time on GPUs and long runs.
         prefix_caching: Reuse the keys and values of common prefixes; forgotten at each sync.
         seed: Where the seeds of calls without `seeds` come from.
+        speculative_tokens: How many tokens the model's first MTP module drafts, one after another, for the
+            model to check at once; 0: none. For models of `katlit.export.MTP_ARCHITECTURES`. What is sampled,
+            and its log-probabilities, are the model's own; a seed gives other tokens than without, and the
+            same in any batch unless vLLM runs out of cache, or a prompt is a single token.
         log_level: Of vLLM's messages.
     """
 
@@ -66,21 +76,27 @@ class VLLMEngine(RolloutEngine):
         enforce_eager: bool = True,
         prefix_caching: bool = True,
         seed: int = 0,
+        speculative_tokens: int = 0,
         log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "ERROR",
     ) -> None:
-        if max_num_batched_tokens is not None and max_num_batched_tokens < max(max_context, max_num_seqs):
+        if speculative_tokens < 0:
+            raise UserError(f"speculative_tokens: {speculative_tokens}; give 0 (none) or more")
+        least = (1 + speculative_tokens) * max(max_context, max_num_seqs)
+        if max_num_batched_tokens is not None and max_num_batched_tokens < least:
             raise UserError(
-                f"max_num_batched_tokens: {max_num_batched_tokens}; give at least max_context {max_context} "
-                f"and max_num_seqs {max_num_seqs}"
+                f"max_num_batched_tokens: {max_num_batched_tokens}; give at least {least}: the larger of "
+                f"max_context {max_context} and max_num_seqs {max_num_seqs}, for each drafted token once more"
             )
         self.max_num_seqs = max_num_seqs
-        self.max_num_batched_tokens = max_num_batched_tokens
+        self.max_num_batched_tokens = max_num_batched_tokens or max(8192, least)
         self.dtype: Literal["auto", "float32", "bfloat16", "float16"] = dtype
         self.kv_cache_gib = kv_cache_gib
         self.gpu_memory_utilization = gpu_memory_utilization
         self.enforce_eager = enforce_eager
         self.prefix_caching = prefix_caching
         self.seed = seed
+        self.speculative_tokens = speculative_tokens
+        self._drafts = Drafts()  # of the last `generate`
         self.log_level = log_level
         self._max_context = max_context
         self._llm: Any = None
@@ -88,6 +104,11 @@ class VLLMEngine(RolloutEngine):
         self._group: dist.ProcessGroup | None = None  # vLLM's own, where there was none before
         self._environment: dict[str, str | None] = {}
         self._call_seeds = torch.Generator().manual_seed(seed)
+
+    @property
+    def takes_mtp(self) -> bool:
+        """Whether weights of MTP modules are expected; see `RolloutEngine.takes_mtp`."""
+        return self.speculative_tokens > 0
 
     @property
     def max_context(self) -> int:
@@ -105,7 +126,7 @@ class VLLMEngine(RolloutEngine):
         if VLLMEngine._running is not None:
             raise RuntimeError("VLLMEngine: another one runs in this process; close it first")
         self._call_seeds.manual_seed(self.seed)
-        self._shapes = {name: weight.shape for name, weight in checkpoint_weights(model_directory)}
+        self._shapes = {name: weight.shape for name, weight in self._directory_weights(model_directory)}
         self._environment = {name: os.environ.get(name) for name in _ENVIRONMENT}
         os.environ.update(_ENVIRONMENT)
         logging.getLogger("vllm").setLevel(self.log_level)
@@ -122,7 +143,14 @@ class VLLMEngine(RolloutEngine):
                 self._llm = vllm.LLM(**self._settings(model_directory))
             finally:
                 self._group = None if distributed else dist.group.WORLD
-        self.sync_weights(checkpoint_weights(model_directory))
+        if self.takes_mtp:
+            self._llm.collective_rpc(mend_cpu_sampling)
+        self.sync_weights(self._directory_weights(model_directory))
+
+    def _directory_weights(self, model_directory: Path) -> Iterator[tuple[str, Tensor]]:
+        yield from checkpoint_weights(model_directory)
+        if self.takes_mtp:
+            yield from read_mtp(model_directory).items()
 
     def _compilation(self) -> AbstractContextManager[None]:
         """With `enforce_eager`, the sampler is not compiled either: that takes seconds and a C++ compiler."""
@@ -150,7 +178,7 @@ class VLLMEngine(RolloutEngine):
     def _settings(self, model_directory: Path) -> dict[str, Any]:
         on_cpu = not torch.cuda.is_available()
         cache = {} if self.kv_cache_gib is None else {"kv_cache_memory_bytes": int(self.kv_cache_gib * 2**30)}
-        return {
+        settings = {
             "model": str(model_directory),
             # The head is never tied, so that a sync sets it and the embedding each for itself. vLLM's loader
             # would leave such a head of a tied checkpoint unset: all weights come through `sync_weights`.
@@ -162,8 +190,7 @@ class VLLMEngine(RolloutEngine):
             "dtype": "float32" if self.dtype == "auto" and on_cpu else self.dtype,
             "max_model_len": self.max_context,
             "max_num_seqs": self.max_num_seqs,
-            "max_num_batched_tokens": self.max_num_batched_tokens
-            or max(8192, self.max_context, self.max_num_seqs),
+            "max_num_batched_tokens": self.max_num_batched_tokens,
             "enable_chunked_prefill": False,
             "enable_prefix_caching": self.prefix_caching,
             "enforce_eager": self.enforce_eager,
@@ -173,6 +200,9 @@ class VLLMEngine(RolloutEngine):
             "quantization": QUANTIZATION if self._in_place else None,
             **cache,
         }
+        if not self.takes_mtp:
+            return settings
+        return settings | speculation(model_directory, self.speculative_tokens, self.max_context)
 
     def _started(self) -> Any:
         if self._llm is None:
@@ -214,18 +244,30 @@ class VLLMEngine(RolloutEngine):
             outputs = llm.generate(
                 [TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts], requests, use_tqdm=False
             )
+        self._drafts = Drafts()
+        for output in outputs if self.takes_mtp else ():
+            self._drafts.count(output.outputs[0].spec_decode_metrics)
         return [_completion(output.outputs[0]) for output in outputs]
+
+    def statistics(self) -> dict[str, float]:
+        """Share of the drafted tokens that were kept, and tokens gained by a forward pass."""
+        if not self.takes_mtp:
+            return {}
+        return {"draft_acceptance": self._drafts.acceptance, "tokens_per_pass": self._drafts.tokens_per_pass}
 
     def sync_weights(self, named_weights: Iterable[tuple[str, Tensor]]) -> None:
         """Copy the weights and forget cached prefixes; see `RolloutEngine.sync_weights`."""
         llm = self._started()
-        weights = checked(named_weights, self._shapes)
+        drafter: list[tuple[str, Tensor]] = []
+        weights = without_mtp(checked(named_weights, self._shapes), drafter)
         # Not within `_own_group`: the iterator may gather shards over the trainer's group.
         if self._in_place:
             llm.apply_model(partial(load_in_place, named_weights=weights))
         else:
             llm.apply_model(forget_expert_kernels)
             llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        if self.takes_mtp:
+            llm.collective_rpc(load_drafter, args=(drafter,))
         llm.reset_prefix_cache()
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ def checkpoint_weights(directory: Path) -> Iterator[tuple[str, Tensor]]:
 
     Args:
         directory: Holds `model.safetensors`, or shards with their index; files that the index does not name
-            (MTP modules) are left alone.
+            are left alone.
 
     Raises:
         UserError: where there are no safetensors, or neither a head nor an embedding to take its place.

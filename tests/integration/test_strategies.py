@@ -69,7 +69,7 @@ def test_two_processes_that_accumulate_are_one_process(
     two = run(tmp_path, "parts", *overlays(strategy), *trained, processes=2)
     for stage in STAGES:
         assert_same(two, alone, stage, ["train/loss"])
-    assert (two / "distill/model/mtp.safetensors").is_file()
+    assert (two / "distill/model/mtp/model.safetensors").is_file()
 
 
 def overlays(strategy: str) -> list[str]:
@@ -83,7 +83,7 @@ def assert_same(two: Path, alone: Path, stage: str, logs: list[str]) -> None:
     for truth, row in zip(expected, found, strict=True):
         for name in logs:
             assert row[name] == pytest.approx(truth[name], rel=1e-4, abs=1e-6)
-    for name in ("model.safetensors", "mtp.safetensors"):
+    for name in ("model.safetensors", "mtp/model.safetensors"):
         if (alone / stage / "model" / name).exists():
             truth, weights = (load_file(run / stage / "model" / name) for run in (alone, two))
             assert_close(weights, truth, rtol=0, atol=1e-4)

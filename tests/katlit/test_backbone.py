@@ -178,7 +178,7 @@ def test_round_trip_is_exact(tmp_path: Path, config: dict[str, Any]) -> None:
     assert same_weights(backbone, again)
     assert again.protocol.marker_ids == backbone.protocol.marker_ids
     again.export(tmp_path / "out")  # replaces a model
-    for file in ("model.safetensors", "mtp.safetensors", "tokenizer.json", "config.json"):
+    for file in ("model.safetensors", "mtp/model.safetensors", "tokenizer.json", "config.json"):
         assert (tmp_path / "out" / file).is_file()
 
 
@@ -219,13 +219,23 @@ def test_mtp_names_are_those_of_the_drafter(tmp_path: Path) -> None:
     assert names == {f"model.mtp_layers.0.{name}" for name in layer | own}
 
 
-def test_export_lists_only_the_models_own_weights(tmp_path: Path) -> None:
-    backbone = tiny_backbone(tmp_path, mtp_depth=1)
-    backbone.materialize()
-    backbone.export(tmp_path / "out")
-    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
-    assert set(index["weight_map"]) == set(dict(backbone.named_weights()))
-    assert set(index["weight_map"].values()) == {"model.safetensors"}
+def test_mtp_modules_have_a_folder_of_their_own(tmp_path: Path) -> None:
+    for name, config, architecture in (
+        ("qwen", QWEN, "MiMoForCausalLM"),
+        ("llama", LLAMA, "LlamaForCausalLM"),
+    ):
+        backbone = tiny_backbone(tmp_path, config, mtp_depth=2)
+        backbone.materialize()
+        out = tmp_path / name
+        backbone.export(out)
+        assert sorted(path.name for path in (out / "mtp").iterdir()) == ["config.json", "model.safetensors"]
+        assert set(load_file(out / "model.safetensors")) == set(dict(backbone.named_weights()))
+        assert set(load_file(out / "mtp/model.safetensors")) == {
+            n for n in all_weights(backbone) if ".mtp_" in n
+        }
+        own, drafter = (json.loads((out / part / "config.json").read_text()) for part in (".", "mtp"))
+        assert own["architectures"] == [type(backbone.causal_lm).__name__]
+        assert drafter == own | {"architectures": [architecture]}
 
 
 def test_export_spares_a_folder_of_other_things(tmp_path: Path) -> None:

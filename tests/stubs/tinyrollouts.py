@@ -107,7 +107,9 @@ def train(
     callbacks: Sequence[Callback] = (),
     **settings: Any,
 ) -> tuple[Watch, Outcomes, RolloutSampler]:
-    backbone = tiny_backbone(directory, SHAPE | {"tie_word_embeddings": tied})
+    backbone = tiny_backbone(
+        directory, SHAPE | {"tie_word_embeddings": tied}, mtp_depth=int(engine.takes_mtp)
+    )
     stage = StepSRPO(backbone, Optimization(learning_rate=3e-2), temperature=temperature)
     reward = reward or CompositeReward({"accuracy": FirstLetter()}, {"accuracy": 1.0})
     sampler = RolloutSampler(

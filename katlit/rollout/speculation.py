@@ -1,0 +1,119 @@
+"""Speculative decoding with the model's own MTP module, by vLLM's method `mtp` (arXiv 2211.17192).
+
+The module drafts a few tokens, the model checks them in one forward pass and keeps those that rejection
+sampling accepts. What is sampled has the model's own distribution, whatever the module drafts: a module
+that has fallen behind costs time only.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from katlit.errors import UserError
+from katlit.export import MTP_ARCHITECTURES, MTP_FOLDER
+from katlit.mtp import MTP_PREFIX
+
+
+@dataclass
+class Drafts:
+    """What became of drafts.
+
+    Attributes:
+        proposed: Drafted tokens.
+        accepted: Those that the model kept.
+        passes: Forward passes of the model that checked a draft.
+    """
+
+    proposed: int = 0
+    accepted: int = 0
+    passes: int = 0
+
+    def count(self, metrics: Any) -> None:
+        """Add vLLM's `RequestSpecDecodeMetrics` of one completion; None where nothing was drafted."""
+        if metrics is None:
+            return
+        self.proposed += metrics.num_draft_tokens
+        self.accepted += sum(kept * times for kept, times in enumerate(metrics.histogram))
+        self.passes += sum(metrics.histogram)
+
+    @property
+    def acceptance(self) -> float:
+        """Share of the drafted tokens that were kept."""
+        return self.accepted / max(self.proposed, 1)
+
+    @property
+    def tokens_per_pass(self) -> float:
+        """Tokens gained by a forward pass: the kept ones and one of the model's own."""
+        return 1 + self.accepted / max(self.passes, 1)
+
+
+def speculation(model_directory: Path, tokens: int, max_context: int) -> dict[str, Any]:
+    """What vLLM is told beside the rest.
+
+    Args:
+        model_directory: An export with MTP modules.
+        tokens: To be drafted at a time.
+        max_context: Longest prompt plus completion, in tokens.
+
+    Raises:
+        UserError: where there are no modules, no drafter for this kind of model, or no room for the drafts.
+    """
+    file = model_directory / MTP_FOLDER / "config.json"
+    if not file.is_file():
+        raise UserError(
+            "speculative_tokens: the model has no MTP modules; train them in stage 1 (backbone.mtp_depth), "
+            "or set it to 0"
+        )
+    config = json.loads(file.read_text(encoding="utf-8"))
+    kind, positions = config["model_type"], config["max_position_embeddings"]
+    if kind not in MTP_ARCHITECTURES:
+        raise UserError(
+            f"speculative_tokens: vLLM has no MTP drafter for {kind} models, only for "
+            f"{', '.join(MTP_ARCHITECTURES)}; set it to 0"
+        )
+    # Near the end of its context vLLM stops drafting, for all sequences of a batch at once, and that
+    # changes which token a seed gives. No sequence of ours gets so far.
+    margin = 2 * tokens + 1
+    if max_context + margin > positions:
+        raise UserError(
+            f"speculative_tokens: {tokens} need {margin} positions beyond max_context {max_context}, but the "
+            f"model has {positions}; set max_context to {positions - margin} at most"
+        )
+    return {
+        "hf_overrides": {"tie_word_embeddings": False, "architectures": [MTP_ARCHITECTURES[kind]]},
+        "speculative_config": {
+            "method": "mtp",
+            "model": str(model_directory / MTP_FOLDER),
+            "num_speculative_tokens": tokens,
+        },
+        "max_model_len": max_context + margin,
+        "per_request_spec_decode_metrics": "summary",
+    }
+
+
+def without_mtp(
+    named_weights: Iterable[tuple[str, Tensor]], aside: list[tuple[str, Tensor]]
+) -> Iterator[tuple[str, Tensor]]:
+    """Pass on the model's own weights, put those of the MTP modules aside."""
+    for name, weight in named_weights:
+        if name.startswith(MTP_PREFIX):
+            aside.append((name, weight))
+        else:
+            yield name, weight
+
+
+def load_drafter(worker: Any, weights: list[tuple[str, Tensor]]) -> None:
+    """Load MTP modules in a worker of vLLM; embedding and head are the model's, and have come with it."""
+    from vllm.model_executor.model_loader.reload import (
+        finalize_layerwise_reload,
+        initialize_layerwise_reload,
+    )
+
+    drafter = worker.get_draft_model()
+    initialize_layerwise_reload(drafter)
+    drafter.load_weights(weights)
+    finalize_layerwise_reload(drafter, worker.speculative_config.draft_model_config)

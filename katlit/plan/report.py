@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import get_args
 
+from katlit.frozen import Placement
 from katlit.plan.memory import Job, Plan, plan
 from katlit.plan.precision import precision_of
 from katlit.plan.shape import Shape
@@ -89,6 +91,7 @@ def switches(job: Job) -> Iterator[tuple[str, Job]]:
         yield "trainer.precision: bf16-true", half_precision(job)
     if job.engine is not None:
         yield "a rollout engine on devices of its own", replace(job, engine=None)
+    yield from _placements(job)
     if split.devices > 1:
         yield from _splits(job)
     if split.strategy in ("z1", "z2", "z3") and not split.offload_optimizer:
@@ -97,6 +100,14 @@ def switches(job: Job) -> Iterator[tuple[str, Job]]:
     if split.strategy == "z3" and not split.offload_parameters:
         away = replace(split, offload_optimizer=True, offload_parameters=True)
         yield "offload_optimizer and offload_parameters: true", replace(job, split=away)
+
+
+def _placements(job: Job) -> Iterator[tuple[str, Job]]:
+    """Other places for frozen models that are whole on each device."""
+    if job.companions and job.placement == "device":
+        for placement in get_args(Placement)[1:]:
+            title = f"model.teacher_placement (in stage 3 reference_placement): {placement}"
+            yield title, replace(job, placement=placement)
 
 
 def _splits(job: Job) -> Iterator[tuple[str, Job]]:

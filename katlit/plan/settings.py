@@ -65,6 +65,7 @@ def read_job(module: KatModule, settings: Namespace, overrides: Overrides) -> Jo
         losses=needs.losses + needs.mtp_losses * shape.mtp_depth,
         trains_mtp=module.trains_mtp,
         companions=tuple(companions),
+        placement=needs.placement,
         dtype=dtype,
         precision_word=word,
         precision=precision_of(dtype, word, zero=split.strategy.startswith("z")),

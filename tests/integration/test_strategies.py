@@ -108,3 +108,16 @@ def test_experts_on_two_processes_are_those_of_one(
     assert (
         weights["model.layers.0.mlp.gate.weight"] - start["model.layers.0.mlp.gate.weight"]
     ).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("trained", [()], ids=["full"], indirect=True)
+@pytest.mark.parametrize(("strategy", "placement"), [("fsdp2", "sharded"), ("ddp", "cpu")])
+def test_frozen_models_in_pieces_change_nothing(
+    alone: Path, tmp_path: Path, strategy: str, placement: str
+) -> None:
+    for stage, name in (("distill", "teacher_placement"), ("srpo", "reference_placement")):
+        setting = f"--model.init_args.{name}={placement}"
+        two = run(tmp_path, "parts", *overlays(strategy), setting, processes=2, stages=[stage])
+        assert_same(two, alone, stage, ["train/loss"])
+        (whole,), (half,) = ({row["frozen_bytes"] for row in logged(each, stage)} for each in (alone, two))
+        assert half == pytest.approx(whole / 2, rel=0.01)  # of a table of odd length one has a row more

@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.distributed.tensor import DTensor
+
+from katlit.frozen import FrozenModel
 
 
 class Collect(Callback):
@@ -34,5 +37,14 @@ class Collect(Callback):
         self.step = trainer.global_step
         if trainer.is_global_zero:
             row = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            row |= held(pl_module)
             with self.path.open("a") as file:
                 file.write(json.dumps({"step": self.step} | row) + "\n")
+
+
+def held(stage: LightningModule) -> dict[str, float]:
+    """Bytes of a frozen model that this process holds."""
+    found = [value.model for value in vars(stage).values() if isinstance(value, FrozenModel)]
+    parts = [part for model in found for part in model.parameters()]
+    own = [part.to_local() if isinstance(part, DTensor) else part for part in parts]
+    return {"frozen_bytes": float(sum(part.nbytes for part in own))} if found else {}

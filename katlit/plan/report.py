@@ -8,7 +8,7 @@ from katlit.frozen import Placement
 from katlit.plan.memory import Job, Plan, plan
 from katlit.plan.precision import precision_of
 from katlit.plan.shape import Shape
-from katlit.plan.states import Strategy
+from katlit.plan.states import Strategy, strategy_precision
 
 GIB = 2**30
 
@@ -87,7 +87,7 @@ def switches(job: Job) -> Iterator[tuple[str, Job]]:
     half = batch.tokens // 2
     rows = min(batch.row_tokens, half)
     yield "half the tokens in a batch", replace(job, batch=replace(batch, tokens=half, row_tokens=rows))
-    if precision.autocast:
+    if precision.mixed:
         yield "trainer.precision: bf16-true", half_precision(job)
     if job.engine is not None:
         yield "a rollout engine on devices of its own", replace(job, engine=None)
@@ -111,7 +111,7 @@ def _placements(job: Job) -> Iterator[tuple[str, Job]]:
 
 
 def _splits(job: Job) -> Iterator[tuple[str, Job]]:
-    """Other strategies; precision means the same under those of PyTorch, another thing under DeepSpeed."""
+    """Other strategies, under which precision may mean another thing."""
     files: dict[Strategy, str] = {"fsdp2": "fsdp2", "z3": "deepspeed_z3"}
     for strategy, name in files.items():
         if strategy != job.split.strategy:
@@ -125,6 +125,5 @@ def half_precision(job: Job) -> Job:
 
 def with_strategy(job: Job, strategy: Strategy) -> Job:
     """The same job under another strategy, on as many devices."""
-    zero = strategy.startswith("z")
-    precision = precision_of(job.dtype, job.precision_word, zero=zero)
+    precision = strategy_precision(job.dtype, job.precision_word, strategy)
     return replace(job, split=replace(job.split, strategy=strategy), precision=precision)

@@ -13,8 +13,8 @@ from katlit.plan.activations import Batch
 from katlit.plan.engine import Engine
 from katlit.plan.memory import Job
 from katlit.plan.outline import backbone_shape, model_shape
-from katlit.plan.precision import BYTES, precision_of
-from katlit.plan.states import Split, Strategy
+from katlit.plan.precision import BYTES
+from katlit.plan.states import Split, Strategy, strategy_precision
 
 _STRATEGIES: dict[str, Strategy] = {"auto": "ddp", "ddp": "ddp", "katlit.fsdp2.Fsdp2Strategy": "fsdp2"}
 _ZERO: dict[int, Strategy] = {1: "z1", 2: "z2", 3: "z3"}
@@ -68,7 +68,7 @@ def read_job(module: KatModule, settings: Namespace, overrides: Overrides) -> Jo
         placement=needs.placement,
         dtype=dtype,
         precision_word=word,
-        precision=precision_of(dtype, word, zero=split.strategy.startswith("z")),
+        precision=strategy_precision(dtype, word, split.strategy),
         batch=_batch(module, settings.data.init_args, rollouts, overrides),
         split=split,
         engine=None if rollouts is None else _engine(rollouts.engine, dtype),

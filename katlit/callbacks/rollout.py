@@ -18,8 +18,9 @@ from katlit.metrics.policy import PolicyMetrics
 from katlit.protocol import Mode, Thinking
 from katlit.rewards import CompositeReward
 from katlit.rollout.engine import RolloutEngine, SamplingParameters
-from katlit.rollout.layout import lay_out
+from katlit.rollout.layout import Rollout, lay_out
 from katlit.rollout.roll_out import RolloutSettings, response_tokens, sample, score, statistics, table_row
+from katlit.strategies import Peers
 
 PARTS = ("sync", "sample", "reward", "layout")  # what the time before a step goes into
 
@@ -123,9 +124,11 @@ class RolloutSampler(Callback):
         times.append(time.perf_counter())
         protocol = pl_module.backbone.protocol
         prompts = [prompt for part in window for prompt in part["prompts"]]
-        sampled = sample(self.engine, protocol, prompts, self.thinking, self._settings, step)
+        peers = Peers(pl_module.device_mesh)
+        mine = peers.share(prompts)
+        sampled = sample(self.engine, protocol, mine, self.thinking, self._settings, step)
         times.append(time.perf_counter())
-        rollouts = score(sampled, protocol, prompts, self._settings.reward)
+        rollouts = _in_order(peers.together(score(sampled, protocol, mine, self._settings.reward)))
         times.append(time.perf_counter())
         self.skipped = len(prompts) - len({rollout.group for rollout in rollouts})
         first = 0
@@ -226,6 +229,16 @@ class RolloutSampler(Callback):
     def _log(self, pl_module: LightningModule, values: dict[str, float]) -> None:
         rows = {f"rollout/{name}": value for name, value in values.items()}
         pl_module.log_dict(rows, on_step=True, on_epoch=False, sync_dist=True, batch_size=1)
+
+
+def _in_order(parts: Sequence[Sequence[Rollout]]) -> list[Rollout]:
+    """The rollouts of every n-th prompt, for each of n ranks, as those of all prompts."""
+    all_of_them = [
+        replace(rollout, group=rollout.group * len(parts) + rank)
+        for rank, part in enumerate(parts)
+        for rollout in part
+    ]
+    return sorted(all_of_them, key=lambda rollout: rollout.group)
 
 
 def _modes(samples: int, forced_share: float) -> list[Thinking]:

@@ -140,3 +140,12 @@ def test_mixed_precision_with_checkpointing_means_the_same(
         # bfloat16 rounds by up to 0.4 %; Adam's first steps are as large where a gradient is mere rounding.
         assert row["train/loss"] == pytest.approx(truth["train/loss"], rel=1e-2)
         assert truth["master_bits"] == row["master_bits"] == 32
+
+
+@pytest.mark.parametrize("trained", [()], ids=["full"], indirect=True)
+def test_two_processes_that_share_the_layers_are_one_process(alone: Path, tmp_path: Path) -> None:
+    """Both see all four micro-batches of a step; embedding, norms and head are on a mesh of their own."""
+    whole_steps = "--trainer.accumulate_grad_batches=4"
+    two = run(tmp_path, "parts", *overlays("fsdp2_tp"), whole_steps, processes=2)
+    for stage in STAGES:
+        assert_same(two, alone, stage, ["train/loss"])

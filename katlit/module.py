@@ -52,7 +52,7 @@ class KatModule(LightningModule):
         with torch.device("cpu"):  # Hugging Face's loader refuses the strategy's device
             self.load_companions()
         if self.device_mesh is not None:
-            shard(self.backbone, self.device_mesh)
+            shard(self.backbone, self.device_mesh, str(self.trainer.precision))
 
     def needs(self) -> Needs:
         """What `katlit plan` has to know beside the backbone: heads that the losses use, frozen models."""

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from katlit.frozen import Placement
+
 Loss = Literal["log_probs", "uld", "jsd"]
 
 
@@ -15,9 +17,11 @@ class Needs:
         mtp_losses: Those that each MTP module repeats; empty where they are not trained.
         teacher: Name or directory of a frozen model of another shape.
         references: Frozen copies of the policy.
+        placement: Where the weights of the frozen models are.
     """
 
     losses: tuple[Loss, ...] = ("log_probs",)
     mtp_losses: tuple[Loss, ...] = ()
     teacher: str | None = None
     references: int = 0
+    placement: Placement = "device"

@@ -13,7 +13,7 @@ from typing_extensions import override
 from katlit.backbone import Backbone
 from katlit.batch import DistillBatch
 from katlit.errors import UserError
-from katlit.frozen import FrozenModel
+from katlit.frozen import FrozenModel, Placement
 from katlit.losses.distill import jsd
 from katlit.losses.log_probs import selected_log_probs
 from katlit.losses.mtp import pair_number, paired_indices, target_indices, target_number
@@ -22,7 +22,7 @@ from katlit.losses.uld import uld
 from katlit.module import DEFAULT_OPTIMIZATION, KatModule
 from katlit.needs import Loss, Needs
 from katlit.optimization import Optimization
-from katlit.pretrained import load_model, load_tokenizer
+from katlit.pretrained import load_model, load_tokenizer, output_weight
 
 
 class DistillMTP(KatModule):
@@ -41,6 +41,7 @@ class DistillMTP(KatModule):
         beta: Of `jsd`: towards 0 forward KL, towards 1 reverse KL.
         temperature: Divides the logits of both sides in `kd`.
         mtp_weight: μ; 0 leaves the MTP modules untrained.
+        teacher_placement: Where the teacher's weights are, see `katlit.frozen.FrozenModel`.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class DistillMTP(KatModule):
         beta: float = 0.5,
         temperature: float = 1.0,
         mtp_weight: float = 0.3,
+        teacher_placement: Placement = "device",
     ) -> None:
         super().__init__(backbone, optimization)
         self.teacher = teacher
@@ -61,6 +63,7 @@ class DistillMTP(KatModule):
         self.beta = beta
         self.temperature = temperature
         self.mtp_weight = mtp_weight
+        self.teacher_placement: Placement = teacher_placement
         self.trains_mtp = mtp_weight > 0
         self._teacher: FrozenModel | None = None
 
@@ -68,7 +71,8 @@ class DistillMTP(KatModule):
     def needs(self) -> Needs:
         losses: tuple[Loss, ...] = ("log_probs",) if self.kd == "none" else ("log_probs", self.kd)
         teacher = None if self.kd == "none" else self.teacher
-        return Needs(losses, losses if self.trains_mtp else (), teacher)
+        mtp_losses = losses if self.trains_mtp else ()
+        return Needs(losses, mtp_losses, teacher, placement=self.teacher_placement)
 
     @override
     def load_companions(self) -> None:
@@ -77,14 +81,14 @@ class DistillMTP(KatModule):
         if self.teacher is None:
             raise UserError(f"model.teacher: not given; kd {self.kd!r} needs one, or set kd to none")
         model = load_model(self.teacher, "model.teacher", self.backbone.dtype, self.backbone.attention)
-        self._teacher = FrozenModel(model)
         if self.kd == "jsd":
-            self._require_one_vocabulary(self.teacher, self._teacher)
+            self._require_one_vocabulary(self.teacher, len(output_weight(model)))
+        self._teacher = FrozenModel(model, self.teacher_placement)
 
-    def _require_one_vocabulary(self, source: str, teacher: FrozenModel) -> None:
+    def _require_one_vocabulary(self, source: str, teacher_logits: int) -> None:
         theirs = load_tokenizer(source, "model.teacher").get_vocab()
         ours = self.backbone.protocol.tokenizer.get_vocab()
-        sizes = teacher.head_weight.shape[0], self.backbone.head_weight.shape[0]
+        sizes = teacher_logits, len(self.backbone.head_weight)
         if theirs != ours or sizes[0] != sizes[1]:
             raise UserError(
                 f"model.kd: jsd needs one vocabulary, but the teacher's has {len(theirs)} tokens "
@@ -151,14 +155,15 @@ class DistillMTP(KatModule):
     def _distillation(
         self, batch: DistillBatch, hidden: list[Tensor], teacher: FrozenModel
     ) -> dict[str, Tensor]:
-        theirs = teacher.hidden(batch["teacher_input_ids"], batch["teacher_position_ids"]).flatten(0, 1)
+        theirs, head = teacher.read(batch["teacher_input_ids"], batch["teacher_position_ids"])
+        theirs = theirs.flatten(0, 1)
         terms: dict[str, Tensor] = {}
         for k, states in enumerate(hidden):
             student, paired = paired_indices(
                 batch["student_targets"], batch["teacher_targets"], batch["position_ids"], k
             )
             ours = self.backbone.logits(states[student - k - 1])
-            truth = nn.functional.linear(theirs[paired - 1], teacher.head_weight)
+            truth = nn.functional.linear(theirs[paired - 1], head)
             if self.kd == "jsd":
                 terms[_name(k, "kd")] = jsd(ours, truth, self.beta, self.temperature)
             else:

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from katlit.backbone import Backbone
 from katlit.batch import RolloutBatch
-from katlit.frozen import FrozenModel
+from katlit.frozen import FrozenModel, Placement
 from katlit.losses.advantages import Rollouts, grpo, hipo, process
 from katlit.losses.log_probs import selected_log_probs
 from katlit.losses.mtp import target_indices, target_number
@@ -46,6 +46,7 @@ class StepSRPO(KatModule):
         importance_cap: C, the largest importance weight.
         kl_weight: Of the KL divergence from the model as it was before this stage; 0 keeps no copy of it.
         temperature: That of the sampler; log-probabilities are compared under it.
+        reference_placement: Where the copy's weights are, see `katlit.frozen.FrozenModel`.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class StepSRPO(KatModule):
         importance_cap: float = 2.0,
         kl_weight: float = 0.0,
         temperature: float = 1.0,
+        reference_placement: Placement = "device",
     ) -> None:
         super().__init__(backbone, optimization)
         self.estimator = estimator
@@ -72,17 +74,20 @@ class StepSRPO(KatModule):
         self.importance_cap = importance_cap
         self.kl_weight = kl_weight
         self.temperature = temperature
+        self.reference_placement: Placement = reference_placement
         self._reference: FrozenModel | None = None
 
     @override
     def needs(self) -> Needs:
+        if self.kl_weight <= 0:
+            return Needs()
         # The head of the reference is used like the policy's.
-        return Needs(("log_probs", "log_probs"), references=1) if self.kl_weight > 0 else Needs()
+        return Needs(("log_probs", "log_probs"), references=1, placement=self.reference_placement)
 
     @override
     def load_companions(self) -> None:
         if self.kl_weight > 0:
-            self._reference = FrozenModel(copy.deepcopy(self.backbone.causal_lm))
+            self._reference = FrozenModel(copy.deepcopy(self.backbone.causal_lm), self.reference_placement)
 
     @override
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> Tensor:
@@ -179,8 +184,8 @@ class StepSRPO(KatModule):
     def _divergence(
         self, batch: RolloutBatch, reference: FrozenModel, targets: Tensor, log_probs: Tensor
     ) -> Tensor:
-        hidden = reference.hidden(batch["input_ids"], batch["position_ids"]).flatten(0, 1)
-        return k3(log_probs, self._log_probs(batch, hidden, reference.head_weight, targets)[0])
+        hidden, head = reference.read(batch["input_ids"], batch["position_ids"])
+        return k3(log_probs, self._log_probs(batch, hidden.flatten(0, 1), head, targets)[0])
 
 
 def _group_statistics(batch: RolloutBatch) -> dict[str, Tensor]:

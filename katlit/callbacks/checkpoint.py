@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from katlit.errors import UserError
 from katlit.output import require_writable
-from katlit.strategies import gathered
+from katlit.strategies import data_ranks, gathered
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +123,7 @@ class StepCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint["random_states"] = gathered(_random_states())
+        checkpoint["data_ranks"] = data_ranks(trainer)
 
     @override
     def on_load_checkpoint(
@@ -131,7 +132,7 @@ class StepCheckpoint(Checkpoint):
         self._random_states = checkpoint.get("random_states", [])
         if "loops" in checkpoint and trainer.training:
             current = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
-            _recount_batches(trainer, current, saved_by=len(self._random_states) or trainer.world_size)
+            _recount_batches(trainer, current, saved_by=checkpoint.get("data_ranks", data_ranks(trainer)))
 
     def _set_aside(self, trainer: Trainer) -> None:
         folder = self.folder(trainer)
@@ -184,16 +185,20 @@ def newest_checkpoint(trainer: Trainer, *, required: bool) -> Path | None:
 
 
 def _recount_batches(trainer: Trainer, progress: dict[str, int], saved_by: int) -> None:
-    """Turn the batches that each of `saved_by` processes has seen of an epoch into those of each one here."""
+    """Turn the batches that each of `saved_by` processes has seen of an epoch into those of each one here.
+
+    Counted are processes that see different data.
+    """
+    here = data_ranks(trainer)
     seen = progress["ready"] * saved_by
-    step = trainer.world_size * trainer.accumulate_grad_batches
+    step = here * trainer.accumulate_grad_batches
     if seen % step:
         raise UserError(
             f"ckpt_path: the checkpoint was written {seen} batches into an epoch, which is within a step"
             f" of {step} (processes x accumulate_grad_batches); go on with other numbers of them"
         )
     unfinished = progress["ready"] - progress["completed"]  # the batch after which it was written
-    ready = seen // trainer.world_size
+    ready = seen // here
     progress.update(ready=ready, started=ready, processed=ready, completed=ready - unfinished)
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -18,10 +19,11 @@ from katlit.rewards import CompositeReward
 from katlit.rollout.ahead import AheadState
 from katlit.rollout.engine import RolloutEngine, SamplingParameters
 from katlit.rollout.fill import fill
+from katlit.rollout.layout import Rollout
 from katlit.rollout.roll_out import RolloutSettings, forced_modes, response_tokens, score, statistics
 from katlit.rollout.step_sampler import Step, StepSampler
 from katlit.rollout.stopwatch import Stopwatch
-from katlit.strategies import gathered
+from katlit.strategies import Peers, gathered
 
 logger = logging.getLogger(__name__)
 
@@ -143,11 +145,17 @@ class RolloutSampler(Callback):
     ) -> None:
         """Sample and score the prompts of all batches of an optimizer step in one go."""
         protocol, watch = pl_module.backbone.protocol, Stopwatch(*PARTS)
-        got = self._sampler.sample(step, protocol, lambda: self._sync(trainer, pl_module), watch)
+        peers = Peers(pl_module.device_mesh)
+        mine = replace(step, prompts=peers.share(step.prompts), following=peers.share(step.following))
+        got = self._sampler.sample(mine, protocol, lambda: self._sync(trainer, pl_module), watch)
         with watch.time("reward"):
-            rollouts = score(got.sampled, protocol, step.prompts, self._settings.reward)
+            scored = score(got.sampled, protocol, mine.prompts, self._settings.reward)
+            rollouts = _in_order(peers.together(scored))
+        probes = None
+        if got.probes is not None:
+            probes = [one for part in peers.together(got.probes) for one in part]
         with watch.time("layout"):
-            fill(window, rollouts, got.probes, self.row_tokens, protocol, pl_module.device)
+            fill(window, rollouts, probes, self.row_tokens, protocol, pl_module.device)
             if isinstance(data := getattr(trainer, "datamodule", None), TakesOutcomes):
                 for part in window:
                     data.record_outcomes(part)
@@ -271,3 +279,13 @@ class RolloutSampler(Callback):
 
 def _prompts(batches: Sequence[RolloutBatch]) -> list[Prompt]:
     return [prompt for batch in batches for prompt in batch["prompts"]]
+
+
+def _in_order(parts: Sequence[Sequence[Rollout]]) -> list[Rollout]:
+    """The rollouts of every n-th prompt, for each of n ranks, as those of all prompts."""
+    all_of_them = [
+        replace(rollout, group=rollout.group * len(parts) + rank)
+        for rank, part in enumerate(parts)
+        for rollout in part
+    ]
+    return sorted(all_of_them, key=lambda rollout: rollout.group)

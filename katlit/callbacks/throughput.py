@@ -13,6 +13,7 @@ from katlit.callbacks.rollout import RolloutSampler
 from katlit.flops import peak_flops_of, training_flops
 from katlit.plan.outline import config_shape
 from katlit.plan.shape import Shape
+from katlit.strategies import data_ranks
 
 _GIB = 2**30
 
@@ -83,7 +84,8 @@ class Throughput(Callback):
 
     def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
         rows = {"on_step": True, "on_epoch": False, "sync_dist": True, "batch_size": 1}
-        tokens, samples, attended = torch.as_tensor(self._counts).unbind()
+        counts = torch.as_tensor(self._counts) * (data_ranks(trainer) / trainer.world_size)  # of one device
+        tokens, samples, attended = counts.unbind()
         sums = {"tokens_per_second": tokens / self._seconds, "samples_per_second": samples / self._seconds}
         means = {"step_seconds": self._seconds} | self._shares(trainer)
         if self._shape is not None and self.peak_flops is not None:

@@ -117,8 +117,7 @@ def kept_bytes(shape: Shape, precision: Precision, batch: Batch, *, with_mtp: bo
 def cast_bytes(shape: Shape, precision: Precision) -> int:
     """Half-precision copies of the weights; autocast keeps every one until the forward pass ends.
 
-    It does so under gradient checkpointing, and of gathered weights of FSDP2 too, so their size does not
-    shrink with the number of devices. Experts and embeddings are not cast.
+    It does so under gradient checkpointing too. Experts and embeddings are not cast.
     """
     if not precision.autocast:
         return 0

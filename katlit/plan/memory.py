@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
+from katlit.frozen import Placement
 from katlit.needs import Loss
 from katlit.plan import activations, logits
 from katlit.plan.activations import Batch
+from katlit.plan.companions import companions
 from katlit.plan.engine import Engine, engine_bytes
 from katlit.plan.precision import BYTES, Precision
 from katlit.plan.shape import Shape
@@ -19,7 +21,8 @@ class Job:
         shape: Of the model that is trained.
         losses: One entry for each time that the output head is used.
         trains_mtp: Whether the MTP modules run and have gradients.
-        companions: Shapes of frozen models, whole on each device.
+        companions: Shapes of frozen models.
+        placement: Where their weights are.
         dtype: Of the backbone and of its companions.
         precision_word: Of the trainer.
         precision: What the two come to under this strategy.
@@ -34,6 +37,7 @@ class Job:
     losses: tuple[Loss, ...]
     trains_mtp: bool
     companions: tuple[Shape, ...]
+    placement: Placement
     dtype: str
     precision_word: str
     precision: Precision
@@ -78,20 +82,21 @@ def plan(job: Job) -> Plan:
     """Count the memory of a run on one device."""
     shape, precision, batch = job.shape, job.precision, job.batch
     state = states(shape, job.trained, precision, job.split)
+    frozen = companions(job.companions, BYTES[job.dtype], job.placement, job.split.devices)
     kept = activations.kept_bytes(shape, precision, batch, with_mtp=job.trains_mtp)
     working = max(activations.working_bytes(model, precision, batch) for model in (shape, *job.companions))
     return Plan(
         parameters=state.parameters,
         gradients=state.gradients,
         optimizer=state.optimizer,
-        companions=sum(model.parameters for model in job.companions) * BYTES[job.dtype],
+        companions=frozen.lasting,
         activations=kept + working,
         casts=activations.cast_bytes(shape, precision),
         logits=_logits(job),
-        gathered=state.gathered,
+        gathered=state.gathered + frozen.gathered,
         engine=engine_bytes(job.engine, shape, job.memory) if job.engine else 0,
         update=state.update,
-        host=state.host,
+        host=state.host + frozen.host,
     )
 
 

@@ -27,20 +27,27 @@ class Precision:
 
     @property
     def autocast(self) -> bool:
-        """Whether matrix products work on cast copies of the weights."""
+        """Whether matrix products work on cast copies of the weights, which stay."""
         return self.compute != self.stream
 
+    @property
+    def mixed(self) -> bool:
+        """Whether weights are stored in more bytes than they are computed with."""
+        return self.compute != self.weights
 
-def precision_of(dtype: str, precision: str, *, zero: bool) -> Precision:
+
+def precision_of(dtype: str, precision: str, *, zero: bool, fsdp2: bool = False) -> Precision:
     """What `backbone.dtype` and `trainer.precision` come to.
 
     DeepSpeed keeps the model in half precision for both "true" and "mixed", and always a float32 master copy;
-    elsewhere "mixed" is autocast: weights as stored, matrix products in half precision.
+    under FSDP2 "mixed" gathers weights in half precision and stores them as they are; elsewhere it is
+    autocast: weights as stored, matrix products in half precision.
 
     Args:
         dtype: Of the backbone.
         precision: Of the trainer, one of Lightning's words.
         zero: Whether DeepSpeed trains.
+        fsdp2: Whether FSDP2 does.
 
     Raises:
         UserError: for a precision that we cannot count.
@@ -60,4 +67,4 @@ def precision_of(dtype: str, precision: str, *, zero: bool) -> Precision:
     if word.endswith("true"):
         size = 2 if half else stored
         return Precision(size, size, size, master=0, states=2 * size)
-    return Precision(stored, stored, 2, master=0, states=2 * stored)
+    return Precision(stored, 2 if fsdp2 else stored, 2, master=0, states=2 * stored)

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import get_args
 
+from katlit.frozen import Placement
 from katlit.plan.memory import Job, Plan, plan
 from katlit.plan.precision import precision_of
 from katlit.plan.shape import Shape
-from katlit.plan.states import Strategy
+from katlit.plan.states import Strategy, strategy_precision
 
 GIB = 2**30
 
@@ -85,10 +87,11 @@ def switches(job: Job) -> Iterator[tuple[str, Job]]:
     half = batch.tokens // 2
     rows = min(batch.row_tokens, half)
     yield "half the tokens in a batch", replace(job, batch=replace(batch, tokens=half, row_tokens=rows))
-    if precision.autocast:
+    if precision.mixed:
         yield "trainer.precision: bf16-true", half_precision(job)
     if job.engine is not None:
         yield "a rollout engine on devices of its own", replace(job, engine=None)
+    yield from _placements(job)
     if split.devices > 1:
         yield from _splits(job)
     if split.strategy in ("z1", "z2", "z3") and not split.offload_optimizer:
@@ -99,8 +102,16 @@ def switches(job: Job) -> Iterator[tuple[str, Job]]:
         yield "offload_optimizer and offload_parameters: true", replace(job, split=away)
 
 
+def _placements(job: Job) -> Iterator[tuple[str, Job]]:
+    """Other places for frozen models that are whole on each device."""
+    if job.companions and job.placement == "device":
+        for placement in get_args(Placement)[1:]:
+            title = f"model.teacher_placement (in stage 3 reference_placement): {placement}"
+            yield title, replace(job, placement=placement)
+
+
 def _splits(job: Job) -> Iterator[tuple[str, Job]]:
-    """Other strategies; precision means the same under those of PyTorch, another thing under DeepSpeed."""
+    """Other strategies, under which precision may mean another thing."""
     files: dict[Strategy, str] = {"fsdp2": "fsdp2", "z3": "deepspeed_z3"}
     for strategy, name in files.items():
         if strategy != job.split.strategy:
@@ -114,6 +125,5 @@ def half_precision(job: Job) -> Job:
 
 def with_strategy(job: Job, strategy: Strategy) -> Job:
     """The same job under another strategy, on as many devices."""
-    zero = strategy.startswith("z")
-    precision = precision_of(job.dtype, job.precision_word, zero=zero)
+    precision = strategy_precision(job.dtype, job.precision_word, strategy)
     return replace(job, split=replace(job.split, strategy=strategy), precision=precision)

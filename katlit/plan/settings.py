@@ -13,8 +13,8 @@ from katlit.plan.activations import Batch
 from katlit.plan.engine import Engine
 from katlit.plan.memory import Job
 from katlit.plan.outline import backbone_shape, model_shape
-from katlit.plan.precision import BYTES, precision_of
-from katlit.plan.states import Split, Strategy
+from katlit.plan.precision import BYTES
+from katlit.plan.states import Split, Strategy, strategy_precision
 
 _STRATEGIES: dict[str, Strategy] = {"auto": "ddp", "ddp": "ddp", "katlit.fsdp2.Fsdp2Strategy": "fsdp2"}
 _ZERO: dict[int, Strategy] = {1: "z1", 2: "z2", 3: "z3"}
@@ -65,9 +65,10 @@ def read_job(module: KatModule, settings: Namespace, overrides: Overrides) -> Jo
         losses=needs.losses + needs.mtp_losses * shape.mtp_depth,
         trains_mtp=module.trains_mtp,
         companions=tuple(companions),
+        placement=needs.placement,
         dtype=dtype,
         precision_word=word,
-        precision=precision_of(dtype, word, zero=split.strategy.startswith("z")),
+        precision=strategy_precision(dtype, word, split.strategy),
         batch=_batch(module, settings.data.init_args, rollouts, overrides),
         split=split,
         engine=None if rollouts is None else _engine(rollouts.engine, dtype),
@@ -95,6 +96,12 @@ def read_split(trainer: Namespace) -> Split:
             f"trainer.strategy: {name!r} is not planned for; take one of configs/strategy/, or auto or ddp"
         )
     strategy = _STRATEGIES[name]
+    parallel = 1 if isinstance(chosen, str) else chosen.init_args.get("tensor_parallel_size", 1)
+    if parallel != 1:
+        raise UserError(
+            f"trainer.strategy.tensor_parallel_size: {parallel} is not planned for; plan "
+            "configs/strategy/fsdp2.yaml on as many devices instead"
+        )
     return Split("single" if devices == 1 and strategy == "ddp" else strategy, devices)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from katlit.plan.precision import Precision
+from katlit.plan.precision import Precision, precision_of
 from katlit.plan.shape import Shape
 
 Strategy = Literal["single", "ddp", "z1", "z2", "z3", "fsdp2"]
@@ -45,6 +45,11 @@ class States:
     host: int = 0
 
 
+def strategy_precision(dtype: str, word: str, strategy: Strategy) -> Precision:
+    """What a dtype of the backbone and a word of the trainer come to under a strategy."""
+    return precision_of(dtype, word, zero=strategy.startswith("z"), fsdp2=strategy == "fsdp2")
+
+
 def states(shape: Shape, trained: int, precision: Precision, split: Split) -> States:
     """Count the lasting memory, and what a strategy gathers.
 
@@ -73,10 +78,12 @@ def _gathered(shape: Shape, trained: int, precision: Precision, split: Split) ->
     """Whole weights and gradients that come and go.
 
     FSDP2 holds embedding, head and norms, and two layers (one is fetched ahead); as gradients the former and
-    one layer. DeepSpeed holds two buckets of gradients and, at stage 3, the parameters it lets live.
+    one layer; with mixed precision both in half, and the largest unit's gradients once more to be reduced in
+    float32. DeepSpeed holds two buckets of gradients and, at stage 3, the parameters it lets live.
     """
     if split.strategy == "fsdp2" and split.devices > 1:
-        return precision.weights * (2 * shape.root + 3 * shape.layer)
+        reduced = 4 * max(shape.root, shape.layer) if precision.mixed else 0
+        return precision.compute * (2 * shape.root + 3 * shape.layer) + reduced
     if split.strategy not in ("z1", "z2", "z3"):
         return 0
     live = min(shape.total, max(MAX_LIVE, shape.embedding + shape.layer)) if split.strategy == "z3" else 0

@@ -29,8 +29,8 @@ def table(job: Job, devices: Sequence[int]) -> str:
 def _variants(job: Job) -> Iterator[tuple[str, Job]]:
     """FSDP2 with the precision of the run, in half precision where that is another, ZeRO-3, and offloaded."""
     sharded, zero = with_strategy(job, "fsdp2"), with_strategy(job, "z3")
-    if sharded.precision.autocast:
-        yield "fsdp2, autocast", sharded
+    if sharded.precision.mixed:
+        yield "fsdp2, bf16-mixed", sharded
         yield "fsdp2, bf16-true", half_precision(sharded)
     else:
         yield "fsdp2", sharded

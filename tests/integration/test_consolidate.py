@@ -25,7 +25,7 @@ def katlit(*words: str, status: int = 0) -> str:
 
 
 def stage(
-    command: str, directory: Path, start: Path, strategies: list[str], *words: str
+    command: str, directory: Path, start: Path, strategies: list[str], *words: str, data_ranks: int = 1
 ) -> list[dict[str, Any]]:
     """Run cold start on ready-made batches, four micro-batches a step; what was logged after each step."""
     files = [f"-c=configs/{name}.yaml" for name in ("base", *strategies)]
@@ -33,22 +33,24 @@ def stage(
         command, *files, "--model=modules.ColdStartSFT",
         f"--model.init_args.backbone.init_args.init_from={start}",
         "--model.init_args.optimization.learning_rate=0.01", "--data=fixedbatches.FixedBatches",
-        f"--trainer.accumulate_grad_batches={2 if len(strategies) > 1 else 4}",
+        f"--trainer.accumulate_grad_batches={4 // data_ranks}",
         "--trainer.logger=false", f"--trainer.default_root_dir={directory}",
         "--trainer.callbacks+=collect.Collect", f"--trainer.callbacks.path={directory}/log.jsonl", *words,
     )  # fmt: skip
     return [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("strategy", ["fsdp2", "deepspeed_z1", "deepspeed_z3"])
+@pytest.mark.parametrize("strategy", ["fsdp2", "fsdp2_tp", "deepspeed_z1", "deepspeed_z3"])
 def test_two_processes_become_one(tmp_path: Path, strategy: str) -> None:
     backbone = tiny_backbone(tmp_path / "made")
     backbone.materialize()
     backbone.export(start := tmp_path / "start")
     two, one = [f"strategy/{strategy}", "strategy/cpu"], ["strategy/single"]
+    data_ranks = 1 if strategy == "fsdp2_tp" else 2
     truth = stage(
         "fit", tmp_path / "two", start, two, "--trainer.max_steps=3", "--checkpoint.every_n_steps=1",
-        "--checkpoint.keep=null", "--trainer.val_check_interval=2", "--trainer.check_val_every_n_epoch=null",
+        "--checkpoint.keep=null", f"--trainer.val_check_interval={4 // data_ranks}",
+        "--trainer.check_val_every_n_epoch=null", data_ranks=data_ranks,
     )  # fmt: skip
     split, whole = tmp_path / "two/checkpoints/step-00000001.ckpt", tmp_path / "whole.ckpt"
     assert split.is_dir()

@@ -22,7 +22,10 @@ def assert_same_end(directory: Path, whole: Path) -> None:
     assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "deepspeed_z1", "deepspeed_z2", "deepspeed_z3"])
+STRATEGIES = ["ddp", "fsdp2", "fsdp2_tp", "deepspeed_z1", "deepspeed_z2", "deepspeed_z3"]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_killed_run_ends_as_the_uninterrupted_one(tmp_path: Path, strategy: str) -> None:
     words = [*on_two_processes(strategy), f"--trainer.max_steps={STEPS}"]
     finish(start(tmp_path / "whole", *words))

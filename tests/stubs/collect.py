@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.distributed.tensor import DTensor
+
+from katlit.frozen import FrozenModel
 
 
 class Collect(Callback):
@@ -34,5 +37,20 @@ class Collect(Callback):
         self.step = trainer.global_step
         if trainer.is_global_zero:
             row = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            row |= held(pl_module) | masters(trainer)
             with self.path.open("a") as file:
                 file.write(json.dumps({"step": self.step} | row) + "\n")
+
+
+def held(stage: LightningModule) -> dict[str, float]:
+    """Bytes of a frozen model that this process holds."""
+    found = [value.model for value in vars(stage).values() if isinstance(value, FrozenModel)]
+    parts = [part for model in found for part in model.parameters()]
+    own = [part.to_local() if isinstance(part, DTensor) else part for part in parts]
+    return {"frozen_bytes": float(sum(part.nbytes for part in own))} if found else {}
+
+
+def masters(trainer: Trainer) -> dict[str, float]:
+    """Bits of the weights that the optimizer moves; DeepSpeed's has copies of its own."""
+    groups = trainer.optimizers[0].param_groups
+    return {"master_bits": max(8.0 * p.element_size() for group in groups for p in group["params"])}

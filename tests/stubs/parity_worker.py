@@ -1,4 +1,4 @@
-"""Trains the three stages by the command line on ready-made batches; started by torchrun, or alone.
+"""Trains stages by the command line on ready-made batches; started by torchrun, or alone.
 
 `python parity_worker.py OUTPUT merged|parts STAGE,… WORDS…`: WORDS go to every `katlit fit`.
 """
@@ -20,6 +20,8 @@ def command(stage: str, output: Path, merged: bool, words: list[str]) -> list[st
     model = [f"--model=modules.{CLASSES[stage]}", f"{backbone}.init_from={output}/start/model"]
     if stage == "distill":
         model += [f"{backbone}.mtp_depth=1", f"--model.init_args.teacher={output}/teacher/model"]
+    if stage == "srpo":
+        model += ["--model.init_args.kl_weight=0.1"]
     ranks, parts = int(os.environ.get("WORLD_SIZE", "1")), 1 if merged else 4
     folder = output / stage
     return [

@@ -186,13 +186,13 @@ def test_epochs_that_become_shorter_are_gone_on_with_at_every_step(tmp_path: Pat
 def test_a_place_in_the_data_is_counted_in_batches_of_one_process(
     saved_by: int, parts: int, ready: int
 ) -> None:
-    trainer = SimpleNamespace(world_size=1, accumulate_grad_batches=parts)
+    trainer = SimpleNamespace(distributed_sampler_kwargs=None, accumulate_grad_batches=parts)
     progress = {"ready": 3, "started": 3, "processed": 3, "completed": 2}
     _recount_batches(trainer, progress, saved_by)
     assert progress == {"ready": ready, "started": ready, "processed": ready, "completed": ready - 1}
 
 
 def test_a_place_within_an_optimizer_step_is_refused() -> None:
-    trainer = SimpleNamespace(world_size=2, accumulate_grad_batches=2)
+    trainer = SimpleNamespace(distributed_sampler_kwargs={"num_replicas": 2}, accumulate_grad_batches=2)
     with pytest.raises(UserError, match="6 batches into an epoch, which is within a step of 4"):
         _recount_batches(trainer, {"ready": 3, "started": 3, "processed": 3, "completed": 2}, saved_by=2)

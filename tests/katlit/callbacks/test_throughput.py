@@ -46,7 +46,12 @@ def clock(monkeypatch: pytest.MonkeyPatch, *times: float) -> None:
 
 
 def trainer(parts: int = 1, *callbacks: Any) -> Any:
-    return SimpleNamespace(accumulate_grad_batches=parts, callbacks=list(callbacks))
+    return SimpleNamespace(
+        accumulate_grad_batches=parts,
+        callbacks=list(callbacks),
+        world_size=1,
+        distributed_sampler_kwargs=None,
+    )
 
 
 def step(throughput: Throughput, trained: Any, module: Any, data: Any, index: int = 0) -> None:

@@ -52,6 +52,7 @@ def test_a_bare_configuration_needs_no_tokenizer(tmp_path: Path, capsys: pytest.
     ("option", "message"),
     [
         ("--memory=plenty", "memory: 'plenty' is no size; write it like 80GiB"),
+        ("--trainer.strategy.tensor_parallel_size=2", "tensor_parallel_size: 2 is not planned for"),
         ("--trainer.strategy=xla", "trainer.strategy: 'xla' is not planned for"),
         ("--model.init_args.backbone.init_args.model=./missing", "backbone.model: directory './missing'"),
     ],

@@ -20,6 +20,7 @@ JOB = Job(
     losses=("log_probs",),
     trains_mtp=False,
     companions=(replace(SHAPE, parameters=300, mtp_depth=0),),
+    placement="device",
     dtype="float32",
     precision_word="32-true",
     precision=precision_of("float32", "32-true", zero=False),
@@ -42,6 +43,21 @@ def test_the_parts_add_up() -> None:
     assert planned.logits == 64 * 4 * 4 + 64 * 10 * 16 + 160
     lasting = 1712 + 1136 + 2272 + 1200 + 6136
     assert planned.total == lasting + planned.activations + planned.logits
+
+
+def test_frozen_models_take_what_their_placement_leaves() -> None:
+    two = replace(JOB, split=Split("ddp", 2))
+    whole, sharded, away = (plan(replace(two, placement=place)) for place in ("device", "sharded", "cpu"))
+    # embedding, head and norms (100), two layers, the copy of the head
+    gathered = (100 + 2 * 100 + 40) * 4
+    assert (whole.companions, whole.gathered, whole.host) == (1200, 0, 0)
+    assert (sharded.companions, sharded.gathered, sharded.host) == (600, gathered, 0)
+    assert (away.companions, away.gathered, away.host) == (0, gathered, 600)
+    alone = [plan(replace(JOB, placement=place)) for place in ("sharded", "cpu")]
+    assert [planned.companions for planned in alone] == [1200, 0]
+    assert [planned.gathered for planned in alone] == [0, (100 + 100 + 40) * 4]
+    assert "model.teacher_placement (in stage 3 reference_placement): cpu" in dict(switches(JOB))
+    assert not any("placement" in title for title, _ in switches(replace(JOB, companions=())))
 
 
 def test_an_update_counts_where_it_is_larger_than_a_step() -> None:

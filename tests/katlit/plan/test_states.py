@@ -6,7 +6,7 @@ from katlit.errors import UserError
 from katlit.plan.engine import Engine, engine_bytes
 from katlit.plan.precision import Precision, precision_of
 from katlit.plan.shape import Shape
-from katlit.plan.states import Split, States, Strategy, states
+from katlit.plan.states import Split, States, Strategy, states, strategy_precision
 
 SHAPE = Shape(
     hidden=4, heads=2, query=4, key_value=2, intermediate=8, vocabulary=10, layers=2, layer=100,
@@ -61,6 +61,15 @@ def test_an_unknown_precision_is_refused() -> None:
 )
 def test_strategies_of_torch(strategy: Strategy, expected: States) -> None:
     assert states(SHAPE, 284, FLOAT32, Split(strategy, 4)) == expected
+
+
+def test_mixed_precision_of_fsdp2_gathers_in_half() -> None:
+    mixed = strategy_precision("float32", "bf16-mixed", "fsdp2")
+    assert mixed == Precision(4, 2, 2, 0, 8)
+    assert (mixed.mixed, mixed.autocast) == (True, False)
+    # as float32, but for what is gathered: half of it, and gradients of the 128 to be reduced in float32
+    expected = States(428, 284, 568, (256 + 300) * 2 + 128 * 4, 284)
+    assert states(SHAPE, 284, mixed, Split("fsdp2", 4)) == expected
 
 
 @pytest.mark.parametrize(

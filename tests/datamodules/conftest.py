@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
@@ -66,12 +66,52 @@ def words() -> Tokenizer:
     return tokenizer
 
 
+def byte_level_composing() -> Tokenizer:
+    """Qwen's manner: composes characters first, and reports offsets without white space."""
+    tokenizer = byte_level(330)
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    return tokenizer
+
+
+def byte_fallback() -> Tokenizer:
+    """Llama 2's manner: `▁` put before the text by the normalizer, bytes for what it cannot spell."""
+    letters = [f"<0x{value:02X}>" for value in range(256)] + sorted({*"".join(CORPUS)} - {" ", "\n"}) + ["▁"]
+    vocabulary = {token: index for index, token in enumerate([UNKNOWN, *letters, "▁t", "he", "▁the", "er"])}
+    merges = [("▁", "t"), ("h", "e"), ("▁t", "he"), ("e", "r")]
+    tokenizer = Tokenizer(
+        models.BPE(vocab=vocabulary, merges=merges, unk_token=UNKNOWN, byte_fallback=True, fuse_unk=True)
+    )
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    return tokenizer
+
+
+def word_piece() -> Tokenizer:
+    """BERT's manner: loses white space, case and accents."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(cleanup=False)
+    letters = [chr(code) for code in range(33, 127)]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=300, special_tokens=[UNKNOWN], initial_alphabet=letters, show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return tokenizer
+
+
 BUILDERS: dict[str, Callable[[], Tokenizer]] = {
     "byte-small": lambda: byte_level(270),
     "byte-large": lambda: byte_level(400),
     "characters": character_level,
     "unigram": unigram,
     "words": words,
+    "byte-composing": byte_level_composing,
+    "byte-fallback": byte_fallback,
+    "word-piece": word_piece,
 }
 
 
@@ -92,7 +132,7 @@ def prepared(name: str) -> Any:
 
 @pytest.fixture(scope="session")
 def protocols() -> dict[str, Protocol]:
-    return {name: Protocol(prepared(name)) for name in ("byte-small", "byte-large", "characters")}
+    return {name: Protocol(prepared(name)) for name in BUILDERS}
 
 
 PLAIN_TEMPLATE = (

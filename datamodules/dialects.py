@@ -224,7 +224,8 @@ class PlainDialect(Dialect):
 
     def _text(self, name: str, text: str) -> Piece:
         encoding = self._continuation.encode(text, add_special_tokens=False)
-        return text_piece(name, text, encoding.ids, encoding.tokens, encoding.offsets)
+        tokens = self.tokenizer.convert_ids_to_tokens(encoding.ids)
+        return text_piece(name, text, encoding.ids, tokens, encoding.offsets)
 
     @cached_property
     def _continuation(self) -> Tokenizer:

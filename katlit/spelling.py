@@ -3,7 +3,7 @@
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 _BYTE_OF_LETTER = {letter: byte for byte, letter in bytes_to_unicode().items()}
-_METASPACE = "▁"
+METASPACE = "▁"
 
 
 def byte_level(token: str) -> bytes | None:
@@ -16,7 +16,7 @@ def sentence_piece(token: str) -> bytes:
     """Read a token of a SentencePiece vocabulary: `▁` is a space, `<0x0A>` a byte."""
     if is_byte(token):
         return bytes.fromhex(token[3:5])
-    return token.replace(_METASPACE, " ").encode()
+    return token.replace(METASPACE, " ").encode()
 
 
 def is_byte(token: str) -> bool:

@@ -115,17 +115,22 @@ BUILDERS: dict[str, Callable[[], Tokenizer]] = {
 }
 
 
-def fast(name: str) -> Any:
+def build_fast(name: str) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=BUILDERS[name]())
 
 
 @pytest.fixture(scope="session")
+def fast() -> Callable[[str], Any]:
+    return build_fast
+
+
+@pytest.fixture(scope="session")
 def zoo() -> dict[str, Any]:
-    return {name: fast(name) for name in BUILDERS}
+    return {name: build_fast(name) for name in BUILDERS}
 
 
 def prepared(name: str) -> Any:
-    tokenizer = fast(name)
+    tokenizer = build_fast(name)
     prepare_tokenizer(tokenizer)
     return tokenizer
 
@@ -147,7 +152,7 @@ def models_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("models")
     prepared("byte-small").save_pretrained(root / "ours")
     prepared("characters").save_pretrained(root / "ours-characters")
-    plain = fast("byte-large")
+    plain = build_fast("byte-large")
     plain.add_special_tokens({"eos_token": "[end]"})
     plain.save_pretrained(root / "no-template")
     plain.chat_template = PLAIN_TEMPLATE

@@ -66,6 +66,7 @@ def test_two_processes_that_accumulate_are_one_process(
         assert len(expected) == len(found) == 5
         for truth, row in zip(expected, found, strict=True):
             assert row["train/loss"] == pytest.approx(truth["train/loss"], rel=1e-4, abs=1e-6)
+            assert row.get("uld/paired_share") == pytest.approx(truth.get("uld/paired_share"))
         for name in ("model.safetensors", "mtp.safetensors"):
             if (alone / stage / "model" / name).exists():
                 truth, weights = (load_file(run / stage / "model" / name) for run in (alone, two))

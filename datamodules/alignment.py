@@ -4,15 +4,13 @@ Two targets are paired where both sides have consumed exactly the same bytes of 
 the target starts. Bytes, not characters: a byte-level tokenizer may split one character over several tokens.
 """
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
 
-from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-_BYTE_OF_LETTER = {letter: byte for byte, letter in bytes_to_unicode().items()}
-_METASPACE = "▁"
+from katlit.spelling import byte_level, sentence_piece
+from katlit.text_encoder import Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,23 +37,28 @@ def marker_piece(name: str, token_id: int) -> Piece:
     return Piece(name, name, [token_id], [name], [0])
 
 
-def text_piece(tokenizer: Any, name: str, text: str, token_ids: list[int]) -> Piece:
-    """Locate the tokens of a text, encoded by itself."""
-    tokens = tokenizer.convert_ids_to_tokens(token_ids)
+def text_piece(name: str, text: str, token_ids: list[int], tokens: list[str], spans: list[Span]) -> Piece:
+    """Locate the tokens of a text that was encoded by itself.
+
+    Args:
+        name: What the piece is.
+        text: Its text.
+        token_ids: Its tokens.
+        tokens: Their spelling in the vocabulary.
+        spans: The characters that each was made of, white space included.
+    """
     starts = starts_from_spelling(tokens, text)
-    if starts is None:
-        starts = starts_from_offsets(tokenizer, text, token_ids)
-    return Piece(name, text, token_ids, tokens, starts)
+    return Piece(name, text, token_ids, tokens, starts_from_spans(spans, text) if starts is None else starts)
 
 
 def starts_from_spelling(tokens: Sequence[str], text: str) -> list[int | None] | None:
     """Locate tokens by their own bytes; None if the spellings do not add up to the text.
 
-    Understands byte-level vocabularies, SentencePiece ones (`▁` is a space, `<0x0A>` a byte, a space may be
-    put before the text) and plain ones. That they must add up makes a wrong reading impossible.
+    Understands byte-level vocabularies, SentencePiece ones (a space may be put before the text) and plain
+    ones. That they must add up makes a wrong reading impossible.
     """
     target = text.encode()
-    for read in (_byte_level, _sentence_piece, str.encode):
+    for read in (byte_level, sentence_piece, str.encode):
         pieces = [read(token) for token in tokens]
         if any(piece is None for piece in pieces):
             continue
@@ -63,20 +66,9 @@ def starts_from_spelling(tokens: Sequence[str], text: str) -> list[int | None] |
         joined = b"".join(spelled)
         if joined == target:
             return _cumulate(spelled, 0)
-        if read is _sentence_piece and joined == b" " + target:
+        if read is sentence_piece and joined == b" " + target:
             return _cumulate(spelled, 1)
     return None
-
-
-def _byte_level(token: str) -> bytes | None:
-    values = [_BYTE_OF_LETTER.get(letter) for letter in token]
-    return None if None in values else bytes(value for value in values if value is not None)
-
-
-def _sentence_piece(token: str) -> bytes | None:
-    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
-        return bytes.fromhex(token[3:5])
-    return token.replace(_METASPACE, " ").encode()
 
 
 def _cumulate(pieces: Sequence[bytes], prefix: int) -> list[int | None]:
@@ -88,23 +80,22 @@ def _cumulate(pieces: Sequence[bytes], prefix: int) -> list[int | None]:
     ]
 
 
-def starts_from_offsets(tokenizer: Any, text: str, token_ids: list[int]) -> list[int | None]:
-    """Locate tokens by the offsets that a fast tokenizer reports; for tokenizers that are not lossless.
+def starts_from_spans(spans: Sequence[Span], text: str) -> list[int | None]:
+    """Locate tokens by the characters they were made of; for tokenizers that are not lossless.
 
-    A token has a start only where it begins at the very end of the one before it. Elsewhere the prefix is
-    ambiguous (dropped white space, one character normalised into several tokens, trimmed offsets), and an
-    unpaired target is better than a wrong pair.
+    A token has a start only where it begins at the very end of the ones before it. Two kinds of gaps are
+    allowed: combining marks, which a normalizer composed with the character before them or dropped, belong
+    to the token before; white space that the tokenizer cannot spell belongs to the token after, as it does
+    where it is spelled. Elsewhere the prefix is ambiguous (one character normalised into several tokens), and
+    an unpaired target is better than a wrong pair.
     """
-    unknown: list[int | None] = [None] * len(token_ids)
-    if not tokenizer.is_fast:
-        return unknown
-    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    if encoding["input_ids"] != token_ids:
-        return unknown
     starts: list[int | None] = []
     consumed = 0
-    for start, end in encoding["offset_mapping"]:
-        starts.append(len(text[:start].encode()) if start == consumed < end else None)
+    for start, end in spans:
+        while consumed < start and unicodedata.combining(text[consumed]):
+            consumed += 1
+        begins = start == consumed or (start > consumed and text[consumed:start].isspace())
+        starts.append(len(text[:consumed].encode()) if begins and start < end else None)
         consumed = max(consumed, end)
     return starts
 
@@ -141,7 +132,8 @@ def _numbered(pieces: Sequence[Piece]) -> list[tuple[Piece, int]]:
 
 
 def _pair_within(student: Piece, teacher: Piece) -> list[tuple[int, int]]:
-    if student.tokens == teacher.tokens:  # the same segmentation, even where no start is known
+    if (student.tokens, student.starts) == (teacher.tokens, teacher.starts):
+        # The same segmentation, even where no start is known.
         return [(index, index) for index in range(len(student.tokens))]
     first_at: dict[int, int] = {}
     for index, start in enumerate(teacher.starts):

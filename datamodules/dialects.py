@@ -3,11 +3,25 @@
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+
+from tokenizers import Tokenizer
 
 from datamodules.alignment import Piece, marker_piece, text_piece
 from katlit.errors import UserError
-from katlit.protocol import MARKERS, Mode, ParsedResponse, Protocol, Response, Thinking, Violation
+from katlit.protocol import (
+    MARKERS,
+    TURN_END,
+    Mode,
+    ParsedResponse,
+    Protocol,
+    Response,
+    Thinking,
+    Violation,
+    answer_groups,
+)
+from katlit.text_encoder import TextEncoder, continuation
 
 Messages = list[dict[str, str]]
 
@@ -62,11 +76,15 @@ def choose_dialect(tokenizer: Any, name: str, ballot_template: str = BALLOT_TEMP
     """Choose our protocol where the tokenizer has its markers, else the tokenizer's chat template.
 
     Raises:
-        UserError: if it has neither.
+        UserError: if it has neither, or is not backed by the `tokenizers` library.
     """
     vocabulary = tokenizer.get_vocab()
     if all(marker in vocabulary for marker in MARKERS):
         return KatlitDialect(Protocol(tokenizer))
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"{name}: {type(tokenizer).__name__} is no fast tokenizer; convert it to a tokenizer.json"
+        )
     if not tokenizer.chat_template:
         raise UserError(
             f"{name}: its tokenizer has no chat template; use a chat model, or add chat_template.jinja to it"
@@ -85,9 +103,6 @@ class KatlitDialect(Dialect):
         self.pad_id = protocol.pad_id
         self.stop_ids = [protocol.end_id]
         self.ballot_stop_ids = [ids["<think_on>"], ids["<think_off>"], protocol.end_id]
-        self._name_of_marker = {token_id: marker for marker, token_id in ids.items()} | {
-            protocol.end_id: "end"
-        }
 
     def encode_prompt(self, messages: Messages, thinking: Thinking) -> list[int]:
         """Encode by the protocol."""
@@ -103,44 +118,24 @@ class KatlitDialect(Dialect):
         return self.protocol.parse_ids(token_ids, thinking, truncated=truncated)
 
     def lay_out(self, response: Response) -> list[Piece]:
-        """Cut the protocol's encoding at its markers, which content can never contain."""
-        token_ids = self.protocol.encode_response(response, response.mode.value)
-        contents = {"<think>": response.think, "<answer>": response.answer}
+        """Encode as the protocol does: marks, the line breaks around content, content."""
+        framing, content = self.protocol.framing, self.protocol.content
         pieces: list[Piece] = []
-        stretch: list[int] = []
-        last = "start"
-        for token_id in token_ids:
-            marker = self._name_of_marker.get(token_id)
-            if marker is None:
-                stretch.append(token_id)
-                continue
-            pieces += self._stretch(last, stretch, contents.get(last))
-            pieces.append(marker_piece(marker, token_id))
-            stretch, last = [], marker
+        for group in answer_groups(response):
+            name = group.mark or "start"
+            if group.mark:
+                role = "end" if group.mark == TURN_END else group.mark
+                pieces.append(marker_piece(role, self.protocol.token_id(group.mark)))
+            pieces += self._text(framing, f"{name} gap", group.gap)
+            if group.content is not None:
+                pieces += self._text(content, f"{name} content", group.content)
+                pieces += self._text(content, f"{name} close", "\n")
         return pieces
 
-    def _stretch(self, after: str, token_ids: list[int], content: str | None) -> list[Piece]:
-        """Split what stands between two markers into content and the line breaks around it."""
-        if content is None:
-            # Some tokenizers put a space before a text that follows a marker; it is no part of the framing.
-            text = self.protocol.decode(token_ids).lstrip(" ")
-            return self._pieces({f"{after} gap": (text, token_ids)})
-        close = len(token_ids) - len(self.protocol.encode_content("\n"))
-        start = close - len(self.protocol.encode_content(content))
-        return self._pieces(
-            {
-                f"{after} open": ("\n", token_ids[:start]),
-                f"{after} content": (content, token_ids[start:close]),
-                f"{after} close": ("\n", token_ids[close:]),
-            }
-        )
-
-    def _pieces(self, parts: dict[str, tuple[str, list[int]]]) -> list[Piece]:
-        return [
-            text_piece(self.protocol.tokenizer, name, text, token_ids)
-            for name, (text, token_ids) in parts.items()
-            if token_ids
-        ]
+    def _text(self, encoder: TextEncoder, name: str, text: str) -> list[Piece]:
+        token_ids, spans = encoder.locate(text)
+        tokens = self.protocol.tokenizer.convert_ids_to_tokens(token_ids)
+        return [text_piece(name, text, token_ids, tokens, spans)] if token_ids else []
 
     def encode_ballot(self, messages: Messages) -> list[int]:
         """Let the model judge by itself."""
@@ -212,7 +207,7 @@ class PlainDialect(Dialect):
         thinks = response.mode is Mode.THINK_ON
         pieces: list[Piece] = []
         if thinks and not opened:
-            pieces += [self._frame("<think>"), self._text("<think> open", "\n")]
+            pieces += [self._frame("<think>"), self._text("<think> gap", "\n")]
         if thinks:
             pieces += [self._text("<think> content", response.think), self._text("<think> close", "\n")]
         if thinks or opened:
@@ -222,11 +217,19 @@ class PlainDialect(Dialect):
 
     def _frame(self, marker: str) -> Piece:
         """Encode a marker; one token in models that were trained with it, several in others."""
-        token_ids = self._encode(marker)
-        return marker_piece(marker, token_ids[0]) if len(token_ids) == 1 else self._text(marker, marker)
+        token_id = self.tokenizer.get_vocab().get(marker)
+        if token_id is not None and self._encode(marker) == [token_id]:
+            return marker_piece(marker, token_id)
+        return self._text(marker, marker)
 
     def _text(self, name: str, text: str) -> Piece:
-        return text_piece(self.tokenizer, name, text, self._encode(text))
+        encoding = self._continuation.encode(text, add_special_tokens=False)
+        tokens = self.tokenizer.convert_ids_to_tokens(encoding.ids)
+        return text_piece(name, text, encoding.ids, tokens, encoding.offsets)
+
+    @cached_property
+    def _continuation(self) -> Tokenizer:
+        return continuation(self.tokenizer.backend_tokenizer)
 
     def encode_ballot(self, messages: Messages) -> list[int]:
         """Ask about the last user turn."""

@@ -168,13 +168,13 @@ class KatModule(LightningModule):
     def log_training(self, values: dict[str, Tensor]) -> None:
         """Log values of one step as `train/<name>`, averaged over its micro-batches and over ranks.
 
-        Nothing waits for the device.
+        A name that has a group of its own, `<group>/<name>`, is taken as it is. Nothing waits for the device.
         """
         for name, value in values.items():
             part = value.detach() / self._micro_batches
             self._logged[name] = self._logged[name] + part if name in self._logged else part
         if self._micro_batches_left == 0:
-            rows = {f"train/{name}": self._logged[name] for name in values}
+            rows = {n if "/" in n else f"train/{n}": self._logged[n] for n in values}
             self.log_dict(rows, on_step=True, on_epoch=False, sync_dist=True, batch_size=1)
 
     def count(self, name: str, values: Tensor) -> None:

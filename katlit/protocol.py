@@ -9,12 +9,11 @@ encoded apart, so that a content keeps its own line breaks even where the tokeni
 lossless tokenizer (a byte-level one) every response survives the way through token ids.
 """
 
-import json
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import NamedTuple
 
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from katlit.chat_template import (
@@ -36,123 +35,56 @@ from katlit.protocol_parser import (
     parse,
     parse_pieces,
 )
+from katlit.text_encoder import TextEncoder, unknown_id
 
 __all__ = [
     "FORCED_JUDGES",
     "MARKERS",
+    "TURN_END",
+    "Group",
     "Mode",
     "ParsedResponse",
     "Protocol",
     "Response",
     "Thinking",
     "Violation",
+    "answer_groups",
     "parse",
     "prepare_tokenizer",
     "render",
 ]
 
-# A mark, the line breaks after it, and the content that follows them, if any, with a line break of its own.
-_Group = tuple[str, str, str | None]
+
+class Group(NamedTuple):
+    """A part of a response: a mark and what follows it."""
+
+    mark: str  # a marker, `<|im_end|>`, or empty where the group continues the mode marker
+    gap: str  # line breaks
+    content: str | None = None  # free text, after which stands one more line break
 
 
 def render(response: Response) -> str:
     """Write a response as text, from `<judge>` to `<|im_end|>`."""
-    judge: _Group = ("<judge>", "\n", response.judge)
-    groups = [judge, *_mode_groups(response.mode), *_answer_groups(response)]
+    judge = Group("<judge>", "\n", response.judge)
+    groups = [judge, *_mode_groups(response.mode), *answer_groups(response)]
     return "".join(f"{mark}{gap}" if text is None else f"{mark}{gap}{text}\n" for mark, gap, text in groups)
 
 
-def _mode_groups(mode: Mode) -> list[_Group]:
-    return [("</judge>", AFTER_JUDGE, None), (mode.marker, "", None)]
+def _mode_groups(mode: Mode) -> list[Group]:
+    return [Group("</judge>", AFTER_JUDGE), Group(mode.marker, "")]
 
 
-def _answer_groups(response: Response) -> list[_Group]:
-    """What follows the mode marker, which is an empty mark here."""
-    answer: list[_Group] = [
-        ("<answer>", "\n", response.answer),
-        ("</answer>", "", None),
-        (TURN_END, "", None),
-    ]
+def answer_groups(response: Response) -> list[Group]:
+    """What follows the mode marker of a response."""
+    answer = [Group("<answer>", "\n", response.answer), Group("</answer>", ""), Group(TURN_END, "")]
     if response.mode is Mode.THINK_OFF:
-        return [("", "\n\n", None), *answer]
-    return [("", "\n", None), ("<think>", "\n", response.think), ("</think>", "\n\n", None), *answer]
-
-
-class _Twin:
-    """A tokenizer without added tokens: encodes any text by ordinary tokens only.
-
-    Text for which the vocabulary itself has a reserved token is broken up, so that it comes out as others.
-
-    Args:
-        backend: The tokenizer to imitate; the model is shared, nothing of it is changed.
-        reserved: Ids never to be produced, whatever the text.
-        unknown: The model's token for what it cannot spell, if there is one.
-        continuing: Whether texts continue others, so that none gets the space that SentencePiece-like
-            tokenizers put before a text. Else it is put where the tokenizer puts one after a special token.
-    """
-
-    def __init__(
-        self, backend: Tokenizer, reserved: Set[int], unknown: int | None, *, continuing: bool
-    ) -> None:
-        shell = Tokenizer(models.BPE())
-        if backend.normalizer is not None:
-            shell.normalizer = backend.normalizer
-        if backend.pre_tokenizer is not None:
-            shell.pre_tokenizer = backend.pre_tokenizer
-        settings = json.loads(shell.to_str())
-        for part in ("normalizer", "pre_tokenizer"):
-            _drop_prefix(settings[part], continuing=continuing)
-        self._tokenizer = Tokenizer.from_str(json.dumps(settings))
-        self._tokenizer.model = backend.model
-        self._reserved = reserved
-        self._unknown = [] if unknown is None or unknown in reserved else [unknown]
-
-    def encode(self, text: str) -> list[int]:
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        ids: list[int] = encoding.ids
-        if self._reserved.isdisjoint(ids):
-            return ids
-        spans = zip(ids, encoding.offsets, strict=True)
-        return self._encode_apart(text, [span for token, span in spans if token in self._reserved])
-
-    def _encode_apart(self, text: str, spans: list[tuple[int, int]]) -> list[int]:
-        """Cut reserved spans after their first character; a span of one is unknown."""
-        ids: list[int] = []
-        done = 0
-        for start, end in spans:
-            first = min(start, len(text) - 1)
-            if first < done:
-                continue
-            if end - first > 1:
-                ids += self.encode(text[done : first + 1])
-            else:
-                ids += self.encode(text[done:first]) + self._unknown
-            done = first + 1
-        return ids + self.encode(text[done:])
-
-
-def _drop_prefix(part: Any, *, continuing: bool) -> None:
-    """Change the settings of a normalizer or pre-tokenizer in place, so that texts get no space before them.
-
-    A Metaspace with scheme "first" puts it only before the very first text, and ours follow a special token.
-    """
-    if not isinstance(part, dict):
-        return
-    for inner in [*part.get("normalizers", []), *part.get("pretokenizers", [])]:
-        _drop_prefix(inner, continuing=continuing)
-    if part["type"] == "Metaspace" and (continuing or part["prepend_scheme"] == "first"):
-        part["prepend_scheme"] = "never"
-    elif part["type"] == "ByteLevel" and continuing:
-        part["add_prefix_space"] = False
-    elif part["type"] == "Prepend" and continuing:
-        part["prepend"] = ""
-
-
-def _unknown_id(model: Any) -> int | None:
-    """The id that a tokenizer's model gives to what it cannot spell, if it has one."""
-    if hasattr(model, "unk_token"):
-        return None if model.unk_token is None else model.token_to_id(model.unk_token)
-    return json.loads(Tokenizer(model).to_str())["model"].get("unk_id")  # Unigram does not tell otherwise
+        return [Group("", "\n\n"), *answer]
+    return [
+        Group("", "\n"),
+        Group("<think>", "\n", response.think),
+        Group("</think>", "\n\n"),
+        *answer,
+    ]
 
 
 class Protocol:
@@ -165,6 +97,8 @@ class Protocol:
         marker_ids: Token id of each of `MARKERS`.
         end_id: Token id of `<|im_end|>`, the end of a response.
         pad_id: Token id of the padding.
+        framing: Encodes the line breaks after a mark.
+        content: Encodes a judge text, a thinking or an answer, and the line break after it.
 
     Raises:
         UserError: where the tokenizer did not go through `prepare_tokenizer`.
@@ -181,20 +115,24 @@ class Protocol:
         self._mode_ids = {self.marker_ids[mode.marker] for mode in Mode}
         added = tokenizer.added_tokens_decoder
         # A model's token for what it cannot spell is often an added one as well, and has to be allowed.
-        unknown = _unknown_id(self._backend.model)
+        unknown = unknown_id(self._backend.model)
         reserved = added.keys() - ({unknown} - {*self._ids.values(), self.pad_id})
         self._marks = {
             i: added[i].content for i in reserved if added[i].special or added[i].content in MARKERS
         }
-        self._text = _Twin(self._backend, reserved, unknown, continuing=False)
-        self._content = _Twin(self._backend, reserved, unknown, continuing=True)
-        self._gaps = {gap: self._text.encode(gap) for gap in ("", "\n", "\n\n")}
-        self._close = self._content.encode("\n")
+        self.framing = TextEncoder(self._backend, reserved, unknown, continuing=False)
+        self.content = TextEncoder(self._backend, reserved, unknown, continuing=True)
+        self._gaps = {gap: self.framing.encode(gap) for gap in ("", "\n", "\n\n")}
+        self._close = self.content.encode("\n")
         self._prefix = self.decode(self._gaps["\n"]).removesuffix("\n")
         start, judge = self._ids[TURN_START], self.marker_ids["<judge>"]
         self._turn_end = [self.end_id, *self._gaps["\n"]]
-        self._opening = [start, *self._text.encode("assistant\n"), judge, *self._gaps["\n"]]
+        self._opening = [start, *self.framing.encode("assistant\n"), judge, *self._gaps["\n"]]
         self._prefills = {mode: self._encode_judge(text, mode) for mode, text in FORCED_JUDGES.items()}
+
+    def token_id(self, mark: str) -> int:
+        """Token id of one of `MARKERS` or of a chat token."""
+        return self._ids[mark]
 
     def encode_content(self, text: str) -> list[int]:
         """Encode a judge text, a thinking or an answer; never yields the id of an added token.
@@ -202,7 +140,7 @@ class Protocol:
         Added tokens are markers, special tokens, and whatever else the tokenizer matches before its model,
         runs of spaces for instance. The one exception is the model's own token for unknown characters.
         """
-        return self._content.encode(text)
+        return self.content.encode(text)
 
     def encode_prompt(self, messages: Sequence[Mapping[str, str]], thinking: Thinking = "auto") -> list[int]:
         r"""Encode a conversation up to where the model takes over.
@@ -220,7 +158,7 @@ class Protocol:
             if message["role"] == "assistant":
                 content = answer_of(content)
             ids.append(self._ids[TURN_START])
-            ids += self._text.encode(f"{message['role']}\n{content}")
+            ids += self.framing.encode(f"{message['role']}\n{content}")
             ids += self._turn_end
         ids += self._opening
         return ids if thinking == "auto" else ids + self.forced_prefill(Mode(thinking))
@@ -239,7 +177,7 @@ class Protocol:
         Raises:
             ValueError: where the forced mode is not the response's.
         """
-        ids = self._encode_groups(_answer_groups(response))
+        ids = self._encode_groups(answer_groups(response))
         if thinking == "auto":
             return self._encode_judge(response.judge, response.mode) + ids
         if Mode(thinking) is not response.mode:
@@ -248,16 +186,16 @@ class Protocol:
 
     def _encode_judge(self, judge: str, mode: Mode) -> list[int]:
         """What follows `<judge>` and its line break, through the mode marker."""
-        return self._content.encode(judge) + self._close + self._encode_groups(_mode_groups(mode))
+        return self.content.encode(judge) + self._close + self._encode_groups(_mode_groups(mode))
 
-    def _encode_groups(self, groups: list[_Group]) -> list[int]:
+    def _encode_groups(self, groups: list[Group]) -> list[int]:
         ids: list[int] = []
         for mark, gap, content in groups:
             if mark:
                 ids.append(self._ids[mark])
             ids += self._gaps[gap]
             if content is not None:
-                ids += self._content.encode(content)
+                ids += self.content.encode(content)
                 ids += self._close
         return ids
 

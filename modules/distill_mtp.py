@@ -16,20 +16,22 @@ from katlit.errors import UserError
 from katlit.frozen import FrozenModel, Placement
 from katlit.losses.distill import jsd
 from katlit.losses.log_probs import selected_log_probs
-from katlit.losses.mtp import pair_number, paired_indices, target_indices, target_number
+from katlit.losses.mtp import pair_number, paired_indices, paired_targets, target_indices, target_number
 from katlit.losses.reduce import token_mean
-from katlit.losses.uld import uld
+from katlit.losses.uld import hybrid_uld, uld
 from katlit.module import DEFAULT_OPTIMIZATION, KatModule
 from katlit.needs import Loss, Needs
 from katlit.optimization import Optimization
 from katlit.pretrained import load_model, load_tokenizer, output_weight
+from katlit.shared_tokens import SharedTokens, shared_tokens
 
 
 class DistillMTP(KatModule):
     """Cross-entropy and knowledge distillation: `L = L_0 + (μ/D)·Σ_k L_k` with `L_k = CE_k + λ·KD_k`.
 
     The teacher's target for depth k is its ordinary distribution of the same token, that is its logits
-    shifted by k (our choice). Validation logs each term, `val/perplexity`, and for each depth
+    shifted by k (our choice). `uld/paired_share` is the share of targets that have a counterpart at the
+    teacher, `val/paired_share` in validation, which logs each term, `val/perplexity`, and for each depth
     `val/mtp<k>_acceptance`: how often its greedy token is the main head's for the same target.
 
     Args:
@@ -37,6 +39,8 @@ class DistillMTP(KatModule):
         teacher: Name or directory of a Hugging Face causal language model; needed unless `kd` is none.
         optimization: AdamW and its schedule.
         kd: Universal Logit Distillation for two vocabularies, generalised Jensen-Shannon for one, or none.
+        uld_matching: Of `uld`: by rank alone, or hybrid, where tokens that both vocabularies have are
+            compared with each other and only the rest by rank.
         kd_weight: λ.
         beta: Of `jsd`: towards 0 forward KL, towards 1 reverse KL.
         temperature: Divides the logits of both sides in `kd`.
@@ -50,6 +54,7 @@ class DistillMTP(KatModule):
         teacher: str | None = None,
         optimization: Optimization = DEFAULT_OPTIMIZATION,
         kd: Literal["uld", "jsd", "none"] = "uld",
+        uld_matching: Literal["rank", "hybrid"] = "rank",
         kd_weight: float = 1.0,
         beta: float = 0.5,
         temperature: float = 1.0,
@@ -59,6 +64,7 @@ class DistillMTP(KatModule):
         super().__init__(backbone, optimization)
         self.teacher = teacher
         self.kd = kd
+        self.uld_matching = uld_matching
         self.kd_weight = kd_weight
         self.beta = beta
         self.temperature = temperature
@@ -66,6 +72,7 @@ class DistillMTP(KatModule):
         self.teacher_placement: Placement = teacher_placement
         self.trains_mtp = mtp_weight > 0
         self._teacher: FrozenModel | None = None
+        self._shared: SharedTokens | None = None  # where `uld` is hybrid
 
     @override
     def needs(self) -> Needs:
@@ -83,6 +90,13 @@ class DistillMTP(KatModule):
         model = load_model(self.teacher, "model.teacher", self.backbone.dtype, self.backbone.attention)
         if self.kd == "jsd":
             self._require_one_vocabulary(self.teacher, len(output_weight(model)))
+        elif self.uld_matching == "hybrid":
+            self._shared = shared_tokens(
+                self.backbone.protocol.tokenizer,
+                load_tokenizer(self.teacher, "model.teacher"),
+                len(self.backbone.head_weight),
+                len(output_weight(model)),
+            )
         self._teacher = FrozenModel(model, self.teacher_placement)
 
     def _require_one_vocabulary(self, source: str, teacher_logits: int) -> None:
@@ -102,6 +116,8 @@ class DistillMTP(KatModule):
         terms = self._terms(batch, hidden)
         means = {name: token_mean(values, numbers[name]) for name, values in terms.items()}
         loss = self.add_router_loss(self._combine(means), batch, routing)
+        if self._teacher is not None:
+            means["uld/paired_share"] = token_mean(self._paired(batch), numbers["ce"])
         self.log_training(means | {"loss": loss})
         return loss
 
@@ -119,6 +135,8 @@ class DistillMTP(KatModule):
         hidden, _ = self._hidden(batch)
         for name, values in (self._terms(batch, hidden) | self._accepted(batch, hidden)).items():
             self.count(name, values)
+        if self._teacher is not None:
+            self.count("paired_share", self._paired(batch))
 
     @override
     def summarize(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -166,9 +184,16 @@ class DistillMTP(KatModule):
             truth = nn.functional.linear(theirs[paired - 1], head)
             if self.kd == "jsd":
                 terms[_name(k, "kd")] = jsd(ours, truth, self.beta, self.temperature)
-            else:
+            elif self._shared is None:
                 terms[_name(k, "kd")] = uld(ours, truth, self.temperature)
+            else:
+                self._shared = self._shared.to(ours.device)
+                terms[_name(k, "kd")] = hybrid_uld(ours, truth, *self._shared, self.temperature)
         return terms
+
+    def _paired(self, batch: DistillBatch) -> Tensor:
+        """Whether each target [T] of the main head has a counterpart at the teacher."""
+        return paired_targets(batch["student_targets"], batch["loss_mask"], batch["position_ids"]).float()
 
     def _accepted(self, batch: DistillBatch, hidden: list[Tensor]) -> dict[str, Tensor]:
         """Whether each depth's greedy token [T] is the main head's for the same target."""

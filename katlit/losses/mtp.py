@@ -6,6 +6,7 @@ a target is within its reach only where that position lies in the same document.
 Shapes: B rows, L tokens, P aligned pairs, T targets within reach.
 """
 
+import torch
 from torch import Tensor
 
 
@@ -49,3 +50,18 @@ def paired_indices(
     """
     reachable = position_ids.flatten()[student_targets] > depth
     return student_targets[reachable], teacher_targets[reachable]
+
+
+def paired_targets(student_targets: Tensor, loss_mask: Tensor, position_ids: Tensor) -> Tensor:
+    """Whether each target of depth 0 is one side of a pair.
+
+    Args:
+        student_targets: [P], indices into the flattened rows.
+        loss_mask: [B, L] bool, True on targets.
+        position_ids: [B, L], 0 at each document's first token.
+
+    Returns:
+        One value for each of `target_indices`, [T] bool.
+    """
+    paired = torch.zeros_like(loss_mask.flatten()).index_fill_(0, student_targets, True)
+    return paired[target_indices(loss_mask, position_ids, 0)]

@@ -12,14 +12,14 @@ from katlit.plan.shape import Shape
 def kept_bytes(loss: Loss, targets: int, shape: Shape, precision: Precision) -> int:
     """What a loss keeps until its backward pass.
 
-    `selected_log_probs` keeps the rows it multiplies and recomputes the rest. `uld` keeps the probabilities,
-    the indices of their sort, and the differences; `jsd` the log-probabilities, both inputs of the mixture,
+    `selected_log_probs` keeps the rows it multiplies and recomputes the rest. `uld` keeps the probabilities
+    and a sign for each; `jsd` the log-probabilities, both inputs of the mixture,
     both probabilities and a difference.
     """
     rows = targets * shape.hidden * precision.stream
     if loss == "log_probs":
         return rows
-    widths = {"uld": 4 + 8 + 4, "jsd": 6 * 4}
+    widths = {"uld": 4 + 1, "jsd": 6 * 4}
     return rows + targets * shape.vocabulary * widths[loss]
 
 
@@ -29,12 +29,13 @@ def working_bytes(
     """What a loss needs while it is computed, and the second copy of the head's gradient that adds to it.
 
     `selected_log_probs`: four arrays of a chunk (log-probabilities, probabilities, their product; then the
-    gradients). The others: logits and their float32 copies on both sides, and the teacher's sort.
+    gradients). The others: logits and their float32 copies on both sides, and the teacher's sort; `uld` the
+    student's sort and differences as well.
     """
     head = shape.embedding * precision.compute
     if loss == "log_probs":
         return min(targets, CHUNK_TOKENS) * shape.vocabulary * 4 * 4 + head
     logits = targets * (shape.vocabulary + teacher_vocabulary) * precision.compute
     sort = targets * teacher_vocabulary * (4 + 4 + 8)
-    student = targets * shape.vocabulary * 2 * 4
+    student = targets * shape.vocabulary * (4 + 8 + 4 if loss == "uld" else 2 * 4)
     return head + logits + sort + student

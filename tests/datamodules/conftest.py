@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
@@ -66,33 +66,78 @@ def words() -> Tokenizer:
     return tokenizer
 
 
+def byte_level_composing() -> Tokenizer:
+    """Qwen's manner: composes characters first, and reports offsets without white space."""
+    tokenizer = byte_level(330)
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    return tokenizer
+
+
+def byte_fallback() -> Tokenizer:
+    """Llama 2's manner: `▁` put before the text by the normalizer, bytes for what it cannot spell."""
+    letters = [f"<0x{value:02X}>" for value in range(256)] + sorted({*"".join(CORPUS)} - {" ", "\n"}) + ["▁"]
+    vocabulary = {token: index for index, token in enumerate([UNKNOWN, *letters, "▁t", "he", "▁the", "er"])}
+    merges = [("▁", "t"), ("h", "e"), ("▁t", "he"), ("e", "r")]
+    tokenizer = Tokenizer(
+        models.BPE(vocab=vocabulary, merges=merges, unk_token=UNKNOWN, byte_fallback=True, fuse_unk=True)
+    )
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    return tokenizer
+
+
+def word_piece() -> Tokenizer:
+    """BERT's manner: loses white space, case and accents."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(cleanup=False)
+    letters = [chr(code) for code in range(33, 127)]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=300, special_tokens=[UNKNOWN], initial_alphabet=letters, show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return tokenizer
+
+
 BUILDERS: dict[str, Callable[[], Tokenizer]] = {
     "byte-small": lambda: byte_level(270),
     "byte-large": lambda: byte_level(400),
     "characters": character_level,
     "unigram": unigram,
     "words": words,
+    "byte-composing": byte_level_composing,
+    "byte-fallback": byte_fallback,
+    "word-piece": word_piece,
 }
 
 
-def fast(name: str) -> Any:
+def build_fast(name: str) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=BUILDERS[name]())
 
 
 @pytest.fixture(scope="session")
+def fast() -> Callable[[str], Any]:
+    return build_fast
+
+
+@pytest.fixture(scope="session")
 def zoo() -> dict[str, Any]:
-    return {name: fast(name) for name in BUILDERS}
+    return {name: build_fast(name) for name in BUILDERS}
 
 
 def prepared(name: str) -> Any:
-    tokenizer = fast(name)
+    tokenizer = build_fast(name)
     prepare_tokenizer(tokenizer)
     return tokenizer
 
 
 @pytest.fixture(scope="session")
 def protocols() -> dict[str, Protocol]:
-    return {name: Protocol(prepared(name)) for name in ("byte-small", "byte-large", "characters")}
+    return {name: Protocol(prepared(name)) for name in BUILDERS}
 
 
 PLAIN_TEMPLATE = (
@@ -107,7 +152,7 @@ def models_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("models")
     prepared("byte-small").save_pretrained(root / "ours")
     prepared("characters").save_pretrained(root / "ours-characters")
-    plain = fast("byte-large")
+    plain = build_fast("byte-large")
     plain.add_special_tokens({"eos_token": "[end]"})
     plain.save_pretrained(root / "no-template")
     plain.chat_template = PLAIN_TEMPLATE

@@ -1,3 +1,4 @@
+import itertools
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +11,8 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from transformers import AutoTokenizer
 
 from datamodules import DistillData, FilePrompts
-from datamodules.dialects import KatlitDialect, choose_dialect
+from datamodules.alignment import pair_targets
+from datamodules.dialects import BALLOT_TEMPLATE, KatlitDialect, PlainDialect, choose_dialect
 from datamodules.distill import encode_pair
 from datamodules.dual_regime import DualRegimeSettings
 from datamodules.jsonl import write_rows
@@ -138,6 +140,62 @@ def test_a_plain_teacher_pairs_content_markers_and_the_end(
     last = document.pairs[-1]
     assert document.student.token_ids[last[0]] == student.protocol.end_id
     assert document.teacher_ids[last[1]] == tokenizer.eos_token_id
+
+
+KINDS = ("byte-small", "byte-composing", "characters", "unigram", "byte-fallback", "word-piece", "words")
+HARD = "Das ist ﬁne: ½ café\u0301 👩\u200d👧 中文\n  x[0] <|im_end|> [end] [UNK] ▁Ġ <answer> the answer"
+
+
+def plain_teacher(fast: Any, name: str) -> PlainDialect:
+    tokenizer = fast(name)
+    tokenizer.add_special_tokens({"eos_token": "[end]"})
+    tokenizer.chat_template = "{{ messages[-1]['content'] }}[assistant]"
+    return PlainDialect(tokenizer, BALLOT_TEMPLATE)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_one_vocabulary_in_two_dialects_pairs_all_content_and_the_end(
+    protocols: dict[str, Protocol], fast: Any, name: str
+) -> None:
+    student, teacher = KatlitDialect(protocols[name]), plain_teacher(fast, name)
+    response = replace(THINK, think=HARD, answer=HARD).response()
+    mine, theirs = student.lay_out(response), teacher.lay_out(response)
+    names = {piece.name for piece in theirs} & {"<think> content", "<answer> content", "end"}
+    assert len(names) == 3
+    positions = [piece.name for piece in mine for _ in piece.token_ids]
+    paired = [positions[left] for left, _ in pair_targets(mine, theirs)]
+    assert [name for name in paired if name in names] == [name for name in positions if name in names]
+
+
+@pytest.mark.parametrize(("left", "right"), list(itertools.permutations(KINDS[:6], 2)))
+def test_one_hard_character_does_not_cost_the_rest_of_its_text(
+    protocols: dict[str, Protocol], fast: Any, left: str, right: str
+) -> None:
+    """Neither an unknown or normalised character nor a marker's spelling in the text."""
+    student, teacher = KatlitDialect(protocols[left]), plain_teacher(fast, right)
+    for text in ("5 - 3 = 2 ½ answer - 3", "answer 中 - 3", "<answer> 5 - 3", "cafe\u0301 answer [end] - 3"):
+        response = replace(DIRECT, answer=text).response()
+        document = encode_pair(replace(DIRECT, answer=text), student, teacher)
+        size = min(
+            sum(len(piece.token_ids) for piece in dialect.lay_out(response) if "content" in piece.name)
+            for dialect in (student, teacher)
+        )
+        assert len(document.pairs) >= 0.5 * size
+
+
+def test_a_marker_on_one_side_only(protocols: dict[str, Protocol], fast: Any) -> None:
+    """`<think>` is one token of the student and text of the teacher: they start together."""
+    student, teacher = KatlitDialect(protocols["byte-small"]), plain_teacher(fast, "byte-large")
+    mine, theirs = student.lay_out(THINK.response()), teacher.lay_out(THINK.response())
+    paired = [
+        ([token for piece in mine for token in piece.tokens][left],
+         [token for piece in theirs for token in piece.tokens][right])
+        for left, right in pair_targets(mine, theirs)
+    ]  # fmt: skip
+    assert ("<think>", "<") in paired
+    assert ("</think>", "</") in paired or ("</think>", "<") in paired
+    assert "<answer>" not in [left for left, _ in paired]
+    assert paired[-1] == ("end", "end")
 
 
 @pytest.mark.parametrize("packing", [False, True])

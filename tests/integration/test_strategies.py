@@ -83,6 +83,7 @@ def assert_same(two: Path, alone: Path, stage: str, logs: list[str]) -> None:
     expected, found = logged(alone, stage), logged(two, stage)
     assert len(expected) == len(found) == 5
     for truth, row in zip(expected, found, strict=True):
+        assert row.get("uld/paired_share") == pytest.approx(truth.get("uld/paired_share"))
         for name in logs:
             assert row[name] == pytest.approx(truth[name], rel=1e-4, abs=1e-6)
     for name in ("model.safetensors", "mtp/model.safetensors"):

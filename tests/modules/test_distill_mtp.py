@@ -128,6 +128,41 @@ def test_it_learns(tmp_path: Path, kd: Any) -> None:
     assert 0 <= metrics["val/mtp1_acceptance"] <= 1
 
 
+def test_the_hybrid_of_one_vocabulary_is_the_distance_of_probabilities(tmp_path: Path) -> None:
+    source = teacher(tmp_path)
+    stage = DistillMTP(tiny_backbone(tmp_path), source, uld_matching="hybrid")
+    stage.configure_model()
+    batch = batch_of([[5, 3], [6]])
+    targets = batch["student_targets"]
+    rows = {name: batch[name] for name in ("input_ids", "position_ids")}
+    ours, theirs = (
+        model(**rows, use_cache=False).logits.flatten(0, 1)
+        for model in (stage.backbone.causal_lm, stage._teacher.model)
+    )
+    truth = (ours.softmax(-1) - theirs.softmax(-1))[targets - 1].abs().sum(-1)
+    torch.testing.assert_close(stage._terms(batch, stage._hidden(batch))["kd"], truth)
+    assert "student_shared" not in " ".join(stage.state_dict())
+    assert fit(stage, [batch]).callback_metrics["val/kd"] > 0
+
+
+def test_the_share_of_paired_targets_is_that_of_the_whole_step(tmp_path: Path) -> None:
+    stage = DistillMTP(tiny_backbone(tmp_path, mtp_depth=1), teacher(tmp_path))
+    stage.configure_model()
+    parts = [batch_of([[5, 3], [6]]), batch_of([[9, 4], [2, 2]]), batch_of([[3]])]  # 11, 13 and 2 targets
+    for part, kept in zip(parts, (4, 13, 0), strict=True):
+        for side in ("student_targets", "teacher_targets"):
+            part[side] = part[side][:kept]
+    logged: dict[str, Tensor] = {}
+    stage.log_dict = lambda rows, **_: logged.update(rows)
+    for part, window in zip(parts, (parts, [], []), strict=True):
+        stage.training_step(part | {"window": window}, 0)
+    torch.testing.assert_close(logged["uld/paired_share"], torch.tensor(17 / 26))
+    assert "train/loss" in logged
+    del stage.log_dict
+    metrics = fit(stage, parts).callback_metrics
+    torch.testing.assert_close(metrics["val/paired_share"], torch.tensor(17 / 26))
+
+
 def test_acceptance_compares_the_same_target(tmp_path: Path) -> None:
     stage = DistillMTP(tiny_backbone(tmp_path, mtp_depth=1), kd="none")
     stage.configure_model()

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from katlit.losses.mtp import paired_indices, target_indices
+from katlit.losses.mtp import paired_indices, paired_targets, target_indices
 
 ROWS = st.integers(1, 3).flatmap(
     lambda rows: st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=4), min_size=rows, max_size=rows)
@@ -36,3 +36,6 @@ def test_a_target_and_its_predictor_share_a_document(rows: list[list[int]], dept
     student, teacher = paired_indices(chosen, partners, positions, depth)
     assert student.tolist() == expected
     assert [chosen[partner - 100].item() for partner in teacher.tolist()] == expected
+    some = chosen[::2]
+    paired = [index in some.tolist() for index in target_indices(mask, positions, 0).tolist()]
+    assert paired_targets(some, mask, positions).tolist() == paired

@@ -47,5 +47,5 @@ def test_log_probabilities_hold_a_chunk() -> None:
 
 
 def test_distillation_works_on_both_vocabularies() -> None:
-    # logits 4 · (200 + 50), the teacher's sort 16 · 50, two arrays of the student's, 8 · 200; the head
-    assert logits.working_bytes("uld", 3, SHAPE, FLOAT32, 50) == 3 * (1000 + 800 + 1600) + 200 * 16 * 4
+    # logits 4 · (200 + 50), the sorts of both, 16 bytes an entry; the head
+    assert logits.working_bytes("uld", 3, SHAPE, FLOAT32, 50) == 3 * (1000 + 800 + 3200) + 200 * 16 * 4

@@ -1,32 +1,41 @@
 """Universal Logit Distillation, between models of two vocabularies (Boizard et al., arXiv 2402.12030).
 
-Shapes: P positions, V and W the two vocabularies.
+Shapes: G students share a row of the teacher, R rows, V and W the two vocabularies.
 """
 
-import torch
-from torch import Tensor, nn
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from katlit.kernels import uld as kernel
+from katlit.losses.divergence import of_logits
 
 
-def uld(
-    student_logits: Tensor,  # [P, V]
-    teacher_logits: Tensor,  # [P, W]
-    temperature: float = 1.0,
-) -> Tensor:  # [P]
+@dataclass(frozen=True)
+class UniversalLogit:
     """`Σ_i |sort↓(p)_i - sort↓(q)_i|`, the shorter vector padded with zeros (recipe §3): from 0 to 2.
 
     Args:
-        student_logits: Get the gradient.
-        teacher_logits: Get none.
         temperature: Divides the logits of both sides.
     """
-    student = _sorted_probabilities(student_logits, temperature)
-    teacher = _sorted_probabilities(teacher_logits.detach(), temperature)
-    missing = student.shape[-1] - teacher.shape[-1]
-    student = nn.functional.pad(student, (0, max(-missing, 0)))
-    teacher = nn.functional.pad(teacher, (0, max(missing, 0)))
-    return (student - teacher).abs().sum(dim=-1)
+
+    temperature: float = 1.0
+
+    def sweep(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, ...]:
+        """See `Divergence`."""
+        return (kernel.forward(student, teacher, self.temperature),)
+
+    def add_gradient(
+        self, student: Tensor, teacher: Tensor, found: tuple[Tensor, ...], upstream: Tensor, out: Tensor
+    ) -> None:
+        """See `Divergence`."""
+        kernel.add_gradient(student, teacher, upstream, out, self.temperature)
 
 
-def _sorted_probabilities(logits: Tensor, temperature: float) -> Tensor:
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    return torch.sort((wide / temperature).softmax(dim=-1), dim=-1, descending=True).values
+def uld(
+    student_logits: Tensor,  # [R, V]
+    teacher_logits: Tensor,  # [R, W]
+    temperature: float = 1.0,
+) -> Tensor:  # [R]
+    """`UniversalLogit` of logits that exist already; `distillation` is for those that need not."""
+    return of_logits(student_logits, teacher_logits, UniversalLogit(temperature))

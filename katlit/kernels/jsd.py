@@ -1,8 +1,8 @@
 """Generalised Jensen-Shannon divergence of two rows of logits over one vocabulary.
 
-With the teacher's p, the student's q and `m = β·p + (1-β)·q`: `β·KL(p‖m) + (1-β)·KL(q‖m)`, at the ends KL(p‖q)
-(β = 0) and KL(q‖p) (β = 1). The gradient by the student's logits is, over the temperature, `q - p`,
-`q·(log q - log p - KL(q‖p))` or `(1-β)·q·(log q - log m - KL(q‖m))`.
+With the teacher's p, the student's q and `m = β·p + (1-β)·q`: `β·KL(p‖m) + (1-β)·KL(q‖m)`, at the ends
+KL(p‖q) (β = 0) and KL(q‖p) (β = 1). The gradient by the student's logits, times the temperature, is
+`(1-β)·q·(log q - log m - KL(q‖m))`, at the ends `q - p` and `q·(log q - log p - KL(q‖p))`.
 
 Shapes: G students share a row of the teacher, R rows, V vocabulary.
 """

@@ -1,7 +1,7 @@
 """Triton kernels of `katlit.kernels.jsd`: one launch forward, one backward.
 
-Forward, a program passes over its two rows twice, since the mixture needs both sums: the second time they come
-from the cache. Backward, once. Padding and offsets as in `log_prob_triton`.
+Forward, a program passes over its two rows twice, since the mixture needs both sums: the second time they
+may come from the cache. Backward, once. Padding and offsets as in `log_prob_triton`.
 
 Shapes: G students share a row of the teacher, R rows, V vocabulary.
 """
@@ -117,8 +117,8 @@ def forward(student: Tensor, teacher: Tensor, beta: float, temperature: float) -
     if out.numel():
         block = min(_BLOCK, triton.next_power_of_2(vocabulary))
         _forward[(rows, depths)](
-            student, *student.stride()[:2], teacher, teacher.stride(0), float(beta), float(temperature), out, of_teacher,
-            vocabulary, BETA_IS_ZERO=beta == 0, BETA_IS_ONE=beta == 1, BLOCK=block, num_warps=8,
+            student, *student.stride()[:2], teacher, teacher.stride(0), float(beta), float(temperature), out,
+            of_teacher, vocabulary, BETA_IS_ZERO=beta == 0, BETA_IS_ONE=beta == 1, BLOCK=block, num_warps=8,
         )  # fmt: skip
     return *out, *of_teacher
 
@@ -132,12 +132,12 @@ def add_gradient(
     beta: float,
     temperature: float,
 ) -> None:
-    """Add the gradient by the student's logits to `out` [G, R, V]; `known` is what `forward` gave but values."""
+    """Add the gradient by the student's logits to `out`; `known` is what `forward` gave, values left out."""
     depths, rows, vocabulary = student.shape
     if upstream.numel():
         block = min(_BLOCK, triton.next_power_of_2(vocabulary))
         _add_gradient[(rows, depths, triton.cdiv(vocabulary, block))](
-            student, *student.stride()[:2], teacher, teacher.stride(0), float(beta), float(temperature), *known,
-            upstream.float().contiguous(), out, *out.stride()[:2], vocabulary,
+            student, *student.stride()[:2], teacher, teacher.stride(0), float(beta), float(temperature),
+            *known, upstream.float().contiguous(), out, *out.stride()[:2], vocabulary,
             BETA_IS_ZERO=beta == 0, BETA_IS_ONE=beta == 1, BLOCK=block, num_warps=8,
         )  # fmt: skip

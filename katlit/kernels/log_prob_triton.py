@@ -1,7 +1,7 @@
 """Triton kernels of `katlit.kernels.log_prob`: one sweep over each row forward, one backward.
 
-Sums run along with the largest logit so far and are rescaled when it grows. What lies beyond the vocabulary is
-padded with a finite number, since -∞ - (-∞) is NaN; offsets are 64 bits wide, since R · V passes 2³¹.
+Sums run along with the largest logit so far and are rescaled when it grows. What lies beyond the vocabulary
+is padded with a finite number, since -∞ - (-∞) is NaN; offsets are 64 bits wide, since R · V passes 2³¹.
 
 Shapes: R rows, V vocabulary.
 """

@@ -1,8 +1,8 @@
 """Distance of the sorted probabilities of two rows of logits over any two vocabularies.
 
-`Σ_i |sort↓(p)_i - sort↓(q)_i|`, the shorter row padded with zeros. Softmax keeps the order, so logits are sorted
-in place of probabilities. There is no kernel of ours: nearly all of the time goes into the sort, for which
-CUDA has its own radix sort, and the difference of the sorted rows is one more pass over them.
+`Σ_i |sort↓(p)_i - sort↓(q)_i|`, the shorter row padded with zeros. Softmax keeps the order, so logits are
+sorted in place of probabilities. There is no Triton kernel: nearly all of the time goes into the sort, for
+which torch has a radix sort on CUDA, and the difference of the sorted rows is one more pass over them.
 
 Shapes: G students share a row of the teacher, R rows, V and W the two vocabularies.
 """

@@ -41,4 +41,4 @@ class _OfLogits(Function):
 
 def of_logits(student: Tensor, teacher: Tensor, divergence: Divergence) -> Tensor:
     """Divergence [R] of logits [R, V] and [R, W] that exist already; the teacher's get no gradient."""
-    return _OfLogits.apply(student, teacher.detach(), divergence)
+    return _OfLogits.apply(student, teacher.detach(), divergence)  # type: ignore[no-untyped-call]

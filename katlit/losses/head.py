@@ -1,14 +1,15 @@
 """Losses of an output head, from hidden states: logits of a few targets exist at a time.
 
 `selected_log_probs` serves cross-entropy and policy loss, `distillation` adds a divergence from a teacher. A
-chunk of targets is multiplied by the head, swept (`katlit.kernels`) and forgotten; the backward pass multiplies
-again, and adds the chunks' gradients up in float32. Recomputing costs one product more than forming gradients in
-the forward pass would, but leaves values that may be weighted, clipped or averaged in any way afterwards.
+chunk of targets is multiplied by the head, swept (`katlit.kernels`) and forgotten; the backward pass
+multiplies again and adds the chunks' gradients up in float32. Recomputing costs one product more than forming
+gradients in the forward pass would, but leaves values that the caller may weight, clip or average at will.
 
 All depths of multi-token prediction go through one call, so the head they share has one gradient, and the
 teacher's logits of a target are computed once for all of them.
 
-Shapes: G depths, T targets, P of them with a teacher, H and K widths, V and W vocabularies, R targets of a chunk.
+Shapes: G depths, T targets, P of them with a teacher, H and K widths, V and W vocabularies, R targets of a
+chunk.
 """
 
 from collections.abc import Iterator
@@ -57,7 +58,9 @@ def selected_log_probs(
         float64 where the head is.
     """
     none = weight.new_empty(0, 0)
-    found = _HeadLosses.apply(hidden.unsqueeze(0), weight, targets, none, none, _Settings(temperature))
+    found = _HeadLosses.apply(  # type: ignore[no-untyped-call]
+        hidden.unsqueeze(0), weight, targets, none, none, _Settings(temperature)
+    )
     return found[0].squeeze(0), found[1].squeeze(0)
 
 
@@ -81,15 +84,17 @@ def distillation(
     """
     teacher = teacher_hidden.detach(), teacher_weight.detach()
     settings = _Settings(divergence=divergence)
-    log_probs, _, values = _HeadLosses.apply(hidden, weight, targets, *teacher, settings)
-    return log_probs, values
+    found = _HeadLosses.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, targets, *teacher, settings
+    )
+    return found[0], found[2]
 
 
 @torch.no_grad()
 def greedy_tokens(hidden: Tensor, weight: Tensor) -> Tensor:  # [..., H], [V, H] -> [...]
     """The likeliest token of each hidden state."""
     rows = hidden.flatten(0, -2)
-    parts = rows.split(chunk_targets(len(weight), device=rows.device.type))
+    parts = torch.split(rows, chunk_targets(len(weight), device=rows.device.type))
     return torch.cat([(part @ weight.T).argmax(dim=-1) for part in parts]).view(hidden.shape[:-1])
 
 

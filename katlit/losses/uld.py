@@ -26,7 +26,7 @@ class UniversalLogit:
         return (kernel.forward(student, teacher, self.temperature),)
 
     def add_gradient(
-        self, student: Tensor, teacher: Tensor, found: tuple[Tensor, ...], upstream: Tensor, out: Tensor
+        self, student: Tensor, teacher: Tensor, _found: tuple[Tensor, ...], upstream: Tensor, out: Tensor
     ) -> None:
         """See `Divergence`."""
         kernel.add_gradient(student, teacher, upstream, out, self.temperature)

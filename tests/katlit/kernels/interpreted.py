@@ -1,7 +1,7 @@
 """Kernels and their plain twins against the definition in float64, by the relative-error rule.
 
-Collected only when named, and run under TRITON_INTERPRET=1: see `test_kernels.py`. What is allocated starts as
-NaN, so a number that was not written shows.
+Collected only when named, and run under TRITON_INTERPRET=1: see `test_kernels.py`. What is allocated starts
+as NaN, so a number that was not written shows.
 """
 
 from collections.abc import Iterator

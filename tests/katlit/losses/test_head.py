@@ -61,12 +61,12 @@ def plain(
     weight: Tensor,
     targets: Tensor,
     theirs: Tensor,
-    head_of_theirs: Tensor,
+    matrix: Tensor,
     divergence: Divergence,
 ) -> tuple[Tensor, Tensor]:
     logits = hidden @ weight.T
     log_probs = torch.distributions.Categorical(logits=logits).log_prob(targets)
-    truth = (theirs @ head_of_theirs.T).expand(len(hidden), -1, -1)
+    truth = (theirs @ matrix.T).expand(len(hidden), -1, -1)
     return log_probs, plain_divergence(divergence, logits[:, : len(theirs)], truth)
 
 
@@ -138,7 +138,7 @@ def test_what_is_frozen_gets_nothing() -> None:
 @pytest.mark.usefixtures("_chunks")
 @pytest.mark.parametrize(("divergence", "theirs"), DIVERGENCES)
 def test_half_precision_is_no_worse_than_plain(divergence: Divergence, theirs: int) -> None:
-    """|ours - truth| ≤ |plain - truth| + slack, the plain one with logits in bfloat16 and softmax in float32."""
+    """|ours - truth| ≤ |plain - truth| + slack, plain with bfloat16 logits and a float32 softmax."""
     student = case(DEPTHS, TARGETS, dtype=torch.bfloat16)
     truth = teacher(6, theirs, torch.bfloat16)
     found = []

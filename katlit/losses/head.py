@@ -227,10 +227,9 @@ def _logit_gradient(
     room: Tensor | None,
 ) -> Tensor:  # [G, R, V]
     """Gradient by a chunk's logits: in the room, or in place of the logits where nothing else needs them."""
-    shape, logits = chunk.logits.shape, chunk.logits.flatten(0, 1)
-    out = (
-        room.flatten()[: logits.numel()].view(shape) if room is not None and swept.compared else chunk.logits
-    )
+    logits, out = chunk.logits.flatten(0, 1), chunk.logits
+    if room is not None and swept.compared:
+        out = room.flatten()[: logits.numel()].view(out.shape)
     if to_log_probs is None:
         upstream = torch.zeros_like(swept.found.log_probs)
     else:

@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from katlit.losses.mtp import paired_indices
 from katlit.losses.uld import uld
 
 STUDENT_VOCABULARY, TEACHER_VOCABULARY = 151936, 128256
@@ -136,8 +135,7 @@ def packed_difference(tokens: int = 48) -> dict[str, float]:
     left, right = (
         torch.cat([side, side + length]) for side, length in zip(targets(tokens), lengths, strict=True)
     )
-    positions = torch.arange(lengths[0]).repeat(2).unsqueeze(0)
-    _, packed = ours(student, teacher, paired_indices(left, right, positions, 0))
+    _, packed = ours(student, teacher, (left, right))
     apart = torch.cat([ours(*document, targets(tokens))[1] for document in documents]) / 2
     return {"packed_difference": ((packed - apart).abs().max() / apart.abs().max()).item()}
 

@@ -13,15 +13,13 @@ class Needs:
     """What `katlit plan` counts for a stage.
 
     Attributes:
-        losses: Those of `katlit.losses` that make logits of the main head.
-        mtp_losses: Those that each MTP module repeats; empty where they are not trained.
+        losses: One entry for each time that logits are made; trained MTP modules take part in all.
         teacher: Name or directory of a frozen model of another shape.
         references: Frozen copies of the policy.
         placement: Where the weights of the frozen models are.
     """
 
     losses: tuple[Loss, ...] = ("log_probs",)
-    mtp_losses: tuple[Loss, ...] = ()
     teacher: str | None = None
     references: int = 0
     placement: Placement = "device"

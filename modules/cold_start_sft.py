@@ -10,7 +10,7 @@ from typing_extensions import override
 from katlit.backbone import Backbone
 from katlit.batch import TokenBatch
 from katlit.errors import UserError
-from katlit.losses.log_probs import selected_log_probs
+from katlit.losses.head import selected_log_probs
 from katlit.losses.mtp import target_indices
 from katlit.losses.reduce import token_mean
 from katlit.module import DEFAULT_OPTIMIZATION, KatModule

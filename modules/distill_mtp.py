@@ -1,29 +1,31 @@
 """Stage 1: distillation from a teacher, with multi-token prediction (recipe §3).
 
-Shapes: B rows, L tokens, H width, V vocabulary, T targets, P aligned pairs, D MTP depths. The main head is
-depth 0. A target at flattened index s is predicted by depth k from position s - k - 1.
+Shapes: B rows, L tokens, H width, T targets, P of them aligned with the teacher's, G = 1 + D depths of
+prediction. The main head is depth 0. A target at flattened index s is predicted by depth k from position
+s - k - 1.
 """
 
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
 from katlit.backbone import Backbone
 from katlit.batch import DistillBatch
 from katlit.errors import UserError
 from katlit.frozen import FrozenModel, Placement
-from katlit.losses.distill import jsd
-from katlit.losses.log_probs import selected_log_probs
-from katlit.losses.mtp import pair_number, paired_indices, paired_targets, target_indices, target_number
+from katlit.losses.distill import JensenShannon
+from katlit.losses.divergence import Divergence
+from katlit.losses.head import distillation, greedy_tokens, selected_log_probs
+from katlit.losses.mtp import pair_number, paired_first, target_indices, target_number, within_reach
 from katlit.losses.reduce import token_mean
-from katlit.losses.uld import hybrid_uld, uld
+from katlit.losses.uld import UniversalLogit, matching_of
 from katlit.module import DEFAULT_OPTIMIZATION, KatModule
-from katlit.needs import Loss, Needs
+from katlit.needs import Needs
 from katlit.optimization import Optimization
 from katlit.pretrained import load_model, load_tokenizer, output_weight
-from katlit.shared_tokens import SharedTokens, shared_tokens
+from katlit.shared_tokens import shared_tokens
 
 
 class DistillMTP(KatModule):
@@ -42,7 +44,7 @@ class DistillMTP(KatModule):
         uld_matching: Of `uld`: by rank alone, or hybrid, where tokens that both vocabularies have are
             compared with each other and only the rest by rank.
         kd_weight: λ.
-        beta: Of `jsd`: towards 0 forward KL, towards 1 reverse KL.
+        beta: Of jsd: towards 0 forward KL, towards 1 reverse KL.
         temperature: Divides the logits of both sides in `kd`.
         mtp_weight: μ; 0 leaves the MTP modules untrained.
         teacher_placement: Where the teacher's weights are, see `katlit.frozen.FrozenModel`.
@@ -66,20 +68,19 @@ class DistillMTP(KatModule):
         self.kd = kd
         self.uld_matching = uld_matching
         self.kd_weight = kd_weight
-        self.beta = beta
         self.temperature = temperature
+        jsd, uld = JensenShannon(beta, temperature), UniversalLogit(temperature)
+        self.divergence: Divergence = jsd if kd == "jsd" else uld
         self.mtp_weight = mtp_weight
         self.teacher_placement: Placement = teacher_placement
         self.trains_mtp = mtp_weight > 0
         self._teacher: FrozenModel | None = None
-        self._shared: SharedTokens | None = None  # where `uld` is hybrid
 
     @override
     def needs(self) -> Needs:
-        losses: tuple[Loss, ...] = ("log_probs",) if self.kd == "none" else ("log_probs", self.kd)
-        teacher = None if self.kd == "none" else self.teacher
-        mtp_losses = losses if self.trains_mtp else ()
-        return Needs(losses, mtp_losses, teacher, placement=self.teacher_placement)
+        if self.kd == "none":
+            return Needs(("log_probs",))
+        return Needs((self.kd,), self.teacher, placement=self.teacher_placement)
 
     @override
     def load_companions(self) -> None:
@@ -91,12 +92,10 @@ class DistillMTP(KatModule):
         if self.kd == "jsd":
             self._require_one_vocabulary(self.teacher, len(output_weight(model)))
         elif self.uld_matching == "hybrid":
-            self._shared = shared_tokens(
-                self.backbone.protocol.tokenizer,
-                load_tokenizer(self.teacher, "model.teacher"),
-                len(self.backbone.head_weight),
-                len(output_weight(model)),
-            )
+            sizes = len(self.backbone.head_weight), len(output_weight(model))
+            tokenizers = self.backbone.protocol.tokenizer, load_tokenizer(self.teacher, "model.teacher")
+            matching = matching_of(*shared_tokens(*tokenizers, *sizes), *sizes)
+            self.divergence = UniversalLogit(self.temperature, matching)
         self._teacher = FrozenModel(model, self.teacher_placement)
 
     def _require_one_vocabulary(self, source: str, teacher_logits: int) -> None:
@@ -157,53 +156,50 @@ class DistillMTP(KatModule):
         return [states.flatten(0, 1) for states in (hidden.main, *hidden.mtp)], hidden.routing
 
     def _terms(self, batch: DistillBatch, hidden: list[Tensor]) -> dict[str, Tensor]:
-        """Cross-entropy [T] and distillation [P] of each depth, one value for each target within reach."""
-        ids = batch["input_ids"].flatten()
+        """Cross-entropy and distillation of each depth, one value for each target within reach."""
+        positions = batch["position_ids"]
+        targets = paired_first(batch["student_targets"], batch["loss_mask"], positions)
+        log_probs, divergences = self._losses(batch, _predictors(hidden, targets), targets)
         terms: dict[str, Tensor] = {}
-        for k, states in enumerate(hidden):
-            targets = target_indices(batch["loss_mask"], batch["position_ids"], k)
-            predictors = states[targets - k - 1]
-            terms[_name(k, "ce")] = -selected_log_probs(predictors, self.backbone.head_weight, ids[targets])[
-                0
-            ]
-        if self._teacher is not None:
-            terms |= self._distillation(batch, hidden, self._teacher)
+        for k in range(len(hidden)):
+            reach = within_reach(targets, positions, k)
+            terms[_name(k, "ce")] = -log_probs[k, reach]
+            if divergences is not None:
+                terms[_name(k, "kd")] = divergences[k, reach[: divergences.shape[1]]]
         return terms
 
-    def _distillation(
-        self, batch: DistillBatch, hidden: list[Tensor], teacher: FrozenModel
-    ) -> dict[str, Tensor]:
-        theirs, head = teacher.read(batch["teacher_input_ids"], batch["teacher_position_ids"])
-        theirs = theirs.flatten(0, 1)
-        terms: dict[str, Tensor] = {}
-        for k, states in enumerate(hidden):
-            student, paired = paired_indices(
-                batch["student_targets"], batch["teacher_targets"], batch["position_ids"], k
-            )
-            ours = self.backbone.logits(states[student - k - 1])
-            truth = nn.functional.linear(theirs[paired - 1], head)
-            if self.kd == "jsd":
-                terms[_name(k, "kd")] = jsd(ours, truth, self.beta, self.temperature)
-            elif self._shared is None:
-                terms[_name(k, "kd")] = uld(ours, truth, self.temperature)
-            else:
-                self._shared = self._shared.to(ours.device)
-                terms[_name(k, "kd")] = hybrid_uld(ours, truth, *self._shared, self.temperature)
-        return terms
+    def _losses(
+        self, batch: DistillBatch, predictors: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Log-probabilities [G, T] and, where there is a teacher, divergences [G, P]."""
+        head, ids = self.backbone.head_weight, batch["input_ids"].flatten()[targets]
+        if self._teacher is None:
+            log_probs, _ = selected_log_probs(predictors.flatten(0, 1), head, ids.repeat(len(predictors)))
+            return log_probs.view(len(predictors), -1), None
+        theirs = self._teacher.read(batch["teacher_input_ids"], batch["teacher_position_ids"])
+        truth = theirs.hidden.flatten(0, 1)[batch["teacher_targets"] - 1]
+        self.divergence = self.divergence.to(head.device)
+        return distillation(predictors, head, ids, truth, theirs.head, self.divergence)
 
     def _paired(self, batch: DistillBatch) -> Tensor:
         """Whether each target [T] of the main head has a counterpart at the teacher."""
-        return paired_targets(batch["student_targets"], batch["loss_mask"], batch["position_ids"]).float()
+        targets = paired_first(batch["student_targets"], batch["loss_mask"], batch["position_ids"])
+        return (torch.arange(len(targets), device=targets.device) < len(batch["student_targets"])).float()
 
     def _accepted(self, batch: DistillBatch, hidden: list[Tensor]) -> dict[str, Tensor]:
         """Whether each depth's greedy token [T] is the main head's for the same target."""
+        targets = target_indices(batch["loss_mask"], batch["position_ids"], 0)
+        greedy = greedy_tokens(_predictors(hidden, targets), self.backbone.head_weight)
         accepted: dict[str, Tensor] = {}
-        for k, states in enumerate(hidden[1:], start=1):
-            targets = target_indices(batch["loss_mask"], batch["position_ids"], k)
-            draft = self.backbone.logits(states[targets - k - 1]).argmax(dim=-1)
-            main = self.backbone.logits(hidden[0][targets - 1]).argmax(dim=-1)
-            accepted[_name(k, "acceptance")] = (draft == main).float()
+        for k in range(1, len(hidden)):
+            reach = within_reach(targets, batch["position_ids"], k)
+            accepted[_name(k, "acceptance")] = (greedy[k] == greedy[0])[reach].float()
         return accepted
+
+
+def _predictors(hidden: list[Tensor], targets: Tensor) -> Tensor:
+    """The hidden state [H] from which each depth predicts each target, [G, T, H]; any, where out of reach."""
+    return torch.stack([states[(targets - k - 1).clamp(min=0)] for k, states in enumerate(hidden)])
 
 
 def _name(depth: int, term: str) -> str:

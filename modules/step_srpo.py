@@ -14,7 +14,7 @@ from katlit.backbone import Backbone
 from katlit.batch import RolloutBatch
 from katlit.frozen import FrozenModel, Placement
 from katlit.losses.advantages import Rollouts, grpo, hipo, process
-from katlit.losses.log_probs import selected_log_probs
+from katlit.losses.head import selected_log_probs
 from katlit.losses.mtp import target_indices, target_number
 from katlit.losses.policy import clipped, effective_sample_share, importance_weights, k3, policy_loss
 from katlit.losses.reduce import token_mean

@@ -1,63 +1,78 @@
 """Universal Logit Distillation, between models of two vocabularies (Boizard et al., arXiv 2402.12030).
 
-Shapes: P positions, V and W the two vocabularies, S tokens that they share.
+Shapes: G students share a row of the teacher, R rows, V and W the two vocabularies, S tokens that they share.
 """
+
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from katlit.losses.sorted_distance import sorted_distance
+from katlit.kernels import uld as kernel
+from katlit.kernels.uld import Matching
+from katlit.losses.divergence import of_logits
 
 
-def uld(
-    student_logits: Tensor,  # [P, V]
-    teacher_logits: Tensor,  # [P, W]
-    temperature: float = 1.0,
-) -> Tensor:  # [P]
+@dataclass(frozen=True)
+class UniversalLogit:
     """`Σ_i |sort↓(p)_i - sort↓(q)_i|`, the shorter vector padded with zeros (recipe §3): from 0 to 2.
 
     Args:
-        student_logits: Get the gradient.
-        teacher_logits: Get none.
         temperature: Divides the logits of both sides.
+        matching: Tokens of both vocabularies, which are compared as such, and only the rest by rank (recipe
+            §3, our choice): `Σ_s |p_s - q_s|` over the shared ones, plus the sum above over the others. With
+            nothing shared it is that sum; with everything, twice the total variation distance. None: all are
+            compared by rank.
     """
-    student = _probabilities(student_logits, temperature)
-    return sorted_distance(student, _probabilities(teacher_logits.detach(), temperature))
+
+    temperature: float = 1.0
+    matching: Matching | None = None
+
+    def to(self, device: torch.device) -> "UniversalLogit":
+        """See `Divergence`."""
+        if self.matching is None or self.matching.student.device == device:
+            return self
+        return replace(self, matching=Matching(*(ids.to(device) for ids in self.matching)))
+
+    def sweep(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, ...]:
+        """See `Divergence`."""
+        return (kernel.forward(student, teacher, self.temperature, self.matching),)
+
+    def add_gradient(
+        self, student: Tensor, teacher: Tensor, _found: tuple[Tensor, ...], upstream: Tensor, out: Tensor
+    ) -> None:
+        """See `Divergence`."""
+        kernel.add_gradient(student, teacher, upstream, out, self.temperature, self.matching)
 
 
-def hybrid_uld(
-    student_logits: Tensor,  # [P, V]
-    teacher_logits: Tensor,  # [P, W]
+def matching_of(
     student_shared: Tensor,  # [S] int64
     teacher_shared: Tensor,  # [S] int64
-    temperature: float = 1.0,
-) -> Tensor:  # [P]
-    """Tokens of both vocabularies are compared as such, only the rest by rank (recipe §3, our choice).
-
-    `Σ_s |p_s - q_s|` over the shared tokens plus the sum of `uld` over all others, from 0 to 2. With nothing
-    shared it is `uld`; with everything, twice the total variation distance. What is left is smaller than a
-    vocabulary, so it is cheaper as well.
+    student_vocabulary: int,
+    teacher_vocabulary: int,
+) -> Matching:
+    """What `UniversalLogit` wants to know of the tokens that two vocabularies share.
 
     Args:
-        student_logits: Get the gradient.
-        teacher_logits: Get none.
         student_shared: The student's ids of the shared tokens, none twice.
         teacher_shared: The teacher's ids of the same tokens, in the same order.
-        temperature: Divides the logits of both sides.
+        student_vocabulary: V.
+        teacher_vocabulary: W.
     """
-    student = _probabilities(student_logits, temperature)
-    teacher = _probabilities(teacher_logits.detach(), temperature)
-    matched = (student[:, student_shared] - teacher[:, teacher_shared]).abs().sum(dim=-1)
-    ours, theirs = _others(student_shared, student.shape[-1]), _others(teacher_shared, teacher.shape[-1])
-    return matched + sorted_distance(student[:, ours], teacher[:, theirs])
+    ours, theirs = _others(student_shared, student_vocabulary), _others(teacher_shared, teacher_vocabulary)
+    return Matching(student_shared, teacher_shared, ours, theirs)
 
 
 def _others(ids: Tensor, vocabulary: int) -> Tensor:  # [S] -> [V - S]
-    """Ids that are not among the given ones; its length is known, so nothing waits for the device."""
-    given = torch.zeros(vocabulary, dtype=torch.int8, device=ids.device).index_fill_(0, ids, 1)
-    return given.argsort(stable=True)[: vocabulary - len(ids)]
+    given = torch.zeros(vocabulary, dtype=torch.bool, device=ids.device).index_fill_(0, ids, True)
+    return (~given).nonzero().squeeze(-1)
 
 
-def _probabilities(logits: Tensor, temperature: float) -> Tensor:
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    return (wide / temperature).softmax(dim=-1)
+def uld(
+    student_logits: Tensor,  # [R, V]
+    teacher_logits: Tensor,  # [R, W]
+    temperature: float = 1.0,
+    matching: Matching | None = None,
+) -> Tensor:  # [R]
+    """`UniversalLogit` of logits that exist already; `distillation` is for those that need not."""
+    return of_logits(student_logits, teacher_logits, UniversalLogit(temperature, matching))

@@ -1,41 +1,61 @@
-"""What the losses of `katlit.losses` hold of logits and distributions, at their largest.
+"""What the losses of `katlit.losses.head` hold of rows, logits and gradients, at their largest.
 
-Counted for float32 arithmetic, which all of them use: 4 bytes a number, 8 an index of a sort.
+Counted as on a GPU, whose chunks are the larger ones.
 """
 
-from katlit.losses.log_probs import CHUNK_TOKENS
+from katlit.kernels.rows import BLOCK_BYTES
+from katlit.losses.head import chunk_targets
 from katlit.needs import Loss
 from katlit.plan.precision import Precision
 from katlit.plan.shape import Shape
 
+WIDE = 4  # float32, in which sweeps work and gradients add up
+# Of a block of rows: values, indices and probabilities of both sorts, signs, their products.
+_SORT_ARRAYS = 10
 
-def kept_bytes(loss: Loss, targets: int, shape: Shape, precision: Precision) -> int:
-    """What a loss keeps until its backward pass.
 
-    `selected_log_probs` keeps the rows it multiplies and recomputes the rest. `uld` keeps the probabilities
-    and a sign for each; `jsd` the log-probabilities, both inputs of the mixture,
-    both probabilities and a difference.
+def kept_bytes(
+    loss: Loss, targets: int, depths: int, shape: Shape, precision: Precision, teacher: Shape | None = None
+) -> int:
+    """What a loss keeps until its backward pass: the rows that it multiplies by the heads.
+
+    Args:
+        loss: Which one.
+        targets: T.
+        depths: Heads that predict each: 1, and the MTP modules.
+        shape: Of the model that is trained.
+        precision: Of its numbers.
+        teacher: Shape of the one that distillation compares with.
     """
-    rows = targets * shape.hidden * precision.stream
-    if loss == "log_probs":
-        return rows
-    widths = {"uld": 4 + 1, "jsd": 6 * 4}
-    return rows + targets * shape.vocabulary * widths[loss]
+    student = targets * depths * shape.hidden * precision.stream
+    if loss == "log_probs" or teacher is None:
+        return student
+    return student + targets * teacher.hidden * precision.stream
 
 
 def working_bytes(
-    loss: Loss, targets: int, shape: Shape, precision: Precision, teacher_vocabulary: int = 0
+    loss: Loss, targets: int, depths: int, shape: Shape, precision: Precision, teacher: Shape | None = None
 ) -> int:
-    """What a loss needs while it is computed, and the second copy of the head's gradient that adds to it.
+    """What a loss needs in its backward pass: a chunk of logits, and gradients of rows and head.
 
-    `selected_log_probs`: four arrays of a chunk (log-probabilities, probabilities, their product; then the
-    gradients). The others: logits and their float32 copies on both sides, and the teacher's sort; `uld` the
-    student's sort and differences as well.
+    A divergence needs the chunk's gradient beside its logits, a copy of it in the type of products, and the
+    teacher's logits.
+
+    Args:
+        loss: Which one.
+        targets: T.
+        depths: Heads that predict each.
+        shape: Of the model that is trained.
+        precision: Of its numbers.
+        teacher: Shape of the one that distillation compares with.
     """
-    head = shape.embedding * precision.compute
-    if loss == "log_probs":
-        return min(targets, CHUNK_TOKENS) * shape.vocabulary * 4 * 4 + head
-    logits = targets * (shape.vocabulary + teacher_vocabulary) * precision.compute
-    sort = targets * teacher_vocabulary * (4 + 4 + 8)
-    student = targets * shape.vocabulary * (4 + 8 + 4 if loss == "uld" else 2 * 4)
-    return head + logits + sort + student
+    half = precision.compute != WIDE
+    head = shape.embedding * (WIDE + (precision.weights if precision.weights != WIDE else 0))
+    rows = targets * depths * shape.hidden * precision.stream
+    chunk = min(targets, chunk_targets(shape.vocabulary, depths))
+    logits = chunk * depths * shape.vocabulary
+    if loss == "log_probs" or teacher is None:
+        return head + rows + logits * precision.compute
+    sort = _SORT_ARRAYS * min(BLOCK_BYTES, chunk * max(shape.vocabulary, teacher.vocabulary) * WIDE)
+    compared = logits * (WIDE + half * precision.compute) + chunk * teacher.vocabulary * precision.compute
+    return head + rows + logits * precision.compute + compared + (sort if loss == "uld" else 0)

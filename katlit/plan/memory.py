@@ -19,7 +19,7 @@ class Job:
 
     Attributes:
         shape: Of the model that is trained.
-        losses: One entry for each time that the output head is used.
+        losses: One entry for each time that logits are made.
         trains_mtp: Whether the MTP modules run and have gradients.
         companions: Shapes of frozen models.
         placement: Where their weights are.
@@ -102,8 +102,8 @@ def plan(job: Job) -> Plan:
 
 def _logits(job: Job) -> int:
     """What all losses keep, and the most that one of them needs; every token counts as a target."""
-    tokens, shape, precision = job.batch.tokens, job.shape, job.precision
-    vocabulary = max((model.vocabulary for model in job.companions), default=0)
-    kept = sum(logits.kept_bytes(loss, tokens, shape, precision) for loss in job.losses)
-    working = (logits.working_bytes(loss, tokens, shape, precision, vocabulary) for loss in job.losses)
-    return kept + max(working)
+    depths = 1 + (job.shape.mtp_depth if job.trains_mtp else 0)
+    teacher = max(job.companions, key=lambda model: model.vocabulary, default=None)
+    what = job.batch.tokens, depths, job.shape, job.precision, teacher
+    kept = sum(logits.kept_bytes(loss, *what) for loss in job.losses)
+    return kept + max(logits.working_bytes(loss, *what) for loss in job.losses)

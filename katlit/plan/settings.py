@@ -62,7 +62,7 @@ def read_job(module: KatModule, settings: Namespace, overrides: Overrides) -> Jo
         companions.append(model_shape(needs.teacher, "model.teacher"))
     return Job(
         shape=shape,
-        losses=needs.losses + needs.mtp_losses * shape.mtp_depth,
+        losses=needs.losses,
         trains_mtp=module.trains_mtp,
         companions=tuple(companions),
         placement=needs.placement,

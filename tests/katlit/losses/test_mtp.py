@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from katlit.losses.mtp import paired_indices, paired_targets, target_indices
+from katlit.losses.mtp import paired_first, target_indices, within_reach
 
 ROWS = st.integers(1, 3).flatmap(
     lambda rows: st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=4), min_size=rows, max_size=rows)
@@ -31,11 +31,18 @@ def test_a_target_and_its_predictor_share_a_document(rows: list[list[int]], dept
             if mask[row, column] and column - depth - 1 >= start:
                 expected.append(row * positions.shape[1] + column)
     assert target_indices(mask, positions, depth).tolist() == expected
-    chosen = mask.flatten().nonzero().squeeze(-1)
-    partners = torch.arange(len(chosen)) + 100
-    student, teacher = paired_indices(chosen, partners, positions, depth)
-    assert student.tolist() == expected
-    assert [chosen[partner - 100].item() for partner in teacher.tolist()] == expected
-    some = chosen[::2]
-    paired = [index in some.tolist() for index in target_indices(mask, positions, 0).tolist()]
-    assert paired_targets(some, mask, positions).tolist() == paired
+    chosen = target_indices(mask, positions, 0)
+    assert chosen[within_reach(chosen, positions, depth)].tolist() == expected
+
+
+@given(ROWS, st.integers(0, 2**16))
+def test_targets_with_a_teacher_come_first(rows: list[list[int]], seed: int) -> None:
+    positions = positions_of(rows)
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.rand(positions.shape, generator=generator) < 0.6
+    targets = target_indices(mask, positions, 0)
+    shuffled = targets[torch.randperm(len(targets), generator=generator)]
+    paired = shuffled[: len(shuffled) // 2]
+    found = paired_first(paired, mask, positions)
+    assert found[: len(paired)].tolist() == paired.tolist()
+    assert sorted(found.tolist()) == targets.tolist()

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from katlit.losses import sorted_distance
-from katlit.losses.uld import hybrid_uld, uld
+from katlit.kernels import uld as kernel
+from katlit.losses.uld import matching_of, uld
 
 
 def definition(student: Tensor, teacher: Tensor, temperature: float) -> list[float]:
@@ -99,10 +99,10 @@ def test_it_is_zero_only_for_equal_sorted_distributions(sizes: tuple[int, int, i
 
 
 def test_wide_rows_take_another_sort_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    width = sorted_distance.RADIX_WIDTH
+    width = kernel.RADIX_WIDTH
     found = []
     for limit in (width, 10 * width):
-        monkeypatch.setattr(sorted_distance, "RADIX_WIDTH", limit)
+        monkeypatch.setattr(kernel, "RADIX_WIDTH", limit)
         student = (
             torch.randn(2, width + 7, generator=torch.Generator().manual_seed(1)).mul(3).requires_grad_()
         )
@@ -113,6 +113,13 @@ def test_wide_rows_take_another_sort_with_the_same_result(monkeypatch: pytest.Mo
         found.append((value.detach(), student.grad))
     torch.testing.assert_close(found[0][0], found[1][0])
     torch.testing.assert_close(found[0][1], found[1][1], atol=1e-9, rtol=1e-4)
+
+
+def hybrid_uld(
+    student: Tensor, teacher: Tensor, ours: Tensor, theirs: Tensor, temperature: float = 1.0
+) -> Tensor:
+    matching = matching_of(ours, theirs, student.shape[-1], teacher.shape[-1])
+    return uld(student, teacher, temperature, matching)
 
 
 def hybrid_definition(student: Tensor, teacher: Tensor, pairs: list[tuple[int, int]]) -> list[float]:

@@ -39,8 +39,8 @@ def test_the_parts_add_up() -> None:
     assert planned.activations == kept_bytes(SHAPE, JOB.precision, JOB.batch, with_mtp=False) + working_bytes(
         SHAPE, JOB.precision, JOB.batch
     )
-    # hidden rows, a chunk of logits, the head's gradient
-    assert planned.logits == 64 * 4 * 4 + 64 * 10 * 16 + 160
+    # hidden rows and their gradient, a chunk of logits, the head's gradient
+    assert planned.logits == 2 * 64 * 4 * 4 + 64 * 10 * 4 + 160
     lasting = 1712 + 1136 + 2272 + 1200 + 6136
     assert planned.total == lasting + planned.activations + planned.logits
 

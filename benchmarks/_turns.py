@@ -1,0 +1,66 @@
+"""Contenders in processes of their own that run in turns; no benchmark by itself.
+
+A process keeps its inputs between turns. Of each turn it reports the seconds, and the peak of its resident
+memory above what it had before the turn.
+"""
+
+import gc
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+THREADS = 2
+
+
+def _resident(field: str) -> int:
+    """Bytes of resident memory: VmRSS now, VmHWM at the peak."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return 1024 * int(status.partition(f"{field}:")[2].split()[0])
+
+
+def serve(action: Callable[[], object]) -> None:
+    """Run the action for each line of standard input; to be called in a contender's process."""
+    for _ in sys.stdin:
+        gc.collect()
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forgets the peak so far
+        before, started = _resident("VmRSS"), time.perf_counter()
+        action()
+        seconds = time.perf_counter() - started
+        print(json.dumps({"seconds": seconds, "bytes": _resident("VmHWM") - before}), flush=True)
+
+
+def run_in_turns(script: str, contenders: list[str], turns: int, *words: str) -> dict[str, dict[str, float]]:
+    """Start `script contender words…` for each contender; medians of seconds and bytes after a first turn.
+
+    Memory is that of the turn in which it was largest.
+    """
+    environment = os.environ | {"OMP_NUM_THREADS": str(THREADS), "MKL_NUM_THREADS": str(THREADS)}
+    workers = {
+        name: subprocess.Popen(  # noqa: S603
+            [sys.executable, script, name, *words],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+        )
+        for name in contenders
+    }  # fmt: skip
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
+    for _ in range(1 + turns):
+        for name, worker in workers.items():
+            assert worker.stdin is not None  # noqa: S101
+            assert worker.stdout is not None  # noqa: S101
+            worker.stdin.write("\n")
+            worker.stdin.flush()
+            found[name].append(json.loads(worker.stdout.readline()))
+    for worker in workers.values():
+        worker.communicate()
+    return {
+        name: {
+            "seconds": statistics.median(turn["seconds"] for turn in each[1:]),
+            "bytes": max(turn["bytes"] for turn in each),
+        }
+        for name, each in found.items()
+    }

@@ -180,7 +180,7 @@ def test_closing_ends_what_another_thread_samples(fake: Fake, qwen2_directory: P
         with pytest.raises(UserError, match="closed while it sampled"):
             engine.generate([[1]], TWO)
 
-    thread = threading.Thread(target=sample)
+    thread = threading.Thread(target=sample, daemon=True)
     thread.start()
     assert asked.wait(60)
     engine.close()

@@ -63,7 +63,13 @@ class KatModule(LightningModule):
 
     @override
     def on_train_start(self) -> None:
-        """Refuse settings under which an optimizer step would end within its micro-batches."""
+        """Refuse settings under which a step would end within its micro-batches, or a run resume elsewhere."""
+        if self.trainer.ckpt_path is not None and self.trainer.max_steps == -1:
+            # Lightning counts the batches for the schedule before it restores the place in the data.
+            raise UserError(
+                "trainer.max_steps: -1, but only a run whose length is given in steps can go on where it "
+                "stopped; set trainer.max_steps to what trainer.max_epochs comes to"
+            )
         if any(isinstance(callback, GradientAccumulationScheduler) for callback in self.trainer.callbacks):
             raise UserError(
                 "trainer.callbacks: GradientAccumulationScheduler changes the micro-batches of a step, "

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from tinymodel import fit, packed, tiny_backbone
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from katlit.errors import UserError
 from katlit.module import KatModule
@@ -103,3 +105,12 @@ def test_an_accumulation_that_changes_is_refused(tmp_path: Path) -> None:
     stage = Stage(tiny_backbone(tmp_path))
     with pytest.raises(UserError, match=r"use trainer\.accumulate_grad_batches"):
         fit(stage, [packed([[5]])] * 4, callbacks=[GradientAccumulationScheduler({0: 1, 1: 2})])
+
+
+def test_a_run_measured_in_epochs_is_not_resumed_at_another_place(tmp_path: Path) -> None:
+    stage, loader = Stage(tiny_backbone(tmp_path)), DataLoader([packed([[5]])] * 4, batch_size=None)
+    settings = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    fit(stage, [packed([[5]])] * 4, max_steps=2).save_checkpoint(tmp_path / "two.ckpt")
+    trainer = Trainer(accelerator="cpu", max_epochs=2, enable_checkpointing=False, **settings)
+    with pytest.raises(UserError, match=r"trainer\.max_steps: -1"):
+        trainer.fit(Stage(tiny_backbone(tmp_path)), loader, ckpt_path=tmp_path / "two.ckpt")

@@ -173,6 +173,7 @@ def test_a_composed_character_is_consumed_with_its_marks() -> None:
 
 def test_an_ambiguous_prefix_has_no_start() -> None:
     assert starts_from_spans([(0, 1), (0, 1), (1, 2)], "½x") == [0, None, 2]  # one character, two tokens
+    assert starts_from_spans([(0, 2), (0, 1), (1, 2), (2, 3)], "abc") == [0, None, None, 2]
     assert starts_from_spans([(0, 1), (3, 4), (4, 5)], "aXXbc") == [0, None, 4]  # letters dropped
 
 

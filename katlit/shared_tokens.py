@@ -20,10 +20,6 @@ class SharedTokens(NamedTuple):
     student: Tensor  # int64, ids of the student
     teacher: Tensor  # int64, the teacher's ids of the same tokens
 
-    def to(self, device: torch.device) -> "SharedTokens":
-        """Move both sides."""
-        return SharedTokens(self.student.to(device), self.teacher.to(device))
-
 
 def shared_tokens(student: Any, teacher: Any, student_rows: int, teacher_rows: int) -> SharedTokens:
     """Match the vocabularies of two fast tokenizers.

@@ -171,8 +171,14 @@ def test_a_composed_character_is_consumed_with_its_marks() -> None:
     assert starts_from_spans([(0, 1), (1, 2), (2, 3)], "e\u0301x") == [0, 1, 3]
 
 
+def test_offsets_that_are_reported_without_white_space_are_not_relied_on(encode: Any) -> None:
+    piece = encode("byte-composing", "e\u0301  x")
+    assert (piece.tokens, piece.starts) == (["Ã©", "Ġ", "Ġ", "x"], [0, 3, 4, 5])
+
+
 def test_an_ambiguous_prefix_has_no_start() -> None:
     assert starts_from_spans([(0, 1), (0, 1), (1, 2)], "½x") == [0, None, 2]  # one character, two tokens
+    assert starts_from_spans([(0, 2), (0, 1), (1, 2), (2, 3)], "abc") == [0, None, None, 2]
     assert starts_from_spans([(0, 1), (3, 4), (4, 5)], "aXXbc") == [0, None, 4]  # letters dropped
 
 

@@ -63,7 +63,7 @@ class KatModule(LightningModule):
 
     @override
     def on_train_start(self) -> None:
-        """Refuse settings under which a step would end within its micro-batches, or a run resume elsewhere."""
+        """Refuse settings under which a step ends within its micro-batches, or a run resumes elsewhere."""
         if self.trainer.ckpt_path is not None and self.trainer.max_steps == -1:
             # Lightning counts the batches for the schedule before it restores the place in the data.
             raise UserError(

@@ -143,7 +143,7 @@ def test_a_plain_teacher_pairs_content_markers_and_the_end(
 
 
 KINDS = ("byte-small", "byte-composing", "characters", "unigram", "byte-fallback", "word-piece", "words")
-HARD = "Das ist ﬁne: ½ café\u0301 👩\u200d👧 中文\n  x[0] <|im_end|> [end] [UNK] ▁Ġ <answer> the answer"
+HARD = "That was ﬁne: ½ café\u0301 👩\u200d👧 中文\n  x[0] <|im_end|> [end] [UNK] ▁Ġ <answer> the answer"
 
 
 def plain_teacher(fast: Any, name: str) -> PlainDialect:

@@ -259,6 +259,7 @@ class RolloutSampler(Callback):
     @override
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         pl_module.log_dict({f"val/{name}": value for name, value in self._policy.compute().items()})
+        self.engine.sleep()
 
     def _close(self) -> None:
         self.engine.close()

@@ -109,6 +109,9 @@ class RolloutEngine(ABC):
                 then neither the old nor the new ones.
         """
 
+    def sleep(self) -> None:  # noqa: B027 (most engines need not)
+        """Give memory of the trainer's device back until the next `generate` or `sync_weights`."""
+
     @abstractmethod
     def close(self) -> None:
         """Free all memory and processes; safe to call twice, or before `start`."""

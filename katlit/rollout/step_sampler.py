@@ -100,6 +100,7 @@ class StepSampler:
             if self._max_staleness and step.following:
                 requests = self._requests(step.epoch, step.following, protocol)
                 self.ahead.start(_name(step.epoch, step.following), requests, sampling, step.number)
+            self._engine.sleep()
         return rollouts
 
     def answer(self, prompts: Sequence[Prompt], protocol: Protocol) -> list[Sampled]:

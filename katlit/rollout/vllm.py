@@ -60,6 +60,7 @@ class VLLMEngine(RolloutEngine):
             model to check at once; 0: none. For models of `katlit.export.MTP_ARCHITECTURES`. What is sampled,
             and its log-probabilities, are the model's own; a seed gives other tokens than without, and the
             same in any batch unless vLLM runs out of cache, or a prompt is a single token.
+        sleeps: On a GPU, keep the weights in host memory and no cache while the trainer works.
         log_level: Of vLLM's messages.
     """
 
@@ -77,6 +78,7 @@ class VLLMEngine(RolloutEngine):
         prefix_caching: bool = True,
         seed: int = 0,
         speculative_tokens: int = 0,
+        sleeps: bool = True,
         log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "ERROR",
     ) -> None:
         if speculative_tokens < 0:
@@ -96,6 +98,8 @@ class VLLMEngine(RolloutEngine):
         self.prefix_caching = prefix_caching
         self.seed = seed
         self.speculative_tokens = speculative_tokens
+        self.sleeps = sleeps
+        self._asleep = False
         self._drafts = Drafts()  # of the last `generate`
         self.log_level = log_level
         self._max_context = max_context
@@ -194,6 +198,7 @@ class VLLMEngine(RolloutEngine):
             "enable_chunked_prefill": False,
             "enable_prefix_caching": self.prefix_caching,
             "enforce_eager": self.enforce_eager,
+            "enable_sleep_mode": self._can_sleep,
             "gpu_memory_utilization": self.gpu_memory_utilization,
             "seed": self.seed,
             "distributed_executor_backend": "external_launcher" if dist.is_initialized() else None,
@@ -205,9 +210,23 @@ class VLLMEngine(RolloutEngine):
         return settings | speculation(model_directory, self.speculative_tokens, self.max_context)
 
     def _started(self) -> Any:
+        """vLLM, awake."""
         if self._llm is None:
             raise RuntimeError("VLLMEngine: not started, or closed")
+        if self._asleep:
+            self._llm.wake_up()
+            self._asleep = False
         return self._llm
+
+    @property
+    def _can_sleep(self) -> bool:
+        return self.sleeps and torch.cuda.is_available()
+
+    def sleep(self) -> None:
+        """Free the GPU's memory; see `RolloutEngine.sleep`."""
+        if self._can_sleep and not self._asleep:
+            self._started().sleep(level=1)
+            self._asleep = True
 
     def generate(
         self,
@@ -281,7 +300,7 @@ class VLLMEngine(RolloutEngine):
         try:
             if self._llm is not None:
                 self._llm.llm_engine.engine_core.shutdown()
-            self._llm = None
+            self._llm, self._asleep = None, False
             cleanup_dist_env_and_memory()
         finally:
             dist.group.WORLD = outer

@@ -4,6 +4,7 @@ import logging
 import os
 import random
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,41 @@ def test_a_directory_without_weights_is_an_error(tmp_path: Path) -> None:
         VLLMEngine().start(tmp_path)
     with pytest.raises(UserError, match=r"no config\.json"):
         HFEngine().start(tmp_path)
+
+
+class Noted:
+    """Stands in for vLLM on a GPU, which is not here; notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def __getattr__(self, name: str) -> Callable[..., list[object]]:
+        def note(*_: object, **__: object) -> list[object]:
+            self.told.append(name)
+            return []
+
+        return note
+
+
+@pytest.mark.vllm
+def test_on_a_gpu_it_sleeps_until_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("vllm", exc_type=ImportError)
+    running, vllm = engine(), Noted()
+    running._llm = vllm
+    running.sleep()
+    assert vllm.told == []  # on the CPU it stays awake
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    running.sleep()
+    running.sleep()
+    running.sync_weights([])
+    running.generate([[1]], GREEDY)
+    running.sleep()
+    running.generate([[1]], GREEDY)
+    sync = ["apply_model", "collective_rpc", "reset_prefix_cache"]
+    assert vllm.told == ["sleep", "wake_up", *sync, "generate", "sleep", "wake_up", "generate"]
+    assert running._settings(Path())["enable_sleep_mode"]
+    running.sleeps = False
+    assert not running._settings(Path())["enable_sleep_mode"]
 
 
 def test_without_vllm_it_says_what_to_install_and_what_else_there_is(

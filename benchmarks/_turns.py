@@ -39,7 +39,10 @@ def run_in_turns(script: str, contenders: list[str], turns: int, *words: str) ->
 
     Memory is that of the turn in which it was largest.
     """
-    environment = os.environ | {"OMP_NUM_THREADS": str(THREADS), "MKL_NUM_THREADS": str(THREADS)}
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(THREADS))
+    environment = (
+        os.environ | threads | {"OMP_WAIT_POLICY": "PASSIVE"}
+    )  # who waits leaves the cores to others
     workers = {
         name: subprocess.Popen(  # noqa: S603
             [sys.executable, script, name, *words],

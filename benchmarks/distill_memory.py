@@ -2,7 +2,7 @@
 
 `python benchmarks/distill_memory.py`, on the CPU: V = 151,936, H = 512, a teacher of 768, 1,024 tokens, two
 MTP depths beside the main head; cross-entropy and Jensen-Shannon divergence of each, forward and backward, in
-float32. The straightforward version makes the teacher's logits once and each depth's once; it needs about 9
+float32. The straightforward version makes the teacher's logits once and each depth's once; it needs about 11
 GB. Both run in turns, each in a process of its own. Memory is the peak of resident memory above the inputs,
 the gradients included. Ours alone runs on 1,024 to 8,192 tokens before.
 

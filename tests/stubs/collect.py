@@ -52,5 +52,7 @@ def held(stage: LightningModule) -> dict[str, float]:
 
 def masters(trainer: Trainer) -> dict[str, float]:
     """Bits of the weights that the optimizer moves; DeepSpeed's has copies of its own."""
-    groups = trainer.optimizers[0].param_groups
-    return {"master_bits": max(8.0 * p.element_size() for group in groups for p in group["params"])}
+    optimizer = trainer.optimizers[0]
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    weights = weights or optimizer.fp32_partitioned_groups_flat  # ZeRO-3 empties the groups between steps
+    return {"master_bits": max(8.0 * weight.element_size() for weight in weights)}

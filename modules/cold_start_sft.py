@@ -14,7 +14,6 @@ from katlit.losses.head import selected_log_probs
 from katlit.losses.mtp import target_indices, target_number
 from katlit.losses.reduce import token_mean
 from katlit.module import DEFAULT_OPTIMIZATION, KatModule
-from katlit.needs import Needs
 from katlit.optimization import Optimization
 
 
@@ -49,10 +48,6 @@ class ColdStartSFT(KatModule):
         self.judge_weight = judge_weight
         self.mtp_weight = mtp_weight
         self.trains_mtp = mtp_weight > 0
-
-    @override
-    def needs(self) -> Needs:
-        return Needs(mtp_losses=("log_probs",) if self.trains_mtp else ())
 
     @override
     def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:

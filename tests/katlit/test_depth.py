@@ -1,6 +1,7 @@
 """A deeper model computes the same at step 0, learns, and is an ordinary model of its depth ever after."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from katlit.lora import LoraSettings
 from katlit.plan.memory import Job
 from katlit.plan.outline import backbone_shape
 from katlit.pretrained import build_model
-from modules import DistillMTP
+from modules import ColdStartSFT
 
 ROOT = Path(__file__).parents[2]
 FOUR: dict[str, Any] = QWEN | {"num_hidden_layers": 4}
@@ -128,7 +129,7 @@ def test_only_the_new_layers_and_the_mtp_modules_are_trained(checkpointing: bool
         depth=DepthSettings(layers=6, train_only_new=True),
         gradient_checkpointing=checkpointing,
     )
-    stage = DistillMTP(backbone, kd="none")
+    stage = ColdStartSFT(backbone, mtp_weight=0.3)
     batch = packed([[12, 9], [20]])
     stage.configure_model()
     before = {name: weight.clone() for name, weight in backbone.named_weights(include_mtp=True)}
@@ -145,7 +146,7 @@ def test_only_the_new_layers_and_the_mtp_modules_are_trained(checkpointing: bool
 
 
 def test_all_is_trained_otherwise(tmp_path: Path) -> None:
-    stage = DistillMTP(deeper(tmp_path), kd="none", mtp_weight=0.0)
+    stage = ColdStartSFT(deeper(tmp_path))
     stage.configure_model()
     before = {name: weight.clone() for name, weight in stage.backbone.named_weights()}
     fit(stage, [packed([[12, 9], [20]])] * 4, max_steps=4)
@@ -174,7 +175,8 @@ def test_the_plan_counts_what_is_trained(tmp_path: Path) -> None:
         backbone = Backbone(**settings, depth=DepthSettings(layers=6, train_only_new=only_new))
         for trains_mtp in (False, True):
             shape = backbone_shape(backbone)
-            job = Job(shape, (), trains_mtp, (), "float32", "32", *[None] * 4, 0, only_new)  # type: ignore[arg-type]
+            counted = {"shape": shape, "trains_mtp": trains_mtp, "only_new": only_new}
+            job = Job(**dict.fromkeys(field.name for field in fields(Job)) | counted)  # type: ignore[arg-type]
             backbone.materialize()
             backbone.mtp.requires_grad_(trains_mtp)
             assert shape.total == sum(p.numel() for p in backbone.parameters())

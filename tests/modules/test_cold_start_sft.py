@@ -94,6 +94,39 @@ def test_judge_tokens_weigh_as_told(tmp_path: Path) -> None:
     torch.testing.assert_close(stage.training_step(batch, 0).detach(), truth)
 
 
+def test_mtp_modules_learn_from_what_they_can_reach(tmp_path: Path) -> None:
+    stage = ColdStartSFT(tiny_backbone(tmp_path, mtp_depth=2), judge_weight=4.0, mtp_weight=0.3)
+    stage.configure_model()
+    stage.log_training = lambda values: None
+    batch = batch_of(stage)
+    loss = stage.training_step(batch, 0)
+    stage.mtp_weight = 0.0
+    plain = stage.training_step(batch, 0)
+    with torch.no_grad():
+        hidden = stage.backbone(batch["input_ids"], batch["position_ids"], with_mtp=True)
+    means = []
+    for k, states in enumerate(hidden.mtp, start=1):
+        logits = stage.backbone.logits(states)
+        losses = [
+            F.cross_entropy(logits[row, t - k - 1], batch["input_ids"][row, t])
+            for row, start, end, _, first in DOCUMENTS
+            for t in range(max(first, start + k + 1), end)
+        ]
+        means.append(torch.stack(losses).mean())
+    torch.testing.assert_close((loss - plain).detach(), 0.3 * (means[0] + means[1]) / 2)
+
+
+@pytest.mark.parametrize("mtp_weight", [0.0, 0.3])
+def test_mtp_modules_move_only_where_told(tmp_path: Path, mtp_weight: float) -> None:
+    stage = ColdStartSFT(tiny_backbone(tmp_path, mtp_depth=1), mtp_weight=mtp_weight)
+    stage.configure_model()
+    before = [weight.clone() for weight in stage.backbone.mtp.parameters()]
+    metrics = fit(stage, [batch_of(stage)] * 2, max_steps=2).callback_metrics
+    moved = {not torch.equal(a, b) for a, b in zip(before, stage.backbone.mtp.parameters(), strict=True)}
+    assert moved == {mtp_weight > 0}
+    assert ("val/mtp1_perplexity" in metrics) == (mtp_weight > 0)
+
+
 def test_a_judge_without_weight_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="judge_weight: 0"):
         ColdStartSFT(tiny_backbone(tmp_path), judge_weight=0)

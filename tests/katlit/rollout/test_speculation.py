@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[3]
 WIDE: dict[str, Any] = QWEN | {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
 PERIOD = 20
 PROMPTS = [[(7 * i + 3 * j) % PERIOD for j in range(2 + 5 * i)] for i in range(7)]
+COUNTING = [3 * j % PERIOD for j in range(40)]
 SEEDS = list(range(100, 107))
 FREE = SamplingParameters(max_tokens=40)
 GREEDY = SamplingParameters(temperature=0.0, max_tokens=40)
@@ -194,8 +195,8 @@ def test_a_seed_gives_the_same_tokens_in_any_batch(running: Running) -> None:
     together = running.engine.generate(PROMPTS, FREE, SEEDS)
     backwards = running.engine.generate(PROMPTS[::-1], FREE, SEEDS[::-1])
     alone = [running.engine.generate([p], FREE, [s])[0] for p, s in zip(PROMPTS, SEEDS, strict=True)]
-    # one that ends at the context's limit, beside the rest
-    full = running.engine.generate([*PROMPTS, [1] * 40], FREE, [*SEEDS, 1])[:-1]
+    # one that is quick to come to the limit of the context, beside the rest
+    full = running.engine.generate([*PROMPTS, *[COUNTING] * 4], FREE, [*SEEDS, 1, 2, 3, 4])[:-4]
     tokens = [c.token_ids for c in together]
     for others in (backwards[::-1], alone, full):
         assert tokens == [c.token_ids for c in others]

@@ -1,4 +1,7 @@
-"""One vLLM server for all of the trainer's processes."""
+"""One vLLM server for all of the trainer's processes.
+
+Over 300 lines because starting, joining, syncing and repeating share the state of one server.
+"""
 
 import contextlib
 import shutil

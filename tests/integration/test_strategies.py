@@ -113,7 +113,9 @@ def test_experts_on_two_processes_are_those_of_one(
 
 
 @pytest.mark.parametrize("trained", [()], ids=["full"], indirect=True)
-@pytest.mark.parametrize(("strategy", "placement"), [("fsdp2", "sharded"), ("ddp", "cpu")])
+@pytest.mark.parametrize(
+    ("strategy", "placement"), [("fsdp2", "sharded"), ("ddp", "cpu"), ("deepspeed_z3", "sharded")]
+)
 def test_frozen_models_in_pieces_change_nothing(
     alone: Path, tmp_path: Path, strategy: str, placement: str
 ) -> None:

@@ -12,8 +12,6 @@ SEED ?= 1
 
 BIN := .venv/bin
 STAMP := .venv/.installed
-# Two at a time, since many wait for a server half of theirs; a file stays together, and shares what it has started.
-TWO := -n 2 --dist loadfile
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input install
 
 .PHONY: demo test slow soak check ui bench clean
@@ -23,10 +21,10 @@ demo: $(STAMP)
 	$(BIN)/python -m katlit.demo --seed $(SEED)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(TWO) -m "not slow and not soak and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not soak and not gpu"
 
 slow: $(STAMP)
-	$(BIN)/python -m pytest $(TWO) -m "slow and not gpu and not soak"
+	$(BIN)/python -m pytest -m "slow and not gpu and not soak"
 
 soak: $(STAMP)
 	$(BIN)/python -m pytest -m "soak and not gpu"

@@ -2,8 +2,9 @@
 
 vLLM's own pack each weight for oneDNN, the embedding table's too, which no kernel takes, and most keep no
 other form: to sync, vLLM allocates each layer anew, loads, packs and copies it. Here a sync copies into
-weights that stay, then packs. The price is memory: of each linear layer both forms are kept. vLLM takes the
-layers of others under the name of a quantization; this one quantizes nothing.
+weights that stay, and packs each while it is in the processor's cache. The price is memory: of each linear
+layer both forms are kept. vLLM takes the layers of others under the name of a quantization; this one
+quantizes nothing.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+from katlit.rollout.heap import reused_large_blocks
 
 if TYPE_CHECKING:
     from vllm.model_executor.layers.linear import UnquantizedLinearMethod
@@ -31,13 +34,35 @@ def register() -> None:
 
 def load_in_place(model: Any, named_weights: Iterable[tuple[str, Tensor]]) -> None:
     """Copy weights, by their names in a checkpoint, into vLLM's model with these layers, and pack them."""
-    from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBase
+    with reused_large_blocks():
+        model.load_weights(named_weights)
+        for layer in model.modules():
+            if getattr(layer, "unpacked", 0):
+                _pack(layer)
 
-    model.load_weights(named_weights)
-    for layer in model.modules():
-        method = getattr(layer, "quant_method", None)
-        if isinstance(method, QuantizeMethodBase):
-            method.process_weights_after_loading(layer)
+
+def _pack(layer: Any) -> None:
+    from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+
+    layer.cpu_linear = None  # give its memory back before as much is taken
+    dispatch_cpu_unquantized_gemm(layer, remove_weight=False)
+    layer.unpacked = 0
+
+
+def _packing(load: Callable[..., None], layer: Any) -> Callable[..., None]:
+    """A weight's loader that packs the layer once it was given all parts of the weight (q, k and v, for one).
+
+    Where the count does not come out, as for a vocabulary that vLLM has padded, `load_in_place` packs in the
+    end.
+    """
+
+    def load_part(weight: Tensor, part: Tensor, *arguments: Any) -> None:
+        load(weight, part, *arguments)
+        layer.unpacked += part.numel()
+        if layer.unpacked == weight.numel():
+            _pack(layer)
+
+    return load_part
 
 
 # The classes are defined where vLLM, whose classes they extend, is sure to be there.
@@ -48,21 +73,22 @@ def _linear_method() -> "type[UnquantizedLinearMethod]":
         UnquantizedLinearMethod,
         register_weight_loader_v2_supported_method,
     )
-    from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
 
     class InPlaceLinearMethod(UnquantizedLinearMethod):
         """A linear layer that keeps its weight when it packs it."""
 
-        def process_weights_after_loading(self, layer: Any) -> None:
-            """Pack the weight; before, give the memory of the packed one back."""
-            layer.cpu_linear = None
-            dispatch_cpu_unquantized_gemm(layer, remove_weight=False)
+        def create_weights(self, layer: Any, *arguments: Any, **settings: Any) -> None:
+            load = settings.pop("weight_loader")
+            super().create_weights(layer, *arguments, weight_loader=_packing(load, layer), **settings)
+
+        def process_weights_after_loading(self, layer: nn.Module) -> None:
+            _pack(layer)
 
     register_weight_loader_v2_supported_method(InPlaceLinearMethod)
     return InPlaceLinearMethod
 
 
-def _table_method() -> "type[UnquantizedEmbeddingMethod]":
+def _table_methods() -> "tuple[type[UnquantizedEmbeddingMethod], type[UnquantizedEmbeddingMethod]]":
     from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
 
     class TableMethod(UnquantizedEmbeddingMethod):
@@ -71,21 +97,33 @@ def _table_method() -> "type[UnquantizedEmbeddingMethod]":
         def process_weights_after_loading(self, layer: nn.Module) -> None:
             """Nothing to pack."""
 
-    return TableMethod
+    class InPlaceHeadMethod(UnquantizedEmbeddingMethod):
+        """The output head, packed as soon as it is loaded."""
+
+        def create_weights(self, layer: Any, *arguments: Any, **settings: Any) -> None:
+            load = settings.pop("weight_loader")
+            super().create_weights(layer, *arguments, weight_loader=_packing(load, layer), **settings)
+
+        def process_weights_after_loading(self, layer: nn.Module) -> None:
+            _pack(layer)
+
+    return TableMethod, InPlaceHeadMethod
 
 
 def _method_choice() -> "Callable[[nn.Module], QuantizeMethodBase | None]":
     from vllm.model_executor.layers.linear import LinearBase
     from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 
-    linear_method, table_method = _linear_method(), _table_method()
+    linear_method, (table_method, head_method) = _linear_method(), _table_methods()
 
     def method(layer: nn.Module) -> "QuantizeMethodBase | None":
         if isinstance(layer, LinearBase):
             return linear_method()
-        if isinstance(layer, VocabParallelEmbedding) and not isinstance(layer, ParallelLMHead):
+        if isinstance(layer, ParallelLMHead):
+            return head_method()
+        if isinstance(layer, VocabParallelEmbedding):
             return table_method()
-        return None  # vLLM's own; that of the output head keeps the weight already
+        return None
 
     return method
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -21,6 +22,7 @@ from katlit.rollout.engine import RolloutEngine, SamplingParameters
 from katlit.rollout.fill import fill
 from katlit.rollout.layout import Rollout
 from katlit.rollout.roll_out import RolloutSettings, forced_modes, policy_row, score, statistics
+from katlit.rollout.scoring import Scoring
 from katlit.rollout.step_sampler import Step, StepSampler
 from katlit.rollout.stopwatch import Stopwatch
 from katlit.strategies import Peers, gathered
@@ -152,11 +154,12 @@ class RolloutSampler(Callback):
         protocol, watch = pl_module.backbone.protocol, Stopwatch(*PARTS)
         peers = Peers(pl_module.device_mesh)
         mine = replace(step, prompts=peers.share(step.prompts), following=peers.share(step.following))
-        got = self._sampler.sample(mine, protocol, lambda: self._sync(trainer, pl_module), watch)
-        with watch.time("reward"):
-            scored = score(got.sampled, protocol, mine.prompts, self._settings.reward)
-            rollouts = _in_order(peers.together(scored))
-            require_judged(rollouts, self.max_unjudged_share, step.number)
+        with Scoring(protocol, mine.prompts, self._settings.reward) as scoring:
+            sync = partial(self._sync, trainer, pl_module)
+            got = self._sampler.sample(mine, protocol, sync, watch, scoring.add)
+            with watch.time("reward"):
+                rollouts = _in_order(peers.together(scoring.all_of(got.sampled)))
+        require_judged(rollouts, self.max_unjudged_share, step.number)
         probes = None
         if got.probes is not None:
             probes = [one for part in peers.together(got.probes) for one in part]

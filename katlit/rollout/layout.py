@@ -25,6 +25,11 @@ class Sampled(NamedTuple):
     prompt_ids: list[int]
     completion: Completion
 
+    @property
+    def truncated(self) -> bool:
+        """Whether the length limit ended it."""
+        return self.completion.finish_reason == "length"
+
 
 @dataclass(frozen=True, slots=True)
 class Rollout:

@@ -27,8 +27,12 @@ SHAPE = QWEN | {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_head
 class Whole:
     """Random weights never end a response by themselves; a cut one would carry no loss."""
 
-    def generate(self, *arguments: Any) -> list[Completion]:
-        return [replace(completion, finish_reason="stop") for completion in super().generate(*arguments)]  # type: ignore[misc]
+    def generate(
+        self, prompts: Any, sampling: Any, seeds: Any = None, finished: Any = None
+    ) -> list[Completion]:
+        tell = finished and (lambda index, one: finished(index, replace(one, finish_reason="stop")))
+        completions = super().generate(prompts, sampling, seeds, tell)  # type: ignore[misc]
+        return [replace(completion, finish_reason="stop") for completion in completions]
 
 
 class Finishing(Whole, HFEngine): ...

@@ -1,15 +1,15 @@
 """From prompts to scored rollouts: encode, sample, parse, reward; and what is reported of them."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from katlit.batch import Prompt
 from katlit.errors import UserError
-from katlit.protocol import Mode, Protocol, Thinking
+from katlit.protocol import Mode, ParsedResponse, Protocol, Thinking
 from katlit.rewards import CompositeReward, Sample
-from katlit.rollout.engine import RolloutEngine, SamplingParameters
+from katlit.rollout.engine import Completion, RolloutEngine, SamplingParameters
 from katlit.rollout.layout import Rollout, Sampled
 from katlit.rollout.seeds import request_seed
 
@@ -98,43 +98,76 @@ def requests_of(
 
 
 def complete(
-    engine: RolloutEngine, requests: Sequence[Request], sampling: SamplingParameters
+    engine: RolloutEngine,
+    requests: Sequence[Request],
+    sampling: SamplingParameters,
+    finished: Callable[[int, Sampled], None] | None = None,
 ) -> list[Sampled]:
     """Have an engine that has the policy's weights answer.
 
-    Nothing else happens here, so that it may run in a thread of its own: a tokenizer, for one, must not.
+    Without `finished` nothing else happens here, so that it may run in a thread of its own: a tokenizer, for
+    one, must not.
+
+    Args:
+        engine: What samples.
+        requests: All of them.
+        sampling: How.
+        finished: Called with the index of a request and its completion, by engines that can tell early.
     """
     if not requests:
         return []
-    completions = engine.generate(
-        [request.prompt_ids for request in requests], sampling, [request.seed for request in requests]
-    )
-    return [
-        Sampled(request.group, request.thinking, request.prompt_ids, completion)
-        for request, completion in zip(requests, completions, strict=True)
-    ]
+    prompts = [request.prompt_ids for request in requests]
+    seeds = [request.seed for request in requests]
+    if finished is None:
+        completions = engine.generate(prompts, sampling, seeds)
+    else:
+        tell = finished
+        completions = engine.generate(
+            prompts, sampling, seeds, lambda index, one: tell(index, _sampled(requests[index], one))
+        )
+    return list(map(_sampled, requests, completions))
+
+
+def _sampled(request: Request, completion: Completion) -> Sampled:
+    return Sampled(request.group, request.thinking, request.prompt_ids, completion)
 
 
 def score(
     sampled: Sequence[Sampled], protocol: Protocol, prompts: Sequence[Prompt], reward: CompositeReward
 ) -> list[Rollout]:
     """Parse and reward what was sampled."""
-    if not sampled:
-        return []
-    truncated = [one.completion.finish_reason == "length" for one in sampled]
-    parsed = [
-        protocol.parse_ids(one.completion.token_ids, one.thinking, truncated=cut)
-        for one, cut in zip(sampled, truncated, strict=True)
+    return rewarded(sampled, parse(sampled, protocol), prompts, reward)
+
+
+def parse(sampled: Sequence[Sampled], protocol: Protocol) -> list[ParsedResponse]:
+    """The responses in their parts."""
+    return [
+        protocol.parse_ids(one.completion.token_ids, one.thinking, truncated=one.truncated) for one in sampled
     ]
+
+
+def rewarded(
+    sampled: Sequence[Sampled],
+    parsed: Sequence[ParsedResponse],
+    prompts: Sequence[Prompt],
+    reward: CompositeReward,
+) -> list[Rollout]:
+    """What was sampled, with its rewards."""
     scores = reward(
         [
-            Sample(prompts[one.group], response, cut)
-            for one, response, cut in zip(sampled, parsed, truncated, strict=True)
+            Sample(prompts[one.group], response, one.truncated)
+            for one, response in zip(sampled, parsed, strict=True)
         ]
     )
     return [
-        Rollout(*one, response, total, correct)
-        for one, response, total, correct in zip(sampled, parsed, scores.total, scores.correct, strict=True)
+        Rollout(
+            *one,
+            response,
+            scores.total[index],
+            scores.correct[index],
+            {name: verdicts[index] for name, verdicts in scores.components.items()},
+        )
+        for index, (one, response) in enumerate(zip(sampled, parsed, strict=True))
     ]
 
 
@@ -162,15 +195,34 @@ def response_tokens(rollout: Rollout, protocol: Protocol) -> int:
     return prefill + len(rollout.completion.token_ids)
 
 
+def policy_row(rollout: Rollout, protocol: Protocol) -> tuple[bool, int, bool, bool, bool]:
+    """What `PolicyMetrics` takes of a rollout."""
+    return (
+        rollout.correct and not rollout.unjudged,
+        response_tokens(rollout, protocol),
+        rollout.parsed.mode is Mode.THINK_ON,
+        rollout.parsed.valid,
+        bool(rollout.unjudged),
+    )
+
+
 def statistics(rollouts: Sequence[Rollout], protocol: Protocol) -> dict[str, float]:
-    """Means over the rollouts; 0 where there is none."""
+    """Means over the rollouts, rewards over those that are judged; 0 where there is none."""
     chosen = [rollout for rollout in rollouts if not rollout.forced]
+    judged = [rollout for rollout in rollouts if not rollout.unjudged]
     number = max(len(rollouts), 1)
     return {
-        "reward": sum(rollout.reward for rollout in rollouts) / number,
-        "accuracy": sum(rollout.correct for rollout in rollouts) / number,
+        "reward": sum(rollout.reward for rollout in judged) / max(len(judged), 1),
+        "accuracy": sum(rollout.correct for rollout in judged) / max(len(judged), 1),
         "format_valid": sum(rollout.parsed.valid for rollout in rollouts) / number,
         "truncated": sum(rollout.truncated for rollout in rollouts) / number,
         "think_rate": sum(rollout.parsed.mode is Mode.THINK_ON for rollout in chosen) / max(len(chosen), 1),
         "mean_tokens": sum(response_tokens(rollout, protocol) for rollout in rollouts) / number,
+        "unjudged": (len(rollouts) - len(judged)) / number,
+        "unjudged_errors": sum(_has_failed(rollout, timed_out=False) for rollout in rollouts) / number,
+        "unjudged_timeouts": sum(_has_failed(rollout, timed_out=True) for rollout in rollouts) / number,
     }
+
+
+def _has_failed(rollout: Rollout, *, timed_out: bool) -> bool:
+    return any(verdict.timed_out is timed_out for verdict in rollout.unjudged)

@@ -72,7 +72,12 @@ class StepSampler:
         self._max_staleness = max_staleness
 
     def sample(
-        self, step: Step, protocol: Protocol, sync: Callable[[], None], watch: Stopwatch
+        self,
+        step: Step,
+        protocol: Protocol,
+        sync: Callable[[], None],
+        watch: Stopwatch,
+        finished: Callable[[int, Sampled], None] | None = None,
     ) -> StepRollouts:
         """Bring the engine to the present weights; what the step trains on.
 
@@ -84,6 +89,7 @@ class StepSampler:
             protocol: Of the policy.
             sync: Sends the present weights to the engine; a collective.
             watch: Takes the seconds of `sync` and of `sample`, the latter as far as they are waited for.
+            finished: See `complete`; of what is sampled now, not of what was sampled ahead.
         """
         sampling = self._sampling(protocol)
         with watch.time("sample"):
@@ -93,7 +99,7 @@ class StepSampler:
         with watch.time("sample"):
             if stale is None:
                 requests = self._requests(step.epoch, step.prompts, protocol)
-                rollouts = StepRollouts(complete(self._engine, requests, sampling), None, 0, 0.0)
+                rollouts = StepRollouts(complete(self._engine, requests, sampling, finished), None, 0, 0.0)
             else:
                 probes = probe(self._engine, stale.sampled, sampling, self._settings.seed, step.number)
                 rollouts = StepRollouts(stale.sampled, probes, step.number - stale.step, stale.hidden)

@@ -16,7 +16,7 @@ from katlit.backbone import Backbone
 from katlit.batch import Prompt
 from katlit.callbacks.rollout import RolloutSampler
 from katlit.optimization import Optimization
-from katlit.rewards import CompositeReward, Reward, Sample
+from katlit.rewards import CompositeReward, Reward, Sample, Verdict
 from katlit.rollout import HFEngine, SamplingParameters
 from katlit.rollout.engine import Completion
 from modules import StepSRPO
@@ -27,8 +27,12 @@ SHAPE = QWEN | {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_head
 class Whole:
     """Random weights never end a response by themselves; a cut one would carry no loss."""
 
-    def generate(self, *arguments: Any) -> list[Completion]:
-        return [replace(completion, finish_reason="stop") for completion in super().generate(*arguments)]  # type: ignore[misc]
+    def generate(
+        self, prompts: Any, sampling: Any, seeds: Any = None, finished: Any = None
+    ) -> list[Completion]:
+        tell = finished and (lambda index, one: finished(index, replace(one, finish_reason="stop")))
+        completions = super().generate(prompts, sampling, seeds, tell)  # type: ignore[misc]
+        return [replace(completion, finish_reason="stop") for completion in completions]
 
 
 class Finishing(Whole, HFEngine): ...
@@ -37,8 +41,9 @@ class Finishing(Whole, HFEngine): ...
 class FirstLetter(Reward):
     """Rewards responses that start with a letter of the first half of the byte alphabet."""
 
-    def __call__(self, samples: list[Sample]) -> list[float]:
-        return [float(ord((sample.parsed.judge or "~")[0]) % 2) for sample in samples]
+    def __call__(self, samples: list[Sample]) -> list[Verdict]:
+        letters = [(sample.parsed.judge or "~")[0] for sample in samples]
+        return [Verdict(float(ord(letter) % 2), letter) for letter in letters]
 
 
 @torch.no_grad()

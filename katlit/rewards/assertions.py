@@ -14,7 +14,7 @@ import json
 import operator
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from types import ModuleType
 from typing import Any
@@ -22,12 +22,14 @@ from typing import Any
 _MODULE = "answer"  # the name that the program runs under
 _LINE_BYTES = 8 << 20
 _EXACT = 1 << 53
-_ROWS: dict[str, type[Collection[Any]]] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
-_SCALARS: dict[str, Callable[[Any], Any]] = {
-    "bytes": lambda text: bytes(text, "latin-1"),
-    "bytearray": lambda text: bytearray(text, "latin-1"),
-    "int": lambda digits: int(digits, 16),
-    "complex": lambda parts: complex(*parts),
+_Row = type[list[Any]] | type[tuple[Any, ...]] | type[set[Any]] | type[frozenset[Any]]
+_ROWS: dict[str, _Row] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
+# Name: type, how it is written, how it is read.
+_SCALARS: dict[str, tuple[type, Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "int": (int, hex, lambda digits: int(digits, 16)),
+    "complex": (complex, lambda value: [value.real, value.imag], lambda parts: complex(*parts)),
+    "bytes": (bytes, lambda value: value.decode("latin-1"), lambda text: bytes(text, "latin-1")),
+    "bytearray": (bytearray, lambda value: value.decode("latin-1"), lambda text: bytearray(text, "latin-1")),
 }
 _CHANGEABLE = (list, dict, set, bytearray)
 _OPERATORS: dict[str, Callable[..., Any]] = {
@@ -45,19 +47,22 @@ def encode(value: Any, refer: Refer) -> Any:
     """JSON for a value; `refer` gives the number of an object that is not plain data."""
     if value is None or isinstance(value, bool | float | str):
         return value
-    if isinstance(value, int):
-        return int(value) if abs(value) < _EXACT else ["int", hex(value)]
+    if isinstance(value, int) and abs(value) < _EXACT:
+        return int(value)
+    for name, (scalar, write, _) in _SCALARS.items():
+        if isinstance(value, scalar):
+            return [name, write(value)]
+    return _encode_container(value, refer)
+
+
+def _encode_container(value: Any, refer: Refer) -> Any:
     if _has_methods(type(value)):
         return ["object", refer(value)]
-    for name, kind in _ROWS.items():
-        if isinstance(value, kind):
+    for name, row in _ROWS.items():
+        if isinstance(value, row):
             return [name, [encode(item, refer) for item in value]]
     if isinstance(value, dict):
         return ["dict", [[encode(key, refer), encode(item, refer)] for key, item in value.items()]]
-    if isinstance(value, bytes | bytearray):
-        return [type(value).__name__, value.decode("latin-1")]
-    if isinstance(value, complex):
-        return ["complex", [value.real, value.imag]]
     return ["object", refer(value)]
 
 
@@ -76,7 +81,7 @@ def decode(value: Any, look_up: Callable[[int], Any]) -> Any:
         return _ROWS[name]([decode(item, look_up) for item in content])
     if name == "dict":
         return {decode(key, look_up): decode(item, look_up) for key, item in content}
-    return _SCALARS[name](content) if name in _SCALARS else look_up(content)
+    return _SCALARS[name][2](content) if name in _SCALARS else look_up(content)
 
 
 class Program:

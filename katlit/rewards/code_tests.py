@@ -32,8 +32,8 @@ def tests_of(prompt: Prompt) -> InputOutputTests | AssertTests:
     """Read the tests: JSON of one of two forms, both our choice.
 
     - `{"inputs": [...], "outputs": [...]}`: texts, one pair a test.
-    - `{"asserts": [...]}`: Python, usually `assert f(2) == 4`, run in order in one name space; a piece may also
-      import, define or loop. What the program must define goes into `"names": [...]`; it may be left out
+    - `{"asserts": [...]}`: Python, usually `assert f(2) == 4`, run in order in one name space; a piece may
+      also import, define or loop. What the program must define goes into `"names": [...]`; it may be left out
       where the pieces use exactly one name that they do not define and that is not built in.
 
     Raises:

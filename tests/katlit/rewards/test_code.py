@@ -2,20 +2,27 @@
 
 import json
 import os
+import select
+import shutil
+import subprocess
+import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import pytest
-from codeproblems import PROBLEMS
-from functionproblems import FUNCTION_PROBLEMS
+import yaml
 
 from katlit.errors import UserError
 from katlit.protocol import Mode, ParsedResponse
-from katlit.rewards import AccuracyReward, CodeReward, Sample, Verdict
+from katlit.rewards import AccuracyReward, CodeReward, Sample, Verdict, sandbox, sandboxed_process
 from katlit.rewards.code import program_of
+from katlit.rewards.sandboxed_process import watch
 
+PROBLEMS = Path(__file__).parents[2] / "stubs/code_problems.yaml"
 SQUARE = {"asserts": ["assert f(2) == 4", "assert f(-3) == 9"]}
+QUIET = {"inputs": [""], "outputs": ["0\n"]}  # for programs that try much, and print what they got, or 0
 ECHO = {"inputs": ["1\n", "2\n"], "outputs": ["1\n", "2\n"]}
 
 
@@ -56,11 +63,11 @@ def commands() -> dict[str, str]:
 
 @pytest.mark.slow
 def test_a_hundred_right_and_a_hundred_wrong_programs() -> None:
-    problems = PROBLEMS | FUNCTION_PROBLEMS
+    problems = yaml.safe_load(PROBLEMS.read_text(encoding="utf-8"))
     table = [
-        (f"{name}, {label} {number}", sample(problem.tests, program), value)
+        (f"{name}, {label} {number}", sample(problem["tests"], program), value)
         for name, problem in problems.items()
-        for label, programs, value in (("right", problem.right, 1.0), ("wrong", problem.wrong, 0.0))
+        for label, programs, value in (("right", problem["right"], 1.0), ("wrong", problem["wrong"], 0.0))
         for number, program in enumerate(programs)
     ]
     assert len(problems) == 20
@@ -79,7 +86,9 @@ FORGED_PIPES = """
 import json, os
 for fd in range(3, 64):
     try:
-        for _ in range(9): os.write(fd, b'["value", 4, []]\\n{"passed": 2, "why": "", "ended": false, "unsupported": ""}\\n')
+        for _ in range(9):
+            os.write(fd, b'["value", 4, []]\\n')
+            os.write(fd, b'{"passed": 2, "why": "", "ended": false, "unsupported": ""}\\n')
     except OSError: pass
 def f(x): return 5
 """
@@ -163,25 +172,30 @@ SECRETS = """
 import ctypes, os
 found = []
 parent = os.getppid()
-for path in (f'/proc/{parent}/environ', f'/proc/{parent}/cmdline', f'/proc/{parent}/mem', f'/proc/{parent}/maps',
-             '/proc/self/environ', '/etc/passwd', '/etc/shadow', WITNESS, '/root/.bashrc', '/proc/kcore', '/dev/mem'):
+for path in (f'/proc/{parent}/environ', f'/proc/{parent}/cmdline', f'/proc/{parent}/mem',
+             f'/proc/{parent}/maps', '/proc/self/environ', '/etc/passwd', '/etc/shadow', WITNESS,
+             '/root/.bashrc', '/proc/kcore', '/dev/mem'):
     try: found.append(open(path, 'rb').read(99))
     except OSError: pass
 for path in (f'/proc/{parent}/fd', f'/proc/{parent}/cwd', '/', '/tmp', '/home', '/proc'):
     try: found.append(os.listdir(path))
     except OSError: pass
 found += [v for v in os.environ.values()]
-print(found)
+print(found or 0)
 """
 OUTSIDE = """
 import os
-for path in (WITNESS, '/tmp/katlit-escaped', '/dev/shm/katlit-escaped', '/var/tmp/katlit-escaped', '../katlit-escaped',
-             os.__file__, '/etc/katlit-escaped'):
-    for act in (lambda: open(path, 'a').write('x'), lambda: os.open(path, os.O_RDONLY | os.O_TRUNC), lambda: os.truncate(path, 0),
-                lambda: os.unlink(path), lambda: os.chmod(path, 0), lambda: os.utime(path, (0, 0)), lambda: os.rename(path, 'x'),
-                lambda: os.symlink(path, 'link'), lambda: os.link(path, 'hard'), lambda: os.mkdir(path + 'd'),
-                lambda: os.chown(path, 1, 1), lambda: os.mkfifo(path + 'f')):
-        try: act()
+acts = [
+    lambda path: open(path, 'a').write('x'), lambda path: os.open(path, os.O_RDONLY | os.O_TRUNC),
+    lambda path: os.truncate(path, 0), lambda path: os.unlink(path), lambda path: os.chmod(path, 0),
+    lambda path: os.chown(path, 1, 1), lambda path: os.utime(path, (0, 0)), lambda path: os.rename(path, 'x'),
+    lambda path: os.symlink(path, 'link'), lambda path: os.link(path, 'hard'),
+    lambda path: os.mkdir(path + 'd'), lambda path: os.mkfifo(path + 'f'),
+]
+for path in (WITNESS, '/tmp/katlit-escaped', '/dev/shm/katlit-escaped', '/var/tmp/katlit-escaped',
+             '../katlit-escaped', os.__file__, '/etc/katlit-escaped'):
+    for act in acts:
+        try: act(path)
         except OSError: pass
 print(0)
 """
@@ -212,10 +226,10 @@ for i in range(10**6):
     f.close()
 """
 
-# Name: what is tested, the program, and a part of the reason. None of them may pass.
+# Name: what is tested, the program, and a part of the reason.
 ATTACKS: dict[str, tuple[object, str, str]] = {
     "fork bomb": (ECHO, NO_FORK, "exit status 3"),
-    "daemon": (ECHO, DAEMON, "wrong output"),
+    "daemon": (QUIET, DAEMON, "passed"),
     "thread bomb": (ECHO, THREADS, "threads"),
     "memory hog": (ECHO, "x = []\nwhile True: x.append(bytearray(1 << 20))", "MemoryError"),
     "one huge allocation": (ECHO, "x = 'x' * (1 << 40)", "MemoryError"),
@@ -227,13 +241,15 @@ ATTACKS: dict[str, tuple[object, str, str]] = {
         "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass",
         "killed by signal 9",
     ),
-    "sleeper with closed pipes": (ECHO, "import os, time\nfor i in 0, 1, 2: os.close(i)\ntime.sleep(99)", "within 8 s"),
-    "signal tricks": (ECHO, SIGNALS, "wrong output"),
-    "secrets": (ECHO, SECRETS, "wrong output"),
-    "files outside": (ECHO, OUTSIDE, "wrong output"),
+    "sleeper with closed pipes": (
+        ECHO, "import os, time\nfor i in 0, 1, 2: os.close(i)\ntime.sleep(99)", "did not end within 8 s",
+    ),
+    "signal tricks": (QUIET, SIGNALS, "passed"),
+    "secrets": (QUIET, SECRETS, "passed"),
+    "files outside": (QUIET, OUTSIDE, "passed"),
     "files inside": (ECHO, FILES, "files"),
-    "network": (ECHO, NETWORK, "wrong output"),
-    "limits raised": (ECHO, LIMITS_RAISED, "wrong output"),
+    "network": (QUIET, NETWORK, "passed"),
+    "limits raised": (QUIET, LIMITS_RAISED, "passed"),
     "another program": (ECHO, "import os\nos.execv('/bin/echo', ['echo', '1'])", "PermissionError"),
     "crash of the interpreter": (ECHO, "import ctypes\nctypes.string_at(0)", "killed by signal 11"),
     "exit at once, printed": (ECHO, "import os\nprint(1, flush=True)\nos._exit(0)", "test 2 of 2"),
@@ -245,7 +261,9 @@ ATTACKS: dict[str, tuple[object, str, str]] = {
     "tests edited": (SQUARE, TESTS_EDITED, "assertion failed"),
     "object of all attributes": (SQUARE, ATTRIBUTE, "assertion failed"),
     "huge reply": (SQUARE, "def f(x): return 'x' * (64 << 20)", "test 1 of 2"),
-    "deep reply": (SQUARE, "def f(x):\n    r = []\n    for _ in range(10**5): r = [r]\n    return r", "RecursionError"),
+    "deep reply": (
+        SQUARE, "def f(x):\n    r = []\n    for _ in range(10**5): r = [r]\n    return r", "RecursionError",
+    ),
     "system exit": (SQUARE, "def f(x): raise SystemExit(0)", "the program ended"),
     "assertion caught": (
         {"asserts": ["try:\n    assert f(2) == 4\nexcept EOFError:\n    pass"]},
@@ -261,8 +279,12 @@ def test_attacks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("KATLIT_TEST_SECRET", "do-not-tell")
     witness = tmp_path / "witness"
     witness.write_text("untouched")
-    before, state = left_behind(), witness.stat()
-    attacks = [(tests, program.replace("WITNESS", repr(str(witness)))) for tests, program, _ in ATTACKS.values()]
+    threads = threading.active_count()
+    before, then = left_behind(), witness.stat()
+    state = then.st_mode, then.st_size, then.st_mtime_ns, then.st_ctime_ns
+    attacks = [
+        (tests, program.replace("WITNESS", repr(str(witness)))) for tests, program, _ in ATTACKS.values()
+    ]
     reward = CodeReward(cpu_seconds=1, wall_seconds=8.0, memory_mib=256)
     good = [sample(ECHO, "print(input())"), sample(SQUARE, "def f(x): return x * x")]
     verdicts = reward([sample(*attack) for attack in attacks] + good)
@@ -270,10 +292,159 @@ def test_attacks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     unexpected = {
         name: found
         for (name, (_, _, reason)), found in zip(ATTACKS.items(), verdicts[:-2], strict=True)
-        if found.value != 0 or reason not in found.reason
+        if found.value != (reason == "passed") or reason not in found.reason
     }
     assert unexpected == {}
     assert left_behind() <= before
-    assert (witness.read_text(), witness.stat()) == ("untouched", state)
+    now = witness.stat()
+    assert (now.st_mode, now.st_size, now.st_mtime_ns, now.st_ctime_ns) == state
     assert not [path for path in ("/tmp", "/dev/shm", "/var/tmp") if (Path(path) / "katlit-escaped").exists()]  # noqa: S108
-    assert threading.active_count() < 20
+    assert threading.active_count() == threads
+
+
+@pytest.mark.slow
+def test_sixty_four_at_once_have_their_time() -> None:
+    """All of them run at once, so that each waits much longer than it may compute."""
+    program = "n = int(input())\nprint(sum(i % 7 for i in range(10**6)) * 0 + n)"
+    reward = CodeReward(cpu_seconds=1, wall_seconds=120.0, workers=64)
+    verdicts = reward([sample(ECHO, program)] * 64)
+    assert {(verdict.value, verdict.reason) for verdict in verdicts} == {(1.0, "passed 2 tests")}
+
+
+ORPHAN = """
+import sys
+from katlit.rewards.sandbox import Limits, Sandbox
+process = Sandbox(Limits()).start("while True: pass", {})
+with process:
+    print(process._process.pid, process.scratch, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+def test_a_program_dies_with_the_trainer() -> None:
+    trainer = subprocess.Popen(
+        [sys.executable, "-c", ORPHAN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with trainer:
+        number, scratch = trainer.stdout.readline().split()
+        watched = os.pidfd_open(int(number))
+        try:
+            time.sleep(0.5)  # long enough to have begun
+            trainer.kill()
+            assert select.select([watched], [], [], 60)[0]
+        finally:
+            os.close(watched)
+            shutil.rmtree(scratch)
+
+
+def test_a_program_is_the_last_block_of_the_answer() -> None:
+    one = "```python\nprint(1)\n```\n"
+    assert program_of("print(0)") == "print(0)"
+    assert program_of(f"Here:\n{one}so.") == "print(1)\n"
+    assert program_of(f"{one}better:\n```\nprint(2)\n```") == "print(2)\n"
+    assert program_of(f"{one}cut:\n```py\nprint(3)") == "print(3)"
+    assert program_of("  ```\nx = '```'\n  ```") == "x = '```'\n"
+
+
+def test_the_verifier_code_and_its_reasons() -> None:
+    samples = [
+        sample(ECHO, "```python\nprint(input())  \nprint()\n```"),
+        sample(ECHO, "print(1)"),
+        sample(ECHO, "print(undefined)"),
+        sample(SQUARE, "def f(x): return x + x"),
+        sample(ECHO, None),
+    ]
+    assert AccuracyReward()(samples) == [
+        Verdict(1.0, "passed 2 tests"),
+        Verdict(0.0, "test 2 of 2: wrong output"),
+        Verdict(0.0, "test 1 of 2: NameError: name 'undefined' is not defined"),
+        Verdict(0.0, "test 2 of 2: assertion failed"),
+        Verdict(0.0, "no answer"),
+    ]
+
+
+def test_what_programs_may_use() -> None:
+    program = """
+import asyncio, random, sys, tempfile, threading
+sys.setrecursionlimit(10**6)
+threading.stack_size(64 << 20)
+def depth(n): return n and 1 + depth(n - 1)
+async def wait(): await asyncio.sleep(0.001)
+asyncio.run(wait())
+thread = threading.Thread(target=lambda: print(depth(20000)))
+thread.start(); thread.join()
+with open('notes', 'w+') as file: file.write('kept'); file.seek(0); print(file.read())
+print(open('/dev/stdin').read(), len(str(10**5000)), {'b', 'a', 'c'}, sys.argv)
+"""
+    first, second = (
+        CodeReward()._sandbox.start(program, {"__name__": "__main__"}, standard_input=b"in") for _ in "12"
+    )
+    with first, second:
+        watch(first)
+        watch(second)
+        assert first.ending() == second.ending()
+        assert first.ending().output.startswith(b"20000\nkept\nin 5001 {")
+
+
+def test_a_test_that_cannot_be_asked_is_not_the_programs_fault() -> None:
+    found = verdict({"asserts": ["assert f(lambda: 4) == 4"]}, "def f(g): return g()")
+    assert found == Verdict(None, "a test hands the program a function, which cannot be sent")
+
+
+def test_a_sandbox_that_fails_judges_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    reward = CodeReward()
+    assert reward([sample(ECHO, "print(input())")])[0].value == 1.0
+    monkeypatch.setattr(sandboxed_process, "_PYTHON", ("-c", "1/0"))
+    assert (
+        reward([sample(ECHO, "print(input())"), sample(SQUARE, "x = 1")])
+        == [Verdict(None, "sandbox: the program could not be started (ZeroDivisionError: division by zero)")]
+        * 2
+    )
+    monkeypatch.setattr(sandboxed_process.sys, "executable", "/nowhere/python")
+    assert reward([sample(ECHO, "print(input())")]) == [
+        Verdict(None, "sandbox: no process could be started (No such file or directory)")
+    ]
+
+
+def test_a_machine_that_cannot_confine_is_refused_unless_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        sandbox.Sandbox, "_missing", lambda self, means: "no such call" * (means == "landlock")
+    )
+    with pytest.raises(UserError, match=r"lacks landlock \(no such call\).*allow_weaker_sandbox: true"):
+        verdict(ECHO, "print(input())")
+    with pytest.warns(UserWarning, match=r"the sandbox is weaker without landlock"):
+        found = CodeReward(allow_weaker_sandbox=True)([sample(QUIET, "import os\nos.fork()")])
+    assert found == [Verdict(0.0, "test 1 of 1: PermissionError: [Errno 1] Operation not permitted")]
+
+
+@pytest.mark.parametrize(
+    ("tests", "what"),
+    [
+        ("", "is not JSON"),
+        ("[" * 10**5, "is not JSON"),
+        ("4", "is not a JSON object"),
+        ({"inputs": ["1"]}, r"has the keys \['inputs'\]"),
+        ({"inputs": ["1"], "outputs": []}, "needs a list of texts, at least one, as 'outputs'"),
+        ({"inputs": ["1"], "outputs": ["1", "2"]}, "has 1 inputs and 2 outputs"),
+        ({"inputs": [1], "outputs": ["1"]}, "needs a list of texts, at least one, as 'inputs'"),
+        ({"asserts": ["assert f(2) =="]}, "has a test that is not Python"),
+        (
+            {"asserts": ["assert isclose(f(2), 4)"]},
+            r"use \['f', 'isclose'\]; list what the program must define",
+        ),
+        ({"asserts": ["assert sum([2]) == 2"]}, "only names that are built in"),
+        ({"asserts": ["assert f(2)"], "names": "f"}, "as 'names'"),
+    ],
+)
+def test_bad_tests_are_named(tests: object, what: str) -> None:
+    with pytest.raises(UserError, match=f"prompt 'p1': verifier 'code' needs tests as reference.*{what}"):
+        verdict(tests, None)
+
+
+@pytest.mark.parametrize(
+    "options", [{"cpu_seconds": 0}, {"wall_seconds": 0.0}, {"memory_mib": 1}, {"workers": 0}], ids=str
+)
+def test_bad_limits_are_named(options: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=f"{next(iter(options))}: .*give at least"):
+        CodeReward(**options)

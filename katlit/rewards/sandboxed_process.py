@@ -126,12 +126,13 @@ class SandboxedProcess:
         self.kill()
         for pipe in list(self._open):
             self._serve(pipe)  # what was printed last
-        if not self._errors.startswith(b"\0"):
-            why = self.stopped or _last_line(self._errors) or f"status {self._process.returncode}"
+        complaints, begun, errors = self._errors.partition(b"\0")
+        if not begun:
+            why = self.stopped or _last_line(complaints) or f"status {self._process.returncode}"
             raise SandboxError(f"sandbox: the program could not be started ({why})")
-        return Ending(self._failure(), bytes(self._output))
+        return Ending(self._failure(errors), bytes(self._output))
 
-    def _failure(self) -> str:
+    def _failure(self, errors: bytearray) -> str:
         status = self._process.returncode
         if self.stopped or not status:
             return self.stopped
@@ -139,7 +140,7 @@ class SandboxedProcess:
             return "out of processor time"
         if status < 0:
             return f"killed by signal {-status}"
-        return _last_line(self._errors[1:]) or f"exit status {status}"
+        return _last_line(errors) or f"exit status {status}"
 
     def register(self, selector: selectors.BaseSelector) -> None:
         """Have the pipes served by `watch`."""

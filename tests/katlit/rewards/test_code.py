@@ -1,7 +1,11 @@
-"""Programs, right, wrong and hostile, in the real sandbox."""
+"""Programs, right, wrong and hostile, in the real sandbox.
+
+More than 300 lines because thirty attacks are written out.
+"""
 
 import json
 import os
+import platform
 import select
 import shutil
 import subprocess
@@ -22,6 +26,7 @@ from katlit.rewards.sandboxed_process import watch
 
 PROBLEMS = Path(__file__).parents[2] / "stubs/code_problems.yaml"
 SQUARE = {"asserts": ["assert f(2) == 4", "assert f(-3) == 9"]}
+CLONE = {"x86_64": "56", "aarch64": "220"}.get(platform.machine(), "-1")  # the system call
 QUIET = {"inputs": [""], "outputs": ["0\n"]}  # for programs that try much, and print what they got, or 0
 ECHO = {"inputs": ["1\n", "2\n"], "outputs": ["1\n", "2\n"]}
 
@@ -126,21 +131,26 @@ class Never:
 f = Never()
 """
 NO_FORK = """
-import os
-def bomb():
-    while True:
-        try: os.fork()
-        except OSError: raise SystemExit(3)
-bomb()
+import os, time
+for _ in range(50):
+    try: child = os.fork()
+    except OSError: raise SystemExit(3)
+    if not child:
+        time.sleep(5)
+        os._exit(0)
 """
 DAEMON = """
-import ctypes, os
+import ctypes, os, time
 libc = ctypes.CDLL(None)
-if libc.fork() == 0:
-    libc.setsid()
+def escape():
     if libc.fork() == 0:
-        while True: open('here', 'a').write('x')
-libc.vfork(); libc.syscall(56, 17, 0, 0, 0, 0); libc.syscall(435, b'\\0' * 88, 88)
+        libc.setsid()
+        if libc.fork() == 0: time.sleep(20)
+        os._exit(0)
+escape()
+if libc.syscall(CLONE, 17, 0, 0, 0, 0) == 0 or libc.syscall(435, b'\\0' * 88, 88) == 0:
+    time.sleep(20)
+    os._exit(0)
 print(0)
 """
 THREADS = """
@@ -155,17 +165,15 @@ import ctypes, fcntl, os, signal
 for s in range(1, 65):
     try: signal.signal(s, signal.SIG_IGN)
     except (OSError, ValueError): pass
-for pid in (os.getppid(), 0, -1, os.getpid()):
-    for s in (signal.SIGSTOP, signal.SIGTERM, signal.SIGKILL):
-        try: os.kill(pid, s)
-        except OSError: pass
-r, w = os.pipe()
-for command, value in ((8, os.getppid()), (10, 9), (4, os.O_ASYNC)):
-    try: fcntl.fcntl(r, command, value)
+for pid in (os.getppid(), 0, -1, 1, os.getpid()):
+    try: os.kill(pid, 0); print('may signal', pid)  # signal 0: asks whether it might, and does nothing
     except OSError: pass
-os.write(w, b'x')
+for command, value in ((fcntl.F_SETOWN, os.getppid()), (10, signal.SIGCONT), (15, 0)):
+    try: fcntl.fcntl(0, command, value); print('may have others signalled')
+    except OSError: pass
 libc = ctypes.CDLL(None)
-libc.tgkill(os.getppid(), os.getppid(), 9); libc.ptrace(16, os.getppid(), 0, 0)
+if libc.tgkill(os.getppid(), os.getppid(), 0) == 0: print('may signal a thread')
+if libc.ptrace(0x4206, os.getppid(), 0, 0) == 0: print('may trace')
 print(0)
 """
 SECRETS = """
@@ -187,13 +195,12 @@ OUTSIDE = """
 import os
 acts = [
     lambda path: open(path, 'a').write('x'), lambda path: os.open(path, os.O_RDONLY | os.O_TRUNC),
-    lambda path: os.truncate(path, 0), lambda path: os.unlink(path), lambda path: os.chmod(path, 0),
-    lambda path: os.chown(path, 1, 1), lambda path: os.utime(path, (0, 0)), lambda path: os.rename(path, 'x'),
-    lambda path: os.symlink(path, 'link'), lambda path: os.link(path, 'hard'),
-    lambda path: os.mkdir(path + 'd'), lambda path: os.mkfifo(path + 'f'),
+    lambda path: os.truncate(path, 0), lambda path: os.chmod(path, 0), lambda path: os.chown(path, 1, 1),
+    lambda path: os.utime(path, (0, 0)), lambda path: os.symlink(path, 'link'),
+    lambda path: os.link(path, 'hard'), lambda path: os.rename(path, path + 'r'),
+    lambda path: os.unlink(path), lambda path: os.mkdir(path + 'd'), lambda path: os.mkfifo(path + 'f'),
 ]
-for path in (WITNESS, '/tmp/katlit-escaped', '/dev/shm/katlit-escaped', '/var/tmp/katlit-escaped',
-             '../katlit-escaped', os.__file__, '/etc/katlit-escaped'):
+for path in (WITNESS, WITNESS + '-escaped'):
     for act in acts:
         try: act(path)
         except OSError: pass
@@ -217,21 +224,19 @@ for name in ('CPU', 'AS', 'FSIZE', 'NOFILE'):
 print(0)
 """
 FILES = """
-import os
-for i in range(10**6):
-    try: f = open(f'f{i}', 'wb')
-    except OSError: continue
-    try: f.write(b'x' * (64 << 20))
-    except OSError: pass
-    f.close()
+import time
+for i in range(100):
+    with open(f'f{i}', 'wb') as file: file.write(b'x' * (1 << 20))
+time.sleep(2)
 """
 
-# Name: what is tested, the program, and a part of the reason.
+# Name: what is tested, the program, and a part of the reason. Each is made so that it does no harm
+# even where the sandbox fails: it asks, counts to a bound, and touches no file but those of the test.
 ATTACKS: dict[str, tuple[object, str, str]] = {
     "fork bomb": (ECHO, NO_FORK, "exit status 3"),
     "daemon": (QUIET, DAEMON, "passed"),
     "thread bomb": (ECHO, THREADS, "threads"),
-    "memory hog": (ECHO, "x = []\nwhile True: x.append(bytearray(1 << 20))", "MemoryError"),
+    "memory hog": (ECHO, "x = [bytearray(1 << 20) for _ in range(1024)]", "MemoryError"),
     "one huge allocation": (ECHO, "x = 'x' * (1 << 40)", "MemoryError"),
     "endless output": (ECHO, "while True: print('x' * 9999)", "wrote more than"),
     "endless errors": (ECHO, "import sys\nwhile True: sys.stderr.write('x' * 9999)", "wrote more than"),
@@ -283,7 +288,8 @@ def test_attacks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     before, then = left_behind(), witness.stat()
     state = then.st_mode, then.st_size, then.st_mtime_ns, then.st_ctime_ns
     attacks = [
-        (tests, program.replace("WITNESS", repr(str(witness)))) for tests, program, _ in ATTACKS.values()
+        (tests, program.replace("WITNESS", repr(str(witness))).replace("CLONE", CLONE))
+        for tests, program, _ in ATTACKS.values()
     ]
     reward = CodeReward(cpu_seconds=1, wall_seconds=8.0, memory_mib=256)
     good = [sample(ECHO, "print(input())"), sample(SQUARE, "def f(x): return x * x")]
@@ -298,7 +304,7 @@ def test_attacks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert left_behind() <= before
     now = witness.stat()
     assert (now.st_mode, now.st_size, now.st_mtime_ns, now.st_ctime_ns) == state
-    assert not [path for path in ("/tmp", "/dev/shm", "/var/tmp") if (Path(path) / "katlit-escaped").exists()]  # noqa: S108
+    assert list(tmp_path.iterdir()) == [witness]
     assert threading.active_count() == threads
 
 
@@ -396,11 +402,10 @@ def test_a_sandbox_that_fails_judges_nobody(monkeypatch: pytest.MonkeyPatch) -> 
     reward = CodeReward()
     assert reward([sample(ECHO, "print(input())")])[0].value == 1.0
     monkeypatch.setattr(sandboxed_process, "_PYTHON", ("-c", "1/0"))
-    assert (
-        reward([sample(ECHO, "print(input())"), sample(SQUARE, "x = 1")])
-        == [Verdict(None, "sandbox: the program could not be started (ZeroDivisionError: division by zero)")]
-        * 2
-    )
+    assert reward([sample(ECHO, "print(input())")]) == [
+        Verdict(None, "sandbox: the program could not be started (ZeroDivisionError: division by zero)")
+    ]
+    assert reward([sample(SQUARE, "x = 1")])[0].value is None
     monkeypatch.setattr(sandboxed_process.sys, "executable", "/nowhere/python")
     assert reward([sample(ECHO, "print(input())")]) == [
         Verdict(None, "sandbox: no process could be started (No such file or directory)")

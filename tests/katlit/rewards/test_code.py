@@ -423,6 +423,14 @@ def test_a_machine_that_cannot_confine_is_refused_unless_accepted(monkeypatch: p
     assert found == [Verdict(0.0, "test 1 of 1: PermissionError: [Errno 1] Operation not permitted")]
 
 
+def test_the_forms_in_the_docs_are_read() -> None:
+    lines = (Path(__file__).parents[3] / "docs/real.md").read_text(encoding="utf-8").splitlines()
+    forms = [line for line in lines if line.startswith(('{"inputs"', '{"asserts"'))]
+    assert len(forms) == 2
+    assert verdict(forms[0], "print(sum(map(int, input().split())))") == Verdict(1.0, "passed 2 tests")
+    assert verdict(forms[1], "def double(x): return 2 * x") == Verdict(1.0, "passed 2 tests")
+
+
 @pytest.mark.parametrize(
     ("tests", "what"),
     [

@@ -31,7 +31,11 @@ class PromptData(LightningDataModule):
         validation: Prompts to validate on.
         test: Prompts to evaluate on, always in their own order.
         predict: Prompts to answer, always in their own order.
-        batch_size: Prompts a batch on one rank.
+        batch_size: Prompts a micro-batch on one rank, in the mean: those of
+            `updates * trainer.accumulate_grad_batches` micro-batches are rolled out together, and their
+            rollouts divided by tokens. So for the same rollouts in smaller forward passes, lower this and
+            raise `accumulate_grad_batches`.
+        updates: Optimizer steps on each batch of rollouts.
         history: Drop prompts whose rollouts were all correct.
         seed: Seed of the order.
     """
@@ -43,10 +47,14 @@ class PromptData(LightningDataModule):
         test: PromptSource | None = None,
         predict: PromptSource | None = None,
         batch_size: int = 16,
+        updates: int = 1,
         history: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if batch_size < 1 or updates < 1:
+            raise UserError(f"PromptData: batch_size {batch_size}, updates {updates}; give at least 1")
+        self._updates = updates
         self._sources = {"train": train, "validation": validation, "test": test, "predict": predict}
         self._loaded: dict[str, list[Prompt]] = {}
         self._batch_size = batch_size
@@ -107,7 +115,7 @@ class PromptData(LightningDataModule):
 
     def train_dataloader(self) -> PromptLoader:
         """Batches of the prompts that are not solved yet."""
-        return EpochLoader(self._plan, _rollout_batch, share_of(self.trainer))
+        return EpochLoader(self._plan, _rollout_batch, share_of(self.trainer, updates=self._updates))
 
     def _validation_dataloader(self) -> PromptLoader:
         """Batches in fixed order."""

@@ -28,11 +28,12 @@ from katlit.optimization import Optimization
 class StepSRPO(KatModule):
     """Group-relative policy optimisation with an advantage for the judge segment and one for the answer.
 
-    One update for each batch of rollouts, so the old log-probabilities are the present ones and the ratio is
-    1 with the gradient of the log-probability, unless the batch brings `old_log_probs`. The engine that
-    sampled computes a little differently, and stale rollouts come from older weights; a truncated importance
-    weight, of the present policy over the sampler, makes up for both. The clip bounds steps away from the
-    present policy, not from the sampler (the decoupled objective of AReaL, arXiv 2505.24298).
+    In the first update on a batch of rollouts the old log-probabilities are the present ones, and the ratio
+    is 1 with the gradient of the log-probability. For further updates they are recorded by a forward pass
+    before the first one, as `old_log_probs` of their batches; then the clip acts. The engine that sampled
+    computes a little differently, and stale rollouts come from older weights; a truncated importance weight,
+    of the old policy over the sampler, makes up for both. The clip bounds steps away from the old policy,
+    not from the sampler (the decoupled objective of AReaL, arXiv 2505.24298).
 
     Args:
         backbone: The policy.
@@ -111,6 +112,8 @@ class StepSRPO(KatModule):
     @override
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> Tensor:
         """Update on a batch that the rollout callback filled; writes its `advantages` and `logprob_gap`."""
+        for later in batch.get("later", []):
+            later["old_log_probs"] = self._present_log_probs(later)
         numbers = self.step_numbers(batch)
         number = numbers["tokens"]
         batch["advantages"] = self._advantages(batch)
@@ -142,6 +145,16 @@ class StepSRPO(KatModule):
             for name, mask in (("tokens", trained), ("compared", compared))
         }
         return numbers | self._aggregation.numbers(trained, _segments(batch))
+
+    @torch.no_grad()
+    def _present_log_probs(self, batch: RolloutBatch) -> Tensor:
+        """Log-probabilities of the trained tokens under the weights as they are, [B, L]; 0 elsewhere."""
+        hidden = self.backbone(batch["input_ids"], batch["position_ids"]).main
+        targets = target_indices(self._trained(batch), batch["position_ids"], 0)
+        log_probs, _ = self._log_probs(batch, hidden.flatten(0, 1), self.backbone.head_weight, targets)
+        found = torch.zeros_like(batch["rollout_log_probs"])
+        found.view(-1)[targets] = log_probs.to(found.dtype)
+        return found
 
     def _policy_losses(
         self, batch: RolloutBatch, targets: Tensor, log_probs: Tensor, numbers: dict[str, Tensor]

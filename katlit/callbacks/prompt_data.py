@@ -19,4 +19,8 @@ class LooksAhead(Interface):
     """A loader that knows what comes next."""
 
     def upcoming(self) -> list[RolloutBatch]:
-        """The batches of the optimizer step after the present one; none at an epoch's end."""
+        """The batches that are rolled out together after the present ones; none at an epoch's end."""
+
+    @property
+    def updates(self) -> int:
+        """Optimizer steps on each batch of rollouts."""

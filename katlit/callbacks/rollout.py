@@ -10,7 +10,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from katlit.batch import Prompt, RolloutBatch
-from katlit.callbacks.prompt_data import LooksAhead, TakesOutcomes
+from katlit.callbacks.prompt_data import TakesOutcomes
+from katlit.callbacks.rollout_checks import check_settings
 from katlit.callbacks.start_engine import start_engine
 from katlit.errors import UserError
 from katlit.metrics.policy import PolicyMetrics
@@ -23,6 +24,7 @@ from katlit.rollout.layout import Rollout
 from katlit.rollout.roll_out import RolloutSettings, forced_modes, response_tokens, score, statistics
 from katlit.rollout.step_sampler import Step, StepSampler
 from katlit.rollout.stopwatch import Stopwatch
+from katlit.rollout.window import RolloutWindow, WindowState
 from katlit.strategies import Peers, gathered
 
 logger = logging.getLogger(__name__)
@@ -37,6 +39,10 @@ class RolloutSampler(Callback):
     trains, all its micro-batches together, so they come from the weights before that update. The first step
     of an epoch is sampled when it is due, because the resampling of prompts waits for the epoch's end. A
     checkpoint waits for what is in flight, and keeps it.
+
+    Where the data asks for several updates on each batch of rollouts (`datamodules.PromptData.updates`), all
+    their prompts are sampled together before the first. The rollouts are divided among the updates, and among
+    their micro-batches, by tokens. A checkpoint between two updates keeps those that are left.
 
     Logs for every optimizer step, averaged over ranks: `rollout/reward`, `/accuracy`, `/format_valid`,
     `/truncated` (shares), `/think_rate` (of the rollouts whose mode was not forced), `/mean_tokens` (of the
@@ -93,26 +99,13 @@ class RolloutSampler(Callback):
         self._synced_at: int | None = None
         self._policy = PolicyMetrics()  # of the present validation
         self._batch: RolloutBatch | None = None
-        self._window: list[RolloutBatch] = []  # micro-batches of this optimizer step still to come
-        self._parts = 1  # its micro-batches
-        self._gap = 0.0
-        self._statistics: dict[str, float] = {}
+        self._window = RolloutWindow()
+        self._gap = 0.0  # of the present optimizer step
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the engine from the weights as they are now, a restored checkpoint's included."""
-        expected = getattr(pl_module, "temperature", self.sampling.temperature)
-        if expected != self.sampling.temperature:
-            raise UserError(
-                f"sampling.temperature: {self.sampling.temperature}, but model.temperature is {expected}; "
-                "log-probabilities can only be compared at one temperature"
-            )
-        loader = trainer.train_dataloader
-        if self.max_staleness and not isinstance(loader, LooksAhead):
-            raise UserError(
-                f"max_staleness: {self.max_staleness}, but a {type(loader).__name__} does not say which "
-                "batches come next; use datamodules.PromptData, or 0"
-            )
+        check_settings(trainer, pl_module, self.sampling.temperature, self.max_staleness)
         self._sync(trainer, pl_module)
 
     @override
@@ -121,17 +114,28 @@ class RolloutSampler(Callback):
     ) -> None:
         """Bring the engine up to date, sample, score, fill `batch` in place.
 
-        The micro-batches of an optimizer step are sampled together, before its first one.
+        The prompts of a window are sampled together, before its first optimizer step.
         """
         window = batch.get("window", [batch])
+        if bool(window) == bool(self._window):
+            raise UserError(
+                "ckpt_path: the checkpoint lies between two updates on the same rollouts; go on with the "
+                "data.updates and the trainer.accumulate_grad_batches that it was written with"
+            )
         if window:
             following = self._following(trainer, batch_idx + len(window))
             step = Step(trainer.global_step, trainer.current_epoch, _prompts(window), following)
-            self._fill(trainer, pl_module, window, step)
-            self._window, self._parts, self._gap = list(window), len(window), 0.0
+            self._sample(trainer, pl_module, len(window), step)
+        elif not self._window.in_step:
+            self._pass_time(dict.fromkeys(PARTS, 0.0))
         self._batch = batch
-        batch.update(self._window.pop(0))
-        self._log(pl_module, self._statistics)
+        batch.update(self._window.take(pl_module.device))  # type: ignore[typeddict-item]
+        self._log(pl_module, self._window.statistics)
+
+    def _pass_time(self, seconds: dict[str, float]) -> None:
+        """Keep what an optimizer step spends on rollouts; the later ones of a window spend nothing."""
+        self.seconds = seconds
+        self._window.statistics |= {f"{name}_seconds": value for name, value in seconds.items()}
 
     def _following(self, trainer: Trainer, batches: int) -> list[Prompt]:
         """The prompts of the step after one that ends after so many batches of the epoch."""
@@ -140,10 +144,8 @@ class RolloutSampler(Callback):
             return []
         return _prompts(trainer.train_dataloader.upcoming())
 
-    def _fill(
-        self, trainer: Trainer, pl_module: LightningModule, window: Sequence[RolloutBatch], step: Step
-    ) -> None:
-        """Sample and score the prompts of all batches of an optimizer step in one go."""
+    def _sample(self, trainer: Trainer, pl_module: LightningModule, parts: int, step: Step) -> None:
+        """Sample and score the prompts of a window in one go; divide the rollouts among its micro-batches."""
         protocol, watch = pl_module.backbone.protocol, Stopwatch(*PARTS)
         peers = Peers(pl_module.device_mesh)
         mine = replace(step, prompts=peers.share(step.prompts), following=peers.share(step.following))
@@ -155,17 +157,16 @@ class RolloutSampler(Callback):
         if got.probes is not None:
             probes = [one for part in peers.together(got.probes) for one in part]
         with watch.time("layout"):
-            fill(window, rollouts, probes, self.row_tokens, protocol, pl_module.device)
+            filled = fill(parts, step.prompts, rollouts, probes, self.row_tokens, protocol, pl_module.device)
             if isinstance(data := getattr(trainer, "datamodule", None), TakesOutcomes):
-                for part in window:
-                    data.record_outcomes(part)
-        self.seconds = watch.seconds
+                data.record_outcomes({"prompts": [*step.prompts]} | filled[0])  # type: ignore[arg-type]
         self.skipped = len(step.prompts) - len({rollout.group for rollout in rollouts})
-        self._statistics = statistics(rollouts, protocol) | {"skipped_prompts": float(self.skipped)}
-        self._statistics |= {f"{name}_seconds": value for name, value in self.seconds.items()}
-        self._statistics |= self.engine.statistics()
+        counted = statistics(rollouts, protocol) | {"skipped_prompts": float(self.skipped)}
+        counted |= self.engine.statistics()
         if self.max_staleness:
-            self._statistics |= {"staleness": float(got.staleness), "hidden_seconds": got.hidden}
+            counted |= {"staleness": float(got.staleness), "hidden_seconds": got.hidden}
+        self._window.open(filled, min(parts, trainer.accumulate_grad_batches), counted)
+        self._pass_time(watch.seconds)
 
     @override
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -177,10 +178,10 @@ class RolloutSampler(Callback):
         ):
             row |= {"judge_advantage": judge, "answer_advantage": answer}
         part = float(trainer.strategy.reduce(self._batch["logprob_gap"], reduce_op="mean"))
-        self._gap += part / self._parts
-        if self._window:
+        self._gap += part / self._window.each
+        if self._window.in_step:
             return
-        gap = self._gap
+        gap, self._gap = self._gap, 0.0
         self._log(pl_module, {"logprob_gap": gap})
         if self.max_logprob_gap is not None and not gap <= self.max_logprob_gap:
             raise UserError(
@@ -204,7 +205,8 @@ class RolloutSampler(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep the rollouts of the next step: the weights that sampled them are gone after the update."""
+        """Keep rollouts that are still to be trained on: the weights that sampled them are gone."""
+        checkpoint["rollout_window"] = gathered(self._window.state())
         if self.max_staleness:
             checkpoint["rollouts_ahead"] = gathered(self._sampler.ahead.state())
 
@@ -212,6 +214,7 @@ class RolloutSampler(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        self._restore_window(trainer, checkpoint.get("rollout_window", []))
         states: list[AheadState | None] = checkpoint.get("rollouts_ahead", [])
         if states and (not self.max_staleness or len(states) != trainer.world_size):
             logger.warning(
@@ -220,10 +223,21 @@ class RolloutSampler(Callback):
         elif states and (state := states[trainer.global_rank]) is not None:
             self._sampler.ahead.restore(state)
 
+    def _restore_window(self, trainer: Trainer, states: list[WindowState | None]) -> None:
+        if all(state is None for state in states) or not trainer.training:
+            return
+        if len(states) != trainer.world_size:
+            raise UserError(
+                f"ckpt_path: the checkpoint lies between two updates on the same rollouts, of {len(states)} "
+                f"processes; go on with as many, not {trainer.world_size}, or from one between two rollouts"
+            )
+        if (state := states[trainer.global_rank]) is not None:
+            self._window.restore(state)
+
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._close()
-        self._synced_at = None
+        self._synced_at, self._window = None, RolloutWindow()
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -107,10 +107,15 @@ def test_the_micro_batches_of_a_step_are_sampled_together(tmp_path: Path) -> Non
     watch, data, _ = train(tmp_path, engine, BATCHES, parts=2, samples=4)
     assert engine.requests == [16, 16]  # two micro-batches of two prompts, four rollouts each
     assert engine.syncs == 1
-    assert [batch["group_ids"].tolist() for batch in watch.batches] == [[0] * 4 + [1] * 4] * 4
-    assert [number for number, *_ in data.recorded] == [2] * 4
+    everyone = [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4
+    assert [batch["group_ids"].tolist() for batch in watch.batches] == [everyone] * 4
+    assert [(number, groups) for number, groups, _ in data.recorded] == [(4, everyone)] * 2
     shown = [[sample["prompt"].count("ab") for sample in batch["samples"]] for batch in watch.batches]
-    assert shown == [[1] * 4 + [2] * 4] * 4
+    assert shown == [([1] * 4 + [2] * 4) * 2] * 4
+    for step in (watch.batches[:2], watch.batches[2:]):  # each rollout in one of the two, as it is divided
+        own = [set(batch["rollout_ids"].flatten().tolist()) - {-1} for batch in step]
+        assert own[0] | own[1] == set(range(16))
+        assert not own[0] & own[1]
     for batch, truth in zip(watch.batches, watch.truth, strict=True):
         assert (truth - batch["rollout_log_probs"])[batch["loss_mask"]].abs().max() < 2e-4
     assert all(logged["rollout/logprob_gap"] < 1e-4 for logged in watch.logged[1::2])

@@ -19,12 +19,12 @@ from katlit.protocol import Mode
 from katlit.rewards import CompositeReward
 from katlit.rollout.ahead import AheadState
 from katlit.rollout.engine import RolloutEngine, SamplingParameters
-from katlit.rollout.fill import fill
-from katlit.rollout.layout import Rollout
+from katlit.rollout.fill import fill, in_order
+from katlit.rollout.flat_groups import OnFlatGroups, flat_groups, shares
 from katlit.rollout.roll_out import RolloutSettings, forced_modes, response_tokens, score, statistics
 from katlit.rollout.step_sampler import Step, StepSampler
 from katlit.rollout.stopwatch import Stopwatch
-from katlit.rollout.window import RolloutWindow, WindowState
+from katlit.rollout.window import RolloutWindow
 from katlit.strategies import Peers, gathered
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,8 @@ class RolloutSampler(Callback):
 
     Logs for every optimizer step, averaged over ranks: `rollout/reward`, `/accuracy`, `/format_valid`,
     `/truncated` (shares), `/think_rate` (of the rollouts whose mode was not forced), `/mean_tokens` (of the
-    response, a forced judge counted), `/skipped_prompts`, `/sync_seconds`, `/sample_seconds`,
+    response, a forced judge counted), `/flat_groups` and `/left_out_groups` (shares),
+    `/skipped_prompts`, `/sync_seconds`, `/sample_seconds`,
     `/reward_seconds`, `/layout_seconds`, and `/logprob_gap`, the mean absolute difference between the
     engine's and the trainer's log-probabilities of the sampled tokens; where these are stale, of a few more
     that the engine samples after each sync (`katlit.rollout.probe`). `/sample_seconds` are those that the
@@ -72,6 +73,10 @@ class RolloutSampler(Callback):
             precision have gaps around 0.01, broken syncs above 0.1.
         seed: Seed of all sampling.
         max_staleness: 1 samples one optimizer step ahead; for an engine outside of the trainer's process.
+        on_flat_groups: What to do with groups whose rollouts all earned the same, so that their advantages
+            are 0: `keep` them in the mean over tokens, `skip` them in training, or `resample` them and skip
+            what is flat still.
+        extra_rounds: Of `resample`: how often at most.
     """
 
     def __init__(
@@ -85,7 +90,11 @@ class RolloutSampler(Callback):
         max_logprob_gap: float | None = 0.05,
         seed: int = 0,
         max_staleness: Literal[0, 1] = 0,
+        on_flat_groups: OnFlatGroups = "keep",
+        extra_rounds: int = 2,
     ) -> None:
+        if extra_rounds < 1:
+            raise UserError(f"extra_rounds: {extra_rounds}; give at least 1, or on_flat_groups: skip")
         self.engine = engine
         self.sampling = sampling or SamplingParameters()
         self._settings = RolloutSettings(reward or CompositeReward(), self.sampling, seed)
@@ -93,7 +102,9 @@ class RolloutSampler(Callback):
         self.max_logprob_gap = max_logprob_gap
         self.max_staleness = max_staleness
         thinking = forced_modes(samples, forced_share)
-        self._sampler = StepSampler(engine, self._settings, thinking, max_staleness)
+        self.on_flat_groups = on_flat_groups
+        rounds = extra_rounds if on_flat_groups == "resample" else 0
+        self._sampler = StepSampler(engine, self._settings, thinking, max_staleness, rounds)
         self.skipped = 0  # prompts of the present step
         self.seconds: dict[str, float] = {}  # of the present step, for each of `PARTS`
         self._synced_at: int | None = None
@@ -105,7 +116,7 @@ class RolloutSampler(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the engine from the weights as they are now, a restored checkpoint's included."""
-        check_settings(trainer, pl_module, self.sampling.temperature, self.max_staleness)
+        check_settings(trainer, pl_module, self.sampling, self.max_staleness, self.on_flat_groups)
         self._sync(trainer, pl_module)
 
     @override
@@ -117,11 +128,7 @@ class RolloutSampler(Callback):
         The prompts of a window are sampled together, before its first optimizer step.
         """
         window = batch.get("window", [batch])
-        if bool(window) == bool(self._window):
-            raise UserError(
-                "ckpt_path: the checkpoint lies between two updates on the same rollouts; go on with the "
-                "data.updates and the trainer.accumulate_grad_batches that it was written with"
-            )
+        self._window.expect(new=bool(window))
         if window:
             following = self._following(trainer, batch_idx + len(window))
             step = Step(trainer.global_step, trainer.current_epoch, _prompts(window), following)
@@ -149,20 +156,27 @@ class RolloutSampler(Callback):
         protocol, watch = pl_module.backbone.protocol, Stopwatch(*PARTS)
         peers = Peers(pl_module.device_mesh)
         mine = replace(step, prompts=peers.share(step.prompts), following=peers.share(step.following))
-        got = self._sampler.sample(mine, protocol, lambda: self._sync(trainer, pl_module), watch)
-        with watch.time("reward"):
-            scored = score(got.sampled, protocol, mine.prompts, self._settings.reward)
-            rollouts = _in_order(peers.together(scored))
+        got = self._sampler.sample(
+            mine,
+            protocol,
+            lambda: self._sync(trainer, pl_module),
+            lambda here: trainer.strategy.reduce_boolean_decision(here, all=False),
+            watch,
+        )
+        rollouts, first = (in_order(peers.together(own)) for own in (got.rollouts, got.first_round))
+        left_out = set() if self.on_flat_groups == "keep" else flat_groups(rollouts)
         probes = None
         if got.probes is not None:
             probes = [one for part in peers.together(got.probes) for one in part]
         with watch.time("layout"):
-            filled = fill(parts, step.prompts, rollouts, probes, self.row_tokens, protocol, pl_module.device)
+            filled = fill(
+                parts, step.prompts, rollouts, probes, self.row_tokens, protocol, pl_module.device, left_out
+            )
             if isinstance(data := getattr(trainer, "datamodule", None), TakesOutcomes):
                 data.record_outcomes({"prompts": [*step.prompts]} | filled[0])  # type: ignore[arg-type]
-        self.skipped = len(step.prompts) - len({rollout.group for rollout in rollouts})
-        counted = statistics(rollouts, protocol) | {"skipped_prompts": float(self.skipped)}
-        counted |= self.engine.statistics()
+        self.skipped = len(step.prompts) - len({rollout.group for rollout in first})
+        counted = statistics(first, protocol) | {"skipped_prompts": float(self.skipped)}
+        counted |= shares(first, left_out) | self.engine.statistics()
         if self.max_staleness:
             counted |= {"staleness": float(got.staleness), "hidden_seconds": got.hidden}
         self._window.open(filled, min(parts, trainer.accumulate_grad_batches), counted)
@@ -214,7 +228,8 @@ class RolloutSampler(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        self._restore_window(trainer, checkpoint.get("rollout_window", []))
+        if trainer.training:
+            self._window.restore(checkpoint.get("rollout_window", []), trainer.global_rank)
         states: list[AheadState | None] = checkpoint.get("rollouts_ahead", [])
         if states and (not self.max_staleness or len(states) != trainer.world_size):
             logger.warning(
@@ -222,17 +237,6 @@ class RolloutSampler(Callback):
             )
         elif states and (state := states[trainer.global_rank]) is not None:
             self._sampler.ahead.restore(state)
-
-    def _restore_window(self, trainer: Trainer, states: list[WindowState | None]) -> None:
-        if all(state is None for state in states) or not trainer.training:
-            return
-        if len(states) != trainer.world_size:
-            raise UserError(
-                f"ckpt_path: the checkpoint lies between two updates on the same rollouts, of {len(states)} "
-                f"processes; go on with as many, not {trainer.world_size}, or from one between two rollouts"
-            )
-        if (state := states[trainer.global_rank]) is not None:
-            self._window.restore(state)
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -294,13 +298,3 @@ class RolloutSampler(Callback):
 
 def _prompts(batches: Sequence[RolloutBatch]) -> list[Prompt]:
     return [prompt for batch in batches for prompt in batch["prompts"]]
-
-
-def _in_order(parts: Sequence[Sequence[Rollout]]) -> list[Rollout]:
-    """The rollouts of every n-th prompt, for each of n ranks, as those of all prompts."""
-    all_of_them = [
-        replace(rollout, group=rollout.group * len(parts) + rank)
-        for rank, part in enumerate(parts)
-        for rollout in part
-    ]
-    return sorted(all_of_them, key=lambda rollout: rollout.group)

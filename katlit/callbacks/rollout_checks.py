@@ -4,27 +4,39 @@ from lightning.pytorch import LightningModule, Trainer
 
 from katlit.callbacks.prompt_data import LooksAhead
 from katlit.errors import UserError
+from katlit.rollout.engine import SamplingParameters
+from katlit.rollout.flat_groups import OnFlatGroups
 
 
 def check_settings(
-    trainer: Trainer, pl_module: LightningModule, temperature: float, max_staleness: int
+    trainer: Trainer,
+    pl_module: LightningModule,
+    sampling: SamplingParameters,
+    max_staleness: int,
+    on_flat_groups: OnFlatGroups,
 ) -> None:
     """Refuse what would sample, or train, something else than was meant.
 
     Args:
         trainer: As it starts to train.
         pl_module: The stage.
-        temperature: Of the sampler.
+        sampling: Of the sampler.
         max_staleness: Of the sampler.
+        on_flat_groups: Of the sampler.
 
     Raises:
         UserError: naming both settings.
     """
-    expected = getattr(pl_module, "temperature", temperature)
-    if expected != temperature:
+    expected = getattr(pl_module, "temperature", sampling.temperature)
+    if expected != sampling.temperature:
         raise UserError(
-            f"sampling.temperature: {temperature}, but model.temperature is {expected}; log-probabilities "
-            "can only be compared at one temperature"
+            f"sampling.temperature: {sampling.temperature}, but model.temperature is {expected}; "
+            "log-probabilities can only be compared at one temperature"
+        )
+    if on_flat_groups != "keep" and getattr(pl_module, "bias_when_solved", False):
+        raise UserError(
+            f"on_flat_groups: {on_flat_groups}, but model.bias_when_solved is true: it learns from groups "
+            "whose rollouts are all equally good; use keep, or bias_when_solved: false"
         )
     loader = trainer.train_dataloader
     if isinstance(loader, LooksAhead):

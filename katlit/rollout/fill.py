@@ -1,6 +1,7 @@
 """The micro-batches that train on a batch of rollouts."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ def fill(
     row_tokens: int,
     protocol: Protocol,
     device: torch.device,
+    left_out: Collection[int] = (),
 ) -> list[dict[str, Any]]:
     """Divide rollouts among micro-batches of nearly equal numbers of tokens, as tensors and rows of a table.
 
@@ -34,6 +36,7 @@ def fill(
         row_tokens: Length of a packed row.
         protocol: Of the policy.
         device: Where the tensors go.
+        left_out: Groups that are not trained on; what they earned is known all the same.
 
     Returns:
         All of a `RolloutBatch` but its prompts and what the module writes, for each micro-batch.
@@ -41,10 +44,22 @@ def fill(
     known = {name: tensor.to(device) for name, tensor in outcomes(rollouts).items()}
     samples = [table_row(rollout, prompts, protocol) for rollout in rollouts]
     filled = []
-    for members in balanced([document_tokens(rollout) for rollout in rollouts], parts):
+    kept = [index for index, rollout in enumerate(rollouts) if rollout.group not in left_out]
+    for places in balanced([document_tokens(rollouts[index]) for index in kept], parts):
+        members = [kept[place] for place in places]
         tokens = lay_out(rollouts, members, row_tokens, protocol, probes)
         filled.append(
             known | {name: tensor.to(device) for name, tensor in tokens.items()} | {"samples": samples}
         )
         probes = None if probes is None else []
     return filled
+
+
+def in_order(parts: Sequence[Sequence[Rollout]]) -> list[Rollout]:
+    """The rollouts of every n-th prompt, for each of n ranks, as those of all prompts."""
+    all_of_them = [
+        replace(rollout, group=rollout.group * len(parts) + rank)
+        for rank, part in enumerate(parts)
+        for rollout in part
+    ]
+    return sorted(all_of_them, key=lambda rollout: rollout.group)

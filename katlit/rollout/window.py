@@ -1,9 +1,13 @@
 """The micro-batches that are left of a batch of rollouts, of one optimizer step or several."""
 
+from collections.abc import Sequence
 from typing import Any, TypedDict
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+
+from katlit.errors import UserError
 
 MicroBatch = dict[str, Any]  # a `RolloutBatch` without prompts
 
@@ -65,9 +69,38 @@ class RolloutWindow:
         parts = [_on(torch.device("cpu"), part) for part in self._parts]
         return {"parts": parts, "each": self.each, "statistics": self.statistics}
 
-    def restore(self, state: WindowState) -> None:
-        """Go on between two updates."""
-        self._parts, self.each, self.statistics = state["parts"], state["each"], state["statistics"]
+    def restore(self, states: Sequence[WindowState | None], rank: int) -> None:
+        """Go on between two updates.
+
+        Args:
+            states: Of all processes that wrote the checkpoint.
+            rank: Of this one.
+
+        Raises:
+            UserError: where updates are left, and this run has other processes.
+        """
+        if all(state is None for state in states):
+            return
+        world = dist.get_world_size() if dist.is_initialized() else 1
+        if len(states) != world:
+            raise UserError(
+                f"ckpt_path: the checkpoint lies between two updates on the same rollouts, of {len(states)} "
+                f"processes; go on with as many, not {world}, or from another checkpoint"
+            )
+        if (state := states[rank]) is not None:
+            self._parts, self.each, self.statistics = state["parts"], state["each"], state["statistics"]
+
+    def expect(self, *, new: bool) -> None:
+        """Check that the data begin a new window where this one is used up, and only there.
+
+        Raises:
+            UserError: where a run went on from a checkpoint with other settings.
+        """
+        if new == bool(self._parts):
+            raise UserError(
+                "ckpt_path: the checkpoint lies between two updates on the same rollouts; go on with the "
+                "data.updates and the trainer.accumulate_grad_batches that it was written with"
+            )
 
 
 def _on(device: torch.device, part: MicroBatch) -> MicroBatch:

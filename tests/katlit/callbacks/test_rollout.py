@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +14,9 @@ from torch import Tensor
 
 from datamodules.loader import EpochLoader
 from katlit.callbacks.rollout import RolloutSampler
+from katlit.callbacks.rollout_checks import check_settings
 from katlit.errors import UserError
-from katlit.rewards import CompositeReward
+from katlit.rewards import CompositeReward, Reward, Sample
 from katlit.rollout import HFEngine, SamplingParameters, VLLMEngine
 from modules import StepSRPO
 
@@ -200,3 +202,44 @@ def test_validate_starts_the_engine(tmp_path: Path) -> None:
     (results,) = trainer.validate(stage, loader, verbose=False)
     assert sampler.engine.requests == [2] * 4
     assert set(results) >= {"val/accuracy", "val/mean_tokens", "val/think_rate", "val/format_valid"}
+
+
+class Sometimes(Reward):
+    """All 1 in the first round; later every second one where the second prompt comes along."""
+
+    def __init__(self) -> None:
+        self.rounds = 0
+
+    def __call__(self, samples: list[Sample]) -> list[float]:
+        self.rounds += 1
+        return [
+            float(index % 2 or self.rounds == 1) if sample.prompt["id"] == "p1" else 1.0
+            for index, sample in enumerate(samples)
+        ]
+
+
+@pytest.mark.parametrize(
+    ("on_flat_groups", "requests", "trained"),
+    [("keep", [8], range(8)), ("skip", [8], []), ("resample", [8, 8, 4], range(4, 8))],
+)
+def test_flat_groups(tmp_path: Path, on_flat_groups: Any, requests: list[int], trained: Any) -> None:
+    engine = Counting()
+    reward = CompositeReward({"accuracy": Sometimes()}, {"accuracy": 1.0})
+    watch, data, _ = train(
+        tmp_path, engine, BATCHES[:1], reward=reward, samples=4, on_flat_groups=on_flat_groups
+    )
+    assert engine.requests == requests
+    (batch,), (logged,) = watch.batches, watch.logged
+    assert set(batch["rollout_ids"].flatten().tolist()) - {-1} == set(trained)
+    assert batch["group_ids"].tolist() == [0] * 4 + [1] * 4  # what was left out is known all the same
+    assert len(data.recorded[0][1]) == 8
+    assert logged["rollout/flat_groups"] == 1
+    assert logged["rollout/left_out_groups"] == {"keep": 0, "skip": 1, "resample": 0.5}[on_flat_groups]
+    assert logged["rollout/accuracy"] == 1  # as the policy answered at first
+    assert (logged["train/loss"] != 0) == (on_flat_groups == "resample")
+
+
+def test_groups_that_the_bias_learns_from_are_not_left_out() -> None:
+    stage = SimpleNamespace(bias_when_solved=True)
+    with pytest.raises(UserError, match=r"on_flat_groups: skip, but model.bias_when_solved is true"):
+        check_settings(SimpleNamespace(), stage, SamplingParameters(), 0, "skip")  # type: ignore[arg-type]

@@ -15,11 +15,22 @@ class TakesOutcomes(Interface):
 
 
 @runtime_checkable
+class HasHistory(Interface):
+    """A DataModule that can tell what its history comes to."""
+
+    def history_counts(self) -> dict[str, int]:
+        """Counts to be logged as `history/…`, the same on every rank."""
+
+
+@runtime_checkable
 class LooksAhead(Interface):
     """A loader that knows what comes next."""
 
     def upcoming(self) -> list[RolloutBatch]:
         """The batches that are rolled out together after the present ones; none at an epoch's end."""
+
+    def __len__(self) -> int:
+        """Batches of the epoch."""
 
     @property
     def updates(self) -> int:

@@ -1,8 +1,8 @@
 """Samples the policy before each training step and fills the batch that the step will see."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -10,7 +10,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from katlit.batch import Prompt, RolloutBatch
-from katlit.callbacks.prompt_data import TakesOutcomes
+from katlit.callbacks.epoch_length import measure_epoch
+from katlit.callbacks.prompt_data import HasHistory, TakesOutcomes
 from katlit.callbacks.rollout_checks import check_settings
 from katlit.callbacks.start_engine import start_engine
 from katlit.errors import UserError
@@ -19,7 +20,7 @@ from katlit.protocol import Mode
 from katlit.rewards import CompositeReward
 from katlit.rollout.ahead import AheadState
 from katlit.rollout.engine import RolloutEngine, SamplingParameters
-from katlit.rollout.fill import fill, in_order
+from katlit.rollout.fill import fill, in_order, prompts_of
 from katlit.rollout.flat_groups import OnFlatGroups, flat_groups, shares
 from katlit.rollout.roll_out import RolloutSettings, forced_modes, response_tokens, score, statistics
 from katlit.rollout.step_sampler import Step, StepSampler
@@ -46,14 +47,15 @@ class RolloutSampler(Callback):
 
     Logs for every optimizer step, averaged over ranks: `rollout/reward`, `/accuracy`, `/format_valid`,
     `/truncated` (shares), `/think_rate` (of the rollouts whose mode was not forced), `/mean_tokens` (of the
-    response, a forced judge counted), `/flat_groups` and `/left_out_groups` (shares),
-    `/skipped_prompts`, `/sync_seconds`, `/sample_seconds`,
+    response, a forced judge counted), all of what was sampled first; `/flat_groups`, `/left_out_groups`
+    (shares), `/skipped_prompts`, `/sync_seconds`, `/sample_seconds` (that the trainer waits),
     `/reward_seconds`, `/layout_seconds`, and `/logprob_gap`, the mean absolute difference between the
     engine's and the trainer's log-probabilities of the sampled tokens; where these are stale, of a few more
-    that the engine samples after each sync (`katlit.rollout.probe`). `/sample_seconds` are those that the
-    trainer waits. With `max_staleness: 1` also `/staleness`, the optimizer steps between the weights that
-    sampled and those that are trained, and `/hidden_seconds` of sampling that nobody waited for. Where the
-    engine drafts with the MTP modules, also `/draft_acceptance` (share) and `/tokens_per_pass`.
+    that the engine samples after each sync (`katlit.rollout.probe`). With `max_staleness: 1` also
+    `/staleness`, the optimizer steps between the weights that sampled and those that are trained, and
+    `/hidden_seconds` of sampling that nobody waited for. Where the engine drafts with the MTP modules, also
+    `/draft_acceptance` (share) and `/tokens_per_pass`. Data with a history also log `history/…`
+    (`datamodules.history.History.counts`).
 
     Where there are validation prompts, each is answered once, left to decide, and `val/accuracy`,
     `/mean_tokens`, `/think_rate` and `/format_valid` are logged, over all ranks.
@@ -120,6 +122,10 @@ class RolloutSampler(Callback):
         self._sync(trainer, pl_module)
 
     @override
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        measure_epoch(trainer)
+
+    @override
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: RolloutBatch, batch_idx: int
     ) -> None:
@@ -127,11 +133,13 @@ class RolloutSampler(Callback):
 
         The prompts of a window are sampled together, before its first optimizer step.
         """
+        if batch_idx == 0:
+            measure_epoch(trainer)
         window = batch.get("window", [batch])
         self._window.expect(new=bool(window))
         if window:
             following = self._following(trainer, batch_idx + len(window))
-            step = Step(trainer.global_step, trainer.current_epoch, _prompts(window), following)
+            step = Step(trainer.global_step, trainer.current_epoch, prompts_of(window), following)
             self._sample(trainer, pl_module, len(window), step)
         elif not self._window.in_step:
             self._pass_time(dict.fromkeys(PARTS, 0.0))
@@ -149,25 +157,18 @@ class RolloutSampler(Callback):
         last = batches >= trainer.num_training_batches or trainer.global_step + 1 == trainer.max_steps
         if last or not self.max_staleness:
             return []
-        return _prompts(trainer.train_dataloader.upcoming())
+        return prompts_of(trainer.train_dataloader.upcoming())
 
     def _sample(self, trainer: Trainer, pl_module: LightningModule, parts: int, step: Step) -> None:
         """Sample and score the prompts of a window in one go; divide the rollouts among its micro-batches."""
         protocol, watch = pl_module.backbone.protocol, Stopwatch(*PARTS)
-        peers = Peers(pl_module.device_mesh)
+        peers, decide = Peers(pl_module.device_mesh), trainer.strategy.reduce_boolean_decision
         mine = replace(step, prompts=peers.share(step.prompts), following=peers.share(step.following))
-        got = self._sampler.sample(
-            mine,
-            protocol,
-            lambda: self._sync(trainer, pl_module),
-            lambda here: trainer.strategy.reduce_boolean_decision(here, all=False),
-            watch,
-        )
+        sync, anywhere = partial(self._sync, trainer, pl_module), partial(decide, all=False)
+        got = self._sampler.sample(mine, protocol, sync, anywhere, watch)
         rollouts, first = (in_order(peers.together(own)) for own in (got.rollouts, got.first_round))
         left_out = set() if self.on_flat_groups == "keep" else flat_groups(rollouts)
-        probes = None
-        if got.probes is not None:
-            probes = [one for part in peers.together(got.probes) for one in part]
+        probes = None if got.probes is None else [one for part in peers.together(got.probes) for one in part]
         with watch.time("layout"):
             filled = fill(
                 parts, step.prompts, rollouts, probes, self.row_tokens, protocol, pl_module.device, left_out
@@ -177,6 +178,8 @@ class RolloutSampler(Callback):
         self.skipped = len(step.prompts) - len({rollout.group for rollout in first})
         counted = statistics(first, protocol) | {"skipped_prompts": float(self.skipped)}
         counted |= shares(first, left_out) | self.engine.statistics()
+        if isinstance(data, HasHistory):
+            counted |= {f"history/{name}": float(number) for name, number in data.history_counts().items()}
         if self.max_staleness:
             counted |= {"staleness": float(got.staleness), "hidden_seconds": got.hidden}
         self._window.open(filled, min(parts, trainer.accumulate_grad_batches), counted)
@@ -292,9 +295,5 @@ class RolloutSampler(Callback):
         self._synced_at = trainer.global_step
 
     def _log(self, pl_module: LightningModule, values: dict[str, float]) -> None:
-        rows = {f"rollout/{name}": value for name, value in values.items()}
+        rows = {n if "/" in n else f"rollout/{n}": value for n, value in values.items()}
         pl_module.log_dict(rows, on_step=True, on_epoch=False, sync_dist=True, batch_size=1)
-
-
-def _prompts(batches: Sequence[RolloutBatch]) -> list[Prompt]:
-    return [prompt for batch in batches for prompt in batch["prompts"]]

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from katlit.batch import Prompt
+from katlit.batch import Prompt, RolloutBatch
 from katlit.packing import balanced
 from katlit.protocol import Protocol
 from katlit.rollout.layout import Rollout, Sampled, document_tokens, lay_out, outcomes
@@ -63,3 +63,8 @@ def in_order(parts: Sequence[Sequence[Rollout]]) -> list[Rollout]:
         for rollout in part
     ]
     return sorted(all_of_them, key=lambda rollout: rollout.group)
+
+
+def prompts_of(batches: Sequence[RolloutBatch]) -> list[Prompt]:
+    """The prompts of some batches, in order."""
+    return [prompt for batch in batches for prompt in batch["prompts"]]

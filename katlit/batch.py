@@ -83,6 +83,7 @@ class RolloutBatch(StepBatch):
     ]  # [B, L] float32, the trainer's as it sampled, where it has moved since
     group_ids: NotRequired[Tensor]  # [N] int64, index of the prompt among those rolled out together
     modes: NotRequired[Tensor]  # [N] int64, 1 think-on, 0 think-off, -1 no mode found
+    difficulties: NotRequired[Tensor]  # [N] int64, of the prompt
     rewards: NotRequired[Tensor]  # [N] float32, outcome reward
     correct: NotRequired[Tensor]  # [N] bool
     truncated: NotRequired[Tensor]  # [N] bool, stopped by the length limit: excluded from the loss

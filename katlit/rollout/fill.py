@@ -41,7 +41,9 @@ def fill(
     Returns:
         All of a `RolloutBatch` but its prompts and what the module writes, for each micro-batch.
     """
-    known = {name: tensor.to(device) for name, tensor in outcomes(rollouts).items()}
+    difficulties = torch.tensor([prompts[r.group]["difficulty"] for r in rollouts], dtype=torch.int64)
+    known = outcomes(rollouts) | {"difficulties": difficulties}
+    known = {name: tensor.to(device) for name, tensor in known.items()}
     samples = [table_row(rollout, prompts, protocol) for rollout in rollouts]
     filled = []
     kept = [index for index, rollout in enumerate(rollouts) if rollout.group not in left_out]

@@ -1,6 +1,7 @@
 """Data of the three stages."""
 
 from datamodules.cold_start import ColdStartData
+from datamodules.curriculum import Curriculum, CurriculumStage
 from datamodules.distill import DistillData
 from datamodules.file_prompts import FilePrompts
 from datamodules.prompts import PromptData
@@ -9,6 +10,8 @@ from datamodules.worked import WorkedData
 
 __all__ = [
     "ColdStartData",
+    "Curriculum",
+    "CurriculumStage",
     "DistillData",
     "FilePrompts",
     "PromptData",

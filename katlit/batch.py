@@ -57,9 +57,17 @@ class Prompt(TypedDict):
 
 
 class RolloutBatch(StepBatch):
-    """Prompts as the loader yields them; the rollout callback fills the rest in place before the step."""
+    """Prompts as the loader yields them; the rollout callback fills the rest in place before the step.
+
+    Prompts that are rolled out together are those of one batch, or of all batches of a `window`. N are their
+    rollouts. The tokens [B, L] are those of the part of them that this micro-batch trains on; it need not be
+    that of its own prompts.
+    """
 
     prompts: list[Prompt]
+    later: NotRequired[
+        list[Any]
+    ]  # the micro-batches of later updates on the same rollouts; the module records their `old_log_probs`
     input_ids: NotRequired[Tensor]  # [B, L] int64, prompt and completion
     position_ids: NotRequired[Tensor]  # [B, L] int64
     loss_mask: NotRequired[Tensor]  # [B, L] bool, True on sampled tokens
@@ -70,9 +78,12 @@ class RolloutBatch(StepBatch):
     rollout_log_probs: NotRequired[
         Tensor
     ]  # [B, L] float32, the sampler's log-probability of each sampled token
-    old_log_probs: NotRequired[Tensor]  # [B, L] float32, the trainer's, where a batch is used more than once
-    group_ids: NotRequired[Tensor]  # [N] int64, index of the prompt
+    old_log_probs: NotRequired[
+        Tensor
+    ]  # [B, L] float32, the trainer's as it sampled, where it has moved since
+    group_ids: NotRequired[Tensor]  # [N] int64, index of the prompt among those rolled out together
     modes: NotRequired[Tensor]  # [N] int64, 1 think-on, 0 think-off, -1 no mode found
+    difficulties: NotRequired[Tensor]  # [N] int64, of the prompt
     rewards: NotRequired[Tensor]  # [N] float32, outcome reward
     correct: NotRequired[Tensor]  # [N] bool
     truncated: NotRequired[Tensor]  # [N] bool, stopped by the length limit: excluded from the loss

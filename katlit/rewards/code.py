@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -61,7 +62,15 @@ class CodeReward(Reward):
             Limits(cpu_seconds, wall_seconds, memory_mib), allow_weaker=allow_weaker_sandbox
         )
         self._workers = workers or (len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1)
-        self._free = threading.BoundedSemaphore(self._workers)  # calls may come from several threads
+
+    @cached_property
+    def _free(self) -> threading.BoundedSemaphore:
+        """Of all calls together, which may come from several threads."""
+        return threading.BoundedSemaphore(self._workers)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The settings, which are the same before and after use."""
+        return {name: value for name, value in self.__dict__.items() if name != "_free"}
 
     def __call__(self, samples: Sequence[Sample]) -> list[Verdict]:
         """See `Reward`."""

@@ -15,10 +15,10 @@ spaces or control groups: these two need no root and work inside containers.
 import os
 import platform
 import sys
-import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from katlit.errors import UserError
@@ -67,8 +67,10 @@ class Sandbox:
     def __init__(self, limits: Limits, *, allow_weaker: bool = False) -> None:
         self._limits = limits
         self._allow_weaker = allow_weaker
-        self._lock = threading.Lock()
-        self._means: tuple[str, ...] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The settings: another machine may offer something else."""
+        return {name: value for name, value in self.__dict__.items() if name != "_means"}
 
     def start(
         self,
@@ -93,20 +95,15 @@ class Sandbox:
             SandboxError: where no process can be started.
         """
         return SandboxedProcess(
-            self._task(source, names, self._available()),
+            self._task(source, names, self._means),
             self._limits.wall_seconds,
             standard_input=standard_input,
             output_bytes=output_bytes,
             descriptors=descriptors,
         )
 
-    def _available(self) -> tuple[str, ...]:
-        with self._lock:
-            if self._means is None:
-                self._means = self._probed()
-            return self._means
-
-    def _probed(self) -> tuple[str, ...]:
+    @cached_property
+    def _means(self) -> tuple[str, ...]:
         if sys.platform != "linux":
             raise UserError(f"CodeReward: the sandbox needs Linux, this is {sys.platform}")
         found, missing = [], []

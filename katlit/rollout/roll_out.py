@@ -74,6 +74,7 @@ def requests_of(
     thinking: Sequence[Thinking],
     settings: RolloutSettings,
     step: str,
+    first: int = 0,
 ) -> list[Request]:
     """The rollouts of every prompt that fits, in order of the prompts.
 
@@ -84,6 +85,7 @@ def requests_of(
         thinking: How each of a prompt's rollouts is prompted.
         settings: Sampling and seed.
         step: What tells the seeds of this call from those of another one.
+        first: Number of a prompt's first rollout, where it has had others in this step.
     """
     return [
         Request(
@@ -93,7 +95,7 @@ def requests_of(
             request_seed(settings.seed, step, prompts[group]["id"], index),
         )
         for group in fitting(engine, protocol, prompts, thinking, settings.sampling.max_tokens)
-        for index, mode in enumerate(thinking)
+        for index, mode in enumerate(thinking, first)
     ]
 
 

@@ -288,7 +288,7 @@ class VLLMEngine(RolloutEngine):
             llm.apply_model(forget_expert_kernels)
             llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         if self.takes_mtp:
-            llm.collective_rpc(load_drafter, args=(drafter,))
+            llm.collective_rpc(load_drafter, args=(drafter, self._in_place))
         llm.reset_prefix_cache()
 
     def close(self) -> None:

@@ -74,8 +74,11 @@ class Watch(Callback):
 
 
 class Outcomes(LightningDataModule):
-    def __init__(self, batches: list[list[Prompt]], validation: list[list[Prompt]] | None) -> None:
+    def __init__(
+        self, batches: list[list[Prompt]], validation: list[list[Prompt]] | None, updates: int
+    ) -> None:
         super().__init__()
+        self.updates = updates
         self.batches = batches
         if validation is not None:
             loader = EpochLoader(lambda epoch: validation, lambda prompts: {"prompts": prompts})
@@ -84,7 +87,9 @@ class Outcomes(LightningDataModule):
 
     def train_dataloader(self) -> Any:
         return EpochLoader(
-            lambda epoch: self.batches, lambda prompts: {"prompts": prompts}, share_of(self.trainer)
+            lambda epoch: self.batches,
+            lambda prompts: {"prompts": prompts},
+            share_of(self.trainer, updates=self.updates),
         )
 
     def record_outcomes(self, batch: Any) -> None:
@@ -106,6 +111,7 @@ def train(
     reward: CompositeReward | None = None,
     temperature: float = 0.7,
     parts: int = 1,
+    updates: int = 1,
     validation: list[list[Prompt]] | None = None,
     fit: Mapping[str, Any] = MappingProxyType({}),
     resumed_from: Path | None = None,
@@ -120,7 +126,7 @@ def train(
     sampler = RolloutSampler(
         engine, reward, SamplingParameters(temperature=0.7, max_tokens=12), row_tokens=96, **settings
     )
-    watch, data = Watch(), Outcomes(batches, validation)
+    watch, data = Watch(), Outcomes(batches, validation, updates)
     trainer = Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
         callbacks=[sampler, watch, *callbacks], default_root_dir=directory,

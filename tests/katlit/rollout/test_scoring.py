@@ -48,6 +48,7 @@ def test_what_comes_early_is_scored_beside_and_the_rest_later(tmp_path: Path, ea
             scoring.add(index, sampled[index])  # returns though the reward does not
         watched.may_go_on.set()
         rollouts = scoring.all_of(sampled)
+    assert sum(number for _, number in watched.asked) == 12  # each once
     assert rollouts == score(sampled, protocol, PROMPTS, reward)
     beside = [number for name, number in watched.asked if name.startswith("scoring")]
     assert sum(beside) == len(early)

@@ -70,7 +70,7 @@ class Aggregation(NamedTuple):
         """
         weighted = torch.where(segments.judge, self.judge_weight * values, values)
         parts = [
-            (weighted * self._shares(own, segments).to(values.dtype)).sum() / numbers[name]
+            (weighted * self._shares(own.to(values.dtype), segments)).sum() / numbers[name]
             for name, own in self._streams(segments.judge).items()
         ]
         return torch.stack(parts).sum()
@@ -88,7 +88,7 @@ class Aggregation(NamedTuple):
         return number * self.length if self.unit == "constant" else number
 
     def _shares(self, own: Tensor, segments: Segments) -> Tensor:
-        """What each token counts in its stream, [T]; 0 outside of it."""
+        """What each token counts in its stream, [T], from 1 in it and 0 outside of it."""
         if self.unit != "sequence":
             return own
         return own / segments.lengths(own)[segments.rollout_ids].clamp(min=1)

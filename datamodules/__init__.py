@@ -1,5 +1,6 @@
 """Data of the three stages."""
 
+from datamodules.cached_teacher import CachedTeacher
 from datamodules.cold_start import ColdStartData
 from datamodules.distill import DistillData
 from datamodules.file_prompts import FilePrompts
@@ -8,6 +9,7 @@ from datamodules.sources import TaskFamily, TaskPrompts
 from datamodules.worked import WorkedData
 
 __all__ = [
+    "CachedTeacher",
     "ColdStartData",
     "DistillData",
     "FilePrompts",

@@ -1,5 +1,6 @@
 """Data of the three stages."""
 
+from datamodules.cached_teacher import CachedTeacher
 from datamodules.cold_start import ColdStartData
 from datamodules.curriculum import Curriculum, CurriculumStage
 from datamodules.distill import DistillData
@@ -9,6 +10,7 @@ from datamodules.sources import TaskFamily, TaskPrompts
 from datamodules.worked import WorkedData
 
 __all__ = [
+    "CachedTeacher",
     "ColdStartData",
     "Curriculum",
     "CurriculumStage",

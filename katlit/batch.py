@@ -1,6 +1,7 @@
 """Batch contracts: the only thing that `modules` and `datamodules` both know.
 
-Shapes: B rows, L tokens a row, P aligned token pairs, N rollouts, D MTP depths.
+Shapes: B rows, L tokens a row, P aligned token pairs, k likeliest tokens of a cached teacher, N rollouts, D
+MTP depths.
 
 A row holds one document or several packed ones. `position_ids` restarts at 0 at each document, and the
 padding at a row's end is a document of its own, so no attention mask is needed: two tokens see each other
@@ -42,6 +43,8 @@ class DistillBatch(TokenBatch):
     teacher_position_ids: Tensor  # [B_teacher, L_teacher] int64
     student_targets: Tensor  # [P] int64
     teacher_targets: Tensor  # [P] int64
+    teacher_top_ids: NotRequired[Tensor]  # [P, k] int32, from a cache: the teacher's likeliest tokens
+    teacher_top_log_probs: NotRequired[Tensor]  # [P, k + 1] float32, of these, and at last of all others
 
 
 class Prompt(TypedDict):

@@ -48,21 +48,15 @@ def verdict(tests: object, program: str | None, **options: float) -> Verdict:
     return CodeReward(**options)([sample(tests, program)])[0]
 
 
-def left_behind() -> set[str]:
-    """Scratch folders, and processes that run our sandbox."""
-    folders = {str(path) for path in Path(tempfile.gettempdir()).glob("katlit-sandbox-*")}
-    return folders | {pid for pid, command in commands().items() if "sandboxed.py" in command}
-
-
-def commands() -> dict[str, str]:
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
+def left_behind(folder: Path) -> list[str]:
+    """What lies in the folder, and processes that work below it, even where it is gone."""
+    found = [str(path) for path in folder.iterdir()]
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            parent = (folder / "stat").read_text().rsplit(")", 1)[1].split()[1]
-            if parent in {"1", str(os.getpid())}:  # ours, or orphans
-                found[folder.name] = (folder / "cmdline").read_text()
-        except (FileNotFoundError, ProcessLookupError):
+            place = str((process / "cwd").readlink())
+        except OSError:  # it has ended, or is another user's
             continue
+        found += [process.name] if place.startswith(f"{folder}/") else []
     return found
 
 
@@ -284,8 +278,11 @@ def test_attacks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("KATLIT_TEST_SECRET", "do-not-tell")
     witness = tmp_path / "witness"
     witness.write_text("untouched")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     threads = threading.active_count()
-    before, then = left_behind(), witness.stat()
+    then = witness.stat()
     state = then.st_mode, then.st_size, then.st_mtime_ns, then.st_ctime_ns
     attacks = [
         (tests, program.replace("WITNESS", repr(str(witness))).replace("CLONE", CLONE))
@@ -301,10 +298,10 @@ def test_attacks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         if found.value != (reason == "passed") or reason not in found.reason
     }
     assert unexpected == {}
-    assert left_behind() <= before
+    assert left_behind(scratch) == []
     now = witness.stat()
     assert (now.st_mode, now.st_size, now.st_mtime_ns, now.st_ctime_ns) == state
-    assert list(tmp_path.iterdir()) == [witness]
+    assert sorted(tmp_path.iterdir()) == [scratch, witness]
     assert threading.active_count() == threads
 
 

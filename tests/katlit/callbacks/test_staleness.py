@@ -47,6 +47,10 @@ class Beside(Finishing):
         finally:
             self.samples.release()
 
+    def close(self) -> None:
+        self.backwards.release()  # a run that stops has no backward pass to wait for
+        super().close()
+
     def wait(self) -> None:
         assert self.backwards.acquire(timeout=PATIENCE), "the trainer waits for what it should train beside"
 

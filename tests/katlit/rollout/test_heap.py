@@ -14,7 +14,7 @@ MIB = 2**20
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="glibc")
 
 
-# In a process of its own, whose heap nobody else uses: what a large block costs in pages, six times.
+# In a process of its own, whose heap nobody else uses: what a large block costs in pages, twelve times.
 FAULTS = """
 import resource, torch
 from katlit.rollout.heap import reused_large_blocks
@@ -25,7 +25,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 with reused_large_blocks():
-    print(*(faults() for _ in range(6)))
+    print(*(faults() for _ in range(12)))
 """
 
 
@@ -33,7 +33,7 @@ def test_a_large_block_costs_its_pages_once() -> None:
     printed = subprocess.run([sys.executable, "-c", FAULTS], check=True, capture_output=True).stdout
     seen = [int(number) for number in printed.split()]
     assert seen[0] > 40  # huge pages, if need be
-    assert max(seen[3:]) < 10  # alignment may need a second block
+    assert max(seen[-4:]) < 10  # alignment may need other blocks first
 
 
 def test_outside_large_blocks_are_returned() -> None:

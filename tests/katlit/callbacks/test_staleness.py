@@ -48,7 +48,7 @@ class Beside(Finishing):
             self.samples.release()
 
     def close(self) -> None:
-        self.backwards.release()  # a run that stops has no backward pass to wait for
+        self.backwards.release()  # a run that stops has no other to wait for
         super().close()
 
     def wait(self) -> None:
@@ -79,8 +79,7 @@ class Beats(Callback):
 
 def run(directory: Path, engine: Beside | None = None, **settings: Any) -> tuple[Watch, Beats, Beside]:
     engine = engine or Beside()
-    beats = Beats(engine)
-    callbacks = [beats, *settings.pop("callbacks", [])]
+    callbacks = [beats := Beats(engine), *settings.pop("callbacks", [])]
     settings = {"samples": 4, "batches": BATCHES, "max_logprob_gap": 1e-4} | settings
     watch, *_ = train(directory, engine, max_staleness=1, callbacks=callbacks, **settings)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("sampling-ahead")]

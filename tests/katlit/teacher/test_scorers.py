@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -31,11 +32,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(directory / "model")
 
 
+@cache
+def network(model: str) -> Any:
+    """Loaded once: transformers must not load models in several threads at a time, as a server would."""
+    return AutoModelForCausalLM.from_pretrained(model).eval()
+
+
 def truth(model: str, transcript: Transcript) -> torch.Tensor:
     """Full distributions of the response, one text at a time."""
-    network = AutoModelForCausalLM.from_pretrained(model).eval()
     with torch.no_grad():
-        logits = network(torch.tensor([transcript.token_ids])).logits[0].double()
+        logits = network(model)(torch.tensor([transcript.token_ids])).logits[0].double()
     return logits.softmax(dim=-1)[transcript.start - 1 : -1]
 
 
@@ -75,6 +81,7 @@ def fake(model: str) -> Iterator[Fake]:
     import threading
 
     server = Fake()
+    network(model)
 
     def answer(_: Any, body: Any) -> Any:
         ids, k = body["prompt"], body["prompt_logprobs"]

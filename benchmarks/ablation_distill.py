@@ -105,8 +105,9 @@ def page(found: dict[str, list[Result]], seeds: list[int], steps: int) -> str:
     return (
         "# What each term of stage 1 contributes\n\n"
         f"Made by `python benchmarks/ablation_distill.py --steps {steps}` on the demo's task and models: "
-        f"{steps} steps each, the same records, seeds {', '.join(map(str, seeds))}; mean ± standard error "
-        "over the seeds. The teacher has another vocabulary, so KD is ULD.\n\n" + table(rows)
+        f"{steps} steps each, the same records,\nseeds {', '.join(map(str, seeds))}; mean ± standard error "
+        "over the seeds. The teacher has another vocabulary, so KD is ULD.\n[real.md](real.md) says what "
+        "follows.\n\n" + table(rows)
     )
 
 

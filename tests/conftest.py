@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,6 +24,9 @@ for variable in ("MLFLOW_TRACKING_URI", "KATLIT_PARENT_RUN_ID"):
     os.environ.pop(variable, None)
 
 torch.set_num_threads(1)
+# Nothing is asserted of how long an example takes: the first one may load a library on a busy machine.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True)

@@ -38,10 +38,6 @@ class History:
         kept = [prompt_id for prompt_id in everything if self._solved.get(prompt_id, epoch) >= epoch]
         return kept or everything
 
-    def dropped(self, epoch: int) -> int:
-        """Count the prompts solved before `epoch`."""
-        return sum(solved_in < epoch for solved_in in self._solved.values())
-
     def counts(self, prompt_ids: Iterable[str], epoch: int) -> dict[str, int]:
         """How many of an epoch's prompts are drawn, and why not the others.
 

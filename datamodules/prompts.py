@@ -107,10 +107,6 @@ class PromptData(LightningDataModule):
     def _epoch(self) -> int:
         return 0 if self.trainer is None else self.trainer.current_epoch
 
-    def dropped(self, epoch: int) -> int:
-        """Count the prompts that `epoch` leaves out."""
-        return 0 if self._history is None else self._history.dropped(epoch)
-
     def _candidates(self, epoch: int) -> dict[str, Prompt]:
         """The prompts that an epoch could draw from, by their ids."""
         assert self._train is not None  # noqa: S101

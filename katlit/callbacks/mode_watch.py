@@ -22,8 +22,9 @@ class ModeWatch(Callback):
     """Logs which modes the rollouts chose by themselves; those of a forced mode do not count.
 
     For every optimizer step, over all ranks: `modes/think_rate/difficulty-<d>` for each difficulty of the
-    prompts, `modes/one_mode_groups`, the share of groups that chose a single mode, and `modes/entropy`, in
-    nats, of the share of think-on among all that chose one (0.69 where both are equally frequent).
+    step's prompts, `modes/one_mode_groups`, the share of groups that chose a single mode, and
+    `modes/entropy`, in nats, of the share of think-on among all that chose one (0.69 where both are equally
+    frequent).
 
     A group of one mode is no fault where other groups have the other: then the policy decides by the prompt.
     So collapsed is a policy whose entropy over all prompts stays low. That is warned of once, with the
@@ -60,8 +61,8 @@ class ModeWatch(Callback):
         counts = added(gathered(mode_counts(batch)))
         rates = mode_rates(counts)
         for name, value in rates.items():
-            # The same on all ranks, whatever difficulties each has seen.
             pl_module.log(f"modes/{name}", value, on_step=True, on_epoch=False, batch_size=1)
+        _log_think_rates(trainer, think_rates(counts))
         self._watch(counts, rates)
 
     def _watch(self, counts: Counts, rates: Mapping[str, float]) -> None:
@@ -81,6 +82,16 @@ class ModeWatch(Callback):
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._low, self._warned = state_dict["low"], state_dict["warned"]
+
+
+def _log_think_rates(trainer: Trainer, rates: Mapping[int, float]) -> None:
+    """Past the module's log, which would repeat a difficulty's last value in steps without such prompts."""
+    every, step = trainer.log_every_n_steps, trainer.global_step
+    if not every or step % every:
+        return
+    rows = {f"modes/think_rate/difficulty-{difficulty}": rate for difficulty, rate in rates.items()}
+    for tracker in trainer.loggers:
+        tracker.log_metrics(rows, step=step - 1)  # as Lightning counts
 
 
 def advice(think_rate: float, steps: int) -> str:
@@ -118,15 +129,19 @@ def mode_counts(batch: Mapping[str, Any]) -> Counts:
 
 
 def mode_rates(counts: Mapping[str, int]) -> dict[str, float]:
-    """From counts of all ranks to what is logged; 0 where there was nothing."""
-    difficulties = sorted(int(name.removeprefix("free/")) for name in counts if name.startswith("free/"))
-    rates = {f"think_rate/difficulty-{d}": counts[f"on/{d}"] / counts[f"free/{d}"] for d in difficulties}
+    """Share of groups with one mode, and entropy, from counts of all ranks; 0 where there was nothing."""
     on, off = counts["on"], counts["off"]
     shares = torch.tensor([on, off], dtype=torch.float64) / max(on + off, 1)
-    return rates | {
+    return {
         "one_mode_groups": counts["one_mode"] / max(counts["groups"], 1),
         "entropy": float(-torch.special.xlogy(shares, shares).sum()),
     }
+
+
+def think_rates(counts: Mapping[str, int]) -> dict[int, float]:
+    """The share that thinks, for each difficulty that was seen."""
+    seen = sorted(int(name.removeprefix("free/")) for name in counts if name.startswith("free/"))
+    return {difficulty: counts[f"on/{difficulty}"] / counts[f"free/{difficulty}"] for difficulty in seen}
 
 
 def added(parts: Iterable[Mapping[str, int]]) -> Counts:

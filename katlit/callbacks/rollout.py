@@ -302,5 +302,5 @@ class RolloutSampler(Callback):
         self._synced_at = trainer.global_step
 
     def _log(self, pl_module: LightningModule, values: dict[str, float]) -> None:
-        rows = {n if "/" in n else f"rollout/{n}": value for n, value in values.items()}
+        rows = {name if "/" in name else f"rollout/{name}": value for name, value in values.items()}
         pl_module.log_dict(rows, on_step=True, on_epoch=False, sync_dist=True, batch_size=1)

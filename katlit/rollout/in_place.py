@@ -46,7 +46,7 @@ def _pack(layer: Any) -> None:
 
     layer.cpu_linear = None  # give its memory back before as much is taken
     dispatch_cpu_unquantized_gemm(layer, remove_weight=False)
-    layer.unpacked = 0
+    layer.unpacked = 0  # elements of the weight loaded since
 
 
 def _packing(load: Callable[..., None], layer: Any) -> Callable[..., None]:
@@ -65,7 +65,19 @@ def _packing(load: Callable[..., None], layer: Any) -> Callable[..., None]:
     return load_part
 
 
-# The classes are defined where vLLM, whose classes they extend, is sure to be there.
+class _Packed:
+    """Mixed into vLLM's methods of layers: keep the weight, and pack it as soon as it is loaded."""
+
+    def create_weights(self, layer: Any, *arguments: Any, weight_loader: Any, **settings: Any) -> None:
+        layer.unpacked = 0
+        load = _packing(weight_loader, layer)
+        super().create_weights(layer, *arguments, weight_loader=load, **settings)  # type: ignore[misc]
+
+    def process_weights_after_loading(self, layer: nn.Module) -> None:
+        _pack(layer)
+
+
+# The other classes are defined where vLLM, whose classes they extend, is sure to be there.
 
 
 def _linear_method() -> "type[UnquantizedLinearMethod]":
@@ -74,15 +86,8 @@ def _linear_method() -> "type[UnquantizedLinearMethod]":
         register_weight_loader_v2_supported_method,
     )
 
-    class InPlaceLinearMethod(UnquantizedLinearMethod):
-        """A linear layer that keeps its weight when it packs it."""
-
-        def create_weights(self, layer: Any, *arguments: Any, **settings: Any) -> None:
-            load = settings.pop("weight_loader")
-            super().create_weights(layer, *arguments, weight_loader=_packing(load, layer), **settings)
-
-        def process_weights_after_loading(self, layer: nn.Module) -> None:
-            _pack(layer)
+    class InPlaceLinearMethod(_Packed, UnquantizedLinearMethod):
+        """A linear layer."""
 
     register_weight_loader_v2_supported_method(InPlaceLinearMethod)
     return InPlaceLinearMethod
@@ -97,15 +102,8 @@ def _table_methods() -> "tuple[type[UnquantizedEmbeddingMethod], type[Unquantize
         def process_weights_after_loading(self, layer: nn.Module) -> None:
             """Nothing to pack."""
 
-    class InPlaceHeadMethod(UnquantizedEmbeddingMethod):
-        """The output head, packed as soon as it is loaded."""
-
-        def create_weights(self, layer: Any, *arguments: Any, **settings: Any) -> None:
-            load = settings.pop("weight_loader")
-            super().create_weights(layer, *arguments, weight_loader=_packing(load, layer), **settings)
-
-        def process_weights_after_loading(self, layer: nn.Module) -> None:
-            _pack(layer)
+    class InPlaceHeadMethod(_Packed, UnquantizedEmbeddingMethod):
+        """The output head."""
 
     return TableMethod, InPlaceHeadMethod
 

@@ -93,7 +93,7 @@ def test_solved_prompts_are_dropped_from_later_epochs(source: FilePrompts, sums:
     loader = data.train_dataloader()
     for batch in loader:
         data.record_outcomes(scored(batch, outcomes))
-    assert data.dropped(1) == 8
+    assert data.history_counts()["solved"] == 8
     loader.set_epoch(1)
     assert len(loader) == 3
     assert not any(outcomes[name][1] for batch in loader for name in ids(batch))
@@ -110,8 +110,7 @@ def test_without_history_nothing_is_dropped(source: FilePrompts, sums: list[Prom
     data.setup("fit")
     for batch in data.train_dataloader():
         data.record_outcomes(scored(batch, {prompt["id"]: [True] for prompt in sums}))
-    assert data.dropped(5) == 0
-    assert data.state_dict() == {}
+    assert data.history_counts() == data.state_dict() == {}
 
 
 class Recorder(LightningModule):

@@ -63,16 +63,12 @@ def kill(run: subprocess.Popen[str]) -> None:
 
 
 def rows(directory: Path) -> dict[int, dict[str, Any]]:
-    """What was logged of each step, the last time that it ran; without what is measured.
-
-    Nor with the think rates of difficulties: a step without such prompts logs none, and Lightning then shows
-    the last one that this process has seen.
-    """
+    """What was logged of each step, the last time that it ran; without what is measured."""
     found: dict[int, dict[str, Any]] = {}
     file = directory / "log.jsonl"
     for line in file.read_text().splitlines() if file.exists() else []:
         row = json.loads(line)
-        measured = {k for k in row if "second" in k or k.startswith(("throughput/", "modes/think_rate/"))}
+        measured = {k for k in row if "second" in k or k.startswith("throughput/")}
         found[row["step"]] = {k: v for k, v in row.items() if k not in measured}
     return found
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from tinyrollouts import BATCHES, Finishing, train
+from tinyrollouts import BATCHES, Finishing, Watch, train
 
-from katlit.callbacks.mode_watch import ModeWatch, added, mode_counts, mode_rates
+from katlit.callbacks.mode_watch import ModeWatch, added, mode_counts, mode_rates, think_rates
 from katlit.errors import UserError
 
 Row = tuple[int, int, int, bool]  # mode, group, difficulty, forced
@@ -32,12 +32,12 @@ def random_rows(seed: int, groups: int) -> list[Row]:
     ]
 
 
-def by_hand(ranks: list[list[Row]]) -> dict[str, float]:
+def by_hand(ranks: list[list[Row]]) -> tuple[dict[str, float], dict[int, float]]:
     free = [(rank, *row) for rank, rows in enumerate(ranks) for row in rows if not row[3]]
-    rates = {}
+    rates, thinking = {}, {}
     for difficulty in {row[3] for row in free}:
         own = [row[1] == 1 for row in free if row[3] == difficulty]
-        rates[f"think_rate/difficulty-{difficulty}"] = sum(own) / len(own)
+        thinking[difficulty] = sum(own) / len(own)
     chosen: dict[Any, set[int]] = {}
     for rank, mode, group, *_ in free:
         if mode >= 0:
@@ -46,7 +46,7 @@ def by_hand(ranks: list[list[Row]]) -> dict[str, float]:
     on = [mode for _, mode, *_ in free if mode >= 0]
     shares = [on.count(mode) / len(on) for mode in (0, 1)] if on else []
     rates["entropy"] = -sum(share * math.log(share) for share in shares if share)
-    return rates
+    return rates, thinking
 
 
 @pytest.mark.parametrize(
@@ -60,19 +60,25 @@ def by_hand(ranks: list[list[Row]]) -> dict[str, float]:
     ],
 )
 def test_rates_are_those_of_a_loop_over_the_rollouts_of_all_ranks(ranks: list[list[Row]]) -> None:
-    rates = mode_rates(added(mode_counts(batch_of(rows)) for rows in ranks))
-    assert rates == pytest.approx(by_hand(ranks))
+    counts = added(mode_counts(batch_of(rows)) for rows in ranks)
+    rates, thinking = by_hand(ranks)
+    assert mode_rates(counts) == pytest.approx(rates)
+    assert think_rates(counts) == pytest.approx(thinking)
 
 
-def steps(watch: ModeWatch, rows: list[list[Row]]) -> None:
+def steps(watch: ModeWatch, rows: list[list[Row]], every: int = 1) -> list[tuple[int, dict[str, float]]]:
+    """Go through optimizer steps of two micro-batches; what the tracker got."""
     logged: dict[str, float] = {}
+    tracked: list[tuple[int, dict[str, float]]] = []
     module = SimpleNamespace(log=lambda name, value, **_: logged.update({name: value}))
-    trainer = SimpleNamespace(global_step=watch._last_step)
+    tracker = SimpleNamespace(log_metrics=lambda metrics, step: tracked.append((step, metrics)))
+    trainer = SimpleNamespace(global_step=watch._last_step, log_every_n_steps=every, loggers=[tracker])
     for step in rows:
         watch.on_train_batch_end(trainer, module, None, batch_of(step), 0)  # within an optimizer step
         trainer.global_step += 1
         watch.on_train_batch_end(trainer, module, None, batch_of(step), 1)
-    assert set(logged) >= {"modes/entropy", "modes/one_mode_groups"}
+    assert set(logged) == {"modes/entropy", "modes/one_mode_groups"}
+    return tracked
 
 
 THINKS: list[Row] = [(1, 0, 1, False)] * 8 + [(0, 0, 1, True)] * 8  # the other mode only where it is forced
@@ -100,13 +106,22 @@ def test_a_policy_that_decides_by_the_prompt_is_not_collapsed(caplog: pytest.Log
     assert not caplog.records
 
 
+def test_a_step_without_a_difficulty_logs_none_of_it() -> None:
+    first, second = "modes/think_rate/difficulty-1", "modes/think_rate/difficulty-2"
+    rows = [BY_PROMPT, THINKS, BY_PROMPT]
+    both = {first: 0, second: 1}
+    assert steps(ModeWatch(), rows) == [(0, both), (1, {first: 1}), (2, both)]
+    assert steps(ModeWatch(), rows, every=2) == [(1, {first: 1})]
+
+
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 def test_it_is_logged_beside_the_rollouts(tmp_path: Path) -> None:
-    watch, _, _ = train(tmp_path, Finishing(), BATCHES[:1], callbacks=[ModeWatch()])
-    (batch,) = watch.batches
+    after = Watch()
+    train(tmp_path, Finishing(), BATCHES[:1], callbacks=[ModeWatch(), after])
+    (batch,), (logged,) = after.batches, after.logged
     assert batch["difficulties"].tolist() == [1] * 16
-    rates = mode_rates(mode_counts(batch))
-    assert set(rates) == {"think_rate/difficulty-1", "one_mode_groups", "entropy"}
+    for name, value in mode_rates(mode_counts(batch)).items():
+        assert logged[f"modes/{name}"] == pytest.approx(value)
 
 
 @pytest.mark.parametrize("settings", [{"min_entropy": 0.8}, {"patience": 0}])

@@ -8,9 +8,10 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# From glibc's malloc.h, and what it ends at by itself in a process that frees large blocks (64 bits).
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-_TRIM_THRESHOLD, _MMAP_MAX = 64 * 2**20, 65536
+# From glibc's malloc.h, and what it ends at by itself in a process that frees large blocks (64 bits). Having
+# been told once it no longer adapts: left at a lower threshold, a trainer pays anew for every activation.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = 64 * 2**20, 32 * 2**20, 65536
 
 
 @contextmanager
@@ -26,4 +27,5 @@ def reused_large_blocks() -> Iterator[None]:
         yield
     finally:
         mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD)
+        mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
         mallopt(_M_MMAP_MAX, _MMAP_MAX)

@@ -1,6 +1,6 @@
 """Rewards: how good a response is, from its text alone."""
 
-from katlit.rewards.base import Reward, Sample
+from katlit.rewards.base import Reward, Sample, Verdict, verdicts_of
 from katlit.rewards.composite import AccuracyReward, CompositeReward, RewardBatch
 from katlit.rewards.format import FormatReward
 from katlit.rewards.match import MatchReward
@@ -15,4 +15,6 @@ __all__ = [
     "RewardBatch",
     "Sample",
     "TaskReward",
+    "Verdict",
+    "verdicts_of",
 ]

@@ -4,6 +4,7 @@ from katlit.rewards.base import Reward, Sample, Verdict, verdicts_of
 from katlit.rewards.composite import AccuracyReward, CompositeReward, RewardBatch
 from katlit.rewards.format import FormatReward
 from katlit.rewards.match import MatchReward
+from katlit.rewards.math import MathReward
 from katlit.rewards.task import TaskReward
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "CompositeReward",
     "FormatReward",
     "MatchReward",
+    "MathReward",
     "Reward",
     "RewardBatch",
     "Sample",

@@ -8,6 +8,7 @@ from katlit.errors import UserError
 from katlit.rewards.base import Reward, Sample, Verdict, verdicts_of
 from katlit.rewards.format import FormatReward
 from katlit.rewards.match import MatchReward
+from katlit.rewards.math import MathReward
 from katlit.rewards.task import TaskReward
 
 ACCURACY = "accuracy"
@@ -17,6 +18,7 @@ class AccuracyReward(Reward):
     """1 for a correct answer, else 0, by the prompt's `verifier`: one of these names, or a data set's.
 
     - `match`: `MatchReward`;
+    - `math`: `MathReward`;
     - any other: `TaskReward`, by reasoning-gym's data set of that name.
 
     Args:
@@ -26,7 +28,10 @@ class AccuracyReward(Reward):
 
     def __init__(self, threshold: float = 1.0, verifiers: Mapping[str, Reward] | None = None) -> None:
         self._task = TaskReward(threshold)
-        self._verifiers: dict[str, Reward] = {"match": MatchReward()} | dict(verifiers or {})
+        self._verifiers: dict[str, Reward] = {
+            "match": MatchReward(),
+            "math": MathReward(),
+        } | dict(verifiers or {})
 
     def __call__(self, samples: Sequence[Sample]) -> list[Verdict]:
         """See `Reward`."""

@@ -3,6 +3,8 @@
 from katlit.rewards.base import Reward, Sample, Verdict, verdicts_of
 from katlit.rewards.composite import AccuracyReward, CompositeReward, RewardBatch
 from katlit.rewards.format import FormatReward
+from katlit.rewards.language import LanguageReward
+from katlit.rewards.length import LengthReward
 from katlit.rewards.match import MatchReward
 from katlit.rewards.math import MathReward
 from katlit.rewards.task import TaskReward
@@ -11,6 +13,8 @@ __all__ = [
     "AccuracyReward",
     "CompositeReward",
     "FormatReward",
+    "LanguageReward",
+    "LengthReward",
     "MatchReward",
     "MathReward",
     "Reward",

@@ -22,6 +22,12 @@ class Sample:
         """What the response gives as its answer; None where there is none, or it may have been cut."""
         return None if self.truncated else self.parsed.answer
 
+    @property
+    def text(self) -> str:
+        """All that the response says: judge, thinking and answer."""
+        parsed = self.parsed
+        return "\n".join(part for part in (parsed.judge, parsed.think, parsed.answer) if part)
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:

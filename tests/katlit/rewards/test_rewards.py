@@ -14,6 +14,8 @@ from katlit.rewards import (
     AccuracyReward,
     CompositeReward,
     FormatReward,
+    LanguageReward,
+    LengthReward,
     MatchReward,
     Reward,
     Sample,
@@ -189,3 +191,43 @@ def test_one_verdict_a_sample() -> None:
 def test_weights_must_name_the_components(weights: dict[str, float]) -> None:
     with pytest.raises(UserError, match="same names"):
         CompositeReward(weights=weights)
+
+
+def said(question: str, think: str, answer: str | None = "1", *, cut: bool = False) -> Sample:
+    return Sample(
+        prompt("match", "1", question=question), ParsedResponse("", Mode.THINK_ON, think, answer, None), cut
+    )
+
+
+@pytest.mark.parametrize(
+    ("question", "think", "value"),
+    [
+        ("How many?", "We add two and three.", 1.0),
+        ("How many?", "ab 我们数", 0.4),  # two of five letters
+        ("多少？", "我们数一数 ab", 5 / 7),
+        ("いくつ？", "数えます カタカナ", 1.0),
+        ("Сколько?", "Сложим два и три", 1.0),
+        ("How many?", "Сложим", 0.0),
+        ("How many?", r"so \alpha + x = β \frac{y}{z} 12", 1.0),  # mathematics is no language
+        ("Πόσα;", "δύο και τρία", 1.0),
+        ("How many?", "ｗｅ ａｄｄ", 1.0),  # wide letters are letters
+        ("1 + 1 = ?", "我们 abcd", 4 / 6),  # the commonest of the response
+        ("How many?", "1 + 1 = 2", 1.0),
+        ("How many?", "a" * 97 + "我们数", 1.0),  # tolerated
+    ],
+)
+def test_letters_of_another_script_cost(question: str, think: str, value: float) -> None:
+    assert values(LanguageReward()([said(question, think)])) == [pytest.approx(value)]
+
+
+@pytest.mark.parametrize(("length", "value"), [(0, 1.0), (10, 1.0), (15, 0.75), (30, 0.0), (99, 0.0)])
+def test_length_costs_beyond_the_soft_limit(length: int, value: float) -> None:
+    reward = LengthReward(soft=10, hard=30)
+    assert values(reward([said("?", "t" * length, None), said("?", "", "", cut=True)])) == [value, 0.0]
+
+
+def test_bad_settings_are_named() -> None:
+    with pytest.raises(UserError, match="soft 5, hard 5"):
+        LengthReward(5, 5)
+    with pytest.raises(UserError, match="tolerance: 1"):
+        LanguageReward(1)

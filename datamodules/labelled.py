@@ -143,6 +143,7 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
             cached_records(self.records_path(), lambda: self.label(self._load_prompts(), sources))
         finally:
             sources.engine.close()
+            sources.accuracy.close()
 
     def setup(self, stage: str) -> None:  # noqa: ARG002 (Lightning's signature)
         """Read and encode the records, drop over-long documents, split off the validation share."""

@@ -11,7 +11,7 @@ from datamodules.dialects import Ballot
 from datamodules.records import Record
 from katlit.batch import Prompt
 from katlit.protocol import Mode
-from katlit.rewards import Reward, Sample
+from katlit.rewards import Reward, Sample, verdicts_of
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +42,8 @@ def accept(prompt: Prompt, replies: Sequence[Reply], mode: Mode, accuracy: Rewar
     formed = [reply for reply in replies if reply.parsed.valid and reply.parsed.mode is mode]
     if not prompt["reference"]:
         return formed
-    scores = accuracy([Sample(prompt, reply.parsed, reply.truncated) for reply in formed])
-    return [reply for reply, score in zip(formed, scores, strict=True) if score >= 1.0]
+    verdicts = verdicts_of(accuracy, [Sample(prompt, reply.parsed, reply.truncated) for reply in formed])
+    return [reply for reply, verdict in zip(formed, verdicts, strict=True) if (verdict.value or 0) >= 1]
 
 
 def agreeing_reason(mode: Mode, ballots: Sequence[Ballot], judges: dict[Mode, str] = DEFAULT_JUDGES) -> str:

@@ -18,7 +18,7 @@ from katlit.errors import UserError
 from katlit.metrics.evaluation import Answered, summarize
 from katlit.output import replace_file, require_writable
 from katlit.protocol import Mode, Protocol, Thinking
-from katlit.rewards import AccuracyReward, Reward, Sample
+from katlit.rewards import AccuracyReward, Reward, Sample, Verdict, verdicts_of
 from katlit.rollout.engine import Completion, RolloutEngine, SamplingParameters
 from katlit.rollout.seeds import request_seed
 from katlit.tracking import mlflow_loggers
@@ -116,11 +116,15 @@ class Evaluation(Callback):
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.engine.close()
+        self._close()
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> None:
         self.engine.close()
+        self.accuracy.close()
 
     def _fits(self, prompt: Prompt, protocol: Protocol) -> bool:
         prompts = (protocol.encode_prompt(prompt["messages"], policy) for policy in self.policies)
@@ -137,29 +141,16 @@ class Evaluation(Callback):
             replace(self.sampling, stop_token_ids=[protocol.end_id]),
             [request_seed(self.seed, policy, prompt["id"]) for prompt in prompts],
         )
-        return [
-            self._scored(prompt, policy, completion, protocol)
+        prefill = [] if policy == "auto" else protocol.forced_prefill(Mode(policy))
+        samples = [
+            _sample(prompt, policy, completion, protocol)
             for prompt, completion in zip(prompts, completions, strict=True)
         ]
-
-    def _scored(
-        self, prompt: Prompt, policy: Thinking, completion: Completion, protocol: Protocol
-    ) -> tuple[Answered, str]:
-        truncated = completion.finish_reason == "length"
-        parsed = protocol.parse_ids(completion.token_ids, policy, truncated=truncated)
-        prefill = [] if policy == "auto" else protocol.forced_prefill(Mode(policy))
-        answer = Answered(
-            prompt["id"],
-            prompt["domain"],
-            prompt["difficulty"],
-            policy,
-            None if parsed.mode is None else parsed.mode.value,
-            self.accuracy([Sample(prompt, parsed, truncated)])[0] >= 1,
-            len(prefill) + len(completion.token_ids),
-            parsed.valid and not truncated,
-            truncated,
-        )
-        return answer, protocol.decode([*prefill, *completion.token_ids])
+        texts = [[*prefill, *completion.token_ids] for completion in completions]
+        return [
+            (_answered(sample, policy, verdict, len(ids)), protocol.decode(ids))
+            for sample, verdict, ids in zip(samples, verdicts_of(self.accuracy, samples), texts, strict=True)
+        ]
 
     def _write(
         self, trainer: Trainer, results: dict[str, Any], answered: Sequence[tuple[Answered, str]]
@@ -176,6 +167,28 @@ class Evaluation(Callback):
                 "%-4s accuracy %.3f, tokens %.1f, think rate %.2f, format %.3f",
                 policy, means["accuracy"], means["mean_tokens"], means["think_rate"], means["format_valid"],
             )  # fmt: skip
+
+
+def _sample(prompt: Prompt, policy: Thinking, completion: Completion, protocol: Protocol) -> Sample:
+    truncated = completion.finish_reason == "length"
+    parsed = protocol.parse_ids(completion.token_ids, policy, truncated=truncated)
+    return Sample(prompt, parsed, truncated)
+
+
+def _answered(sample: Sample, policy: Thinking, verdict: Verdict, tokens: int) -> Answered:
+    prompt, parsed = sample.prompt, sample.parsed
+    return Answered(
+        prompt["id"],
+        prompt["domain"],
+        prompt["difficulty"],
+        policy,
+        None if parsed.mode is None else parsed.mode.value,
+        (verdict.value or 0) >= 1,
+        tokens,
+        parsed.valid and not sample.truncated,
+        sample.truncated,
+        verdict.value is None,
+    )
 
 
 def _gathered(answered: list[tuple[Answered, str]]) -> list[tuple[Answered, str]]:

@@ -11,16 +11,16 @@ from typing_extensions import override
 
 from katlit.batch import Prompt, RolloutBatch
 from katlit.callbacks.prompt_data import LooksAhead, TakesOutcomes
+from katlit.callbacks.require_judged import require_judged
 from katlit.callbacks.start_engine import start_engine
 from katlit.errors import UserError
 from katlit.metrics.policy import PolicyMetrics
-from katlit.protocol import Mode
 from katlit.rewards import CompositeReward
 from katlit.rollout.ahead import AheadState
 from katlit.rollout.engine import RolloutEngine, SamplingParameters
 from katlit.rollout.fill import fill
 from katlit.rollout.layout import Rollout
-from katlit.rollout.roll_out import RolloutSettings, forced_modes, response_tokens, score, statistics
+from katlit.rollout.roll_out import RolloutSettings, forced_modes, policy_row, score, statistics
 from katlit.rollout.step_sampler import Step, StepSampler
 from katlit.rollout.stopwatch import Stopwatch
 from katlit.strategies import Peers, gathered
@@ -39,19 +39,21 @@ class RolloutSampler(Callback):
     checkpoint waits for what is in flight, and keeps it.
 
     Logs for every optimizer step, averaged over ranks: `rollout/reward`, `/accuracy`, `/format_valid`,
-    `/truncated` (shares), `/think_rate` (of the rollouts whose mode was not forced), `/mean_tokens` (of the
-    response, a forced judge counted), `/skipped_prompts`, `/sync_seconds`, `/sample_seconds`,
-    `/reward_seconds`, `/layout_seconds`, and `/logprob_gap`, the mean absolute difference between the
-    engine's and the trainer's log-probabilities of the sampled tokens; where these are stale, of a few more
-    that the engine samples after each sync (`katlit.rollout.probe`). `/sample_seconds` are those that the
-    trainer waits. With `max_staleness: 1` also `/staleness`, the optimizer steps between the weights that
-    sampled and those that are trained, and `/hidden_seconds` of sampling that nobody waited for. Where the
-    engine drafts with the MTP modules, also `/draft_acceptance` (share) and `/tokens_per_pass`.
+    `/truncated`, `/unjudged` and of these `/unjudged_errors` and `/unjudged_timeouts` (shares), `/think_rate`
+    (of the rollouts whose mode was not forced), `/mean_tokens` (of the response, a forced judge counted),
+    `/skipped_prompts`, `/sync_seconds`, `/sample_seconds`, `/reward_seconds`, `/layout_seconds`, and
+    `/logprob_gap`, the mean absolute difference between the engine's and the trainer's log-probabilities of
+    the sampled tokens; where these are stale, of a few more that the engine samples after each sync
+    (`katlit.rollout.probe`). `/sample_seconds` are those that the trainer waits. With `max_staleness: 1` also
+    `/staleness`, the optimizer steps between the weights that sampled and those that are trained, and
+    `/hidden_seconds` of sampling that nobody waited for. Where the engine drafts with the MTP modules, also
+    `/draft_acceptance` (share) and `/tokens_per_pass`.
 
     Where there are validation prompts, each is answered once, left to decide, and `val/accuracy`,
-    `/mean_tokens`, `/think_rate` and `/format_valid` are logged, over all ranks.
+    `/mean_tokens`, `/think_rate`, `/format_valid` and `/unjudged` are logged, over all ranks.
 
-    Prompts too long for the engine are skipped and counted; they have no rollouts in the batch.
+    Prompts too long for the engine are skipped and counted; they have no rollouts in the batch. Nor has the
+    batch those that a reward could not judge. In a validation they count as not correct.
 
     Args:
         engine: What samples.
@@ -66,6 +68,7 @@ class RolloutSampler(Callback):
             precision have gaps around 0.01, broken syncs above 0.1.
         seed: Seed of all sampling.
         max_staleness: 1 samples one optimizer step ahead; for an engine outside of the trainer's process.
+        max_unjudged_share: Stop the run where more of a step's rollouts could not be judged.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class RolloutSampler(Callback):
         max_logprob_gap: float | None = 0.05,
         seed: int = 0,
         max_staleness: Literal[0, 1] = 0,
+        max_unjudged_share: float = 0.1,
     ) -> None:
         self.engine = engine
         self.sampling = sampling or SamplingParameters()
@@ -86,6 +90,7 @@ class RolloutSampler(Callback):
         self.row_tokens = row_tokens
         self.max_logprob_gap = max_logprob_gap
         self.max_staleness = max_staleness
+        self.max_unjudged_share = max_unjudged_share
         thinking = forced_modes(samples, forced_share)
         self._sampler = StepSampler(engine, self._settings, thinking, max_staleness)
         self.skipped = 0  # prompts of the present step
@@ -151,6 +156,7 @@ class RolloutSampler(Callback):
         with watch.time("reward"):
             scored = score(got.sampled, protocol, mine.prompts, self._settings.reward)
             rollouts = _in_order(peers.together(scored))
+            require_judged(rollouts, self.max_unjudged_share, step.number)
         probes = None
         if got.probes is not None:
             probes = [one for part in peers.together(got.probes) for one in part]
@@ -249,11 +255,8 @@ class RolloutSampler(Callback):
         protocol = pl_module.backbone.protocol
         prompts = batch["prompts"]
         rollouts = score(self._sampler.answer(prompts, protocol), protocol, prompts, self._settings.reward)
-        rows = [
-            (r.correct, response_tokens(r, protocol), r.parsed.mode is Mode.THINK_ON, r.parsed.valid)
-            for r in rollouts
-        ]
-        columns = torch.tensor(rows, dtype=torch.int64, device=pl_module.device).reshape(-1, 4)
+        rows = [policy_row(rollout, protocol) for rollout in rollouts]
+        columns = torch.tensor(rows, dtype=torch.int64, device=pl_module.device).reshape(-1, 5)
         self._policy.update(*columns.unbind(dim=1))
 
     @override
@@ -263,6 +266,7 @@ class RolloutSampler(Callback):
 
     def _close(self) -> None:
         self.engine.close()
+        self._settings.reward.close()
         self._sampler.ahead.close()
 
     def _sync(self, trainer: Trainer, pl_module: LightningModule) -> None:

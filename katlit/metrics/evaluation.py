@@ -13,7 +13,10 @@ from katlit.protocol import Thinking
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One scored response. `tokens` counts all after `<judge>` , what was forced included."""
+    """One scored response. `tokens` counts all after `<judge>` , what was forced included.
+
+    Where the accuracy could not be judged, `correct` is False and `unjudged` True.
+    """
 
     prompt_id: str
     family: str
@@ -24,6 +27,7 @@ class Answered:
     tokens: int
     valid: bool
     truncated: bool
+    unjudged: bool = False
 
 
 def summarize(responses: Sequence[Answered], resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
@@ -80,6 +84,7 @@ def figures(answers: Sequence[Answered]) -> dict[str, float]:
         torch.tensor([answer.tokens for answer in answers]),
         torch.tensor([answer.mode == "on" for answer in answers]),
         torch.tensor([answer.valid for answer in answers]),
+        torch.tensor([answer.unjudged for answer in answers]),
     )
     means = {name: float(value) for name, value in metrics.compute().items()}
     return means | {"truncated": sum(answer.truncated for answer in answers) / len(answers)}

@@ -1,18 +1,26 @@
 """Rewards: how good a response is, from its text alone."""
 
-from katlit.rewards.base import Reward, Sample
+from katlit.rewards.base import Reward, Sample, Verdict, verdicts_of
 from katlit.rewards.composite import AccuracyReward, CompositeReward, RewardBatch
 from katlit.rewards.format import FormatReward
+from katlit.rewards.language import LanguageReward
+from katlit.rewards.length import LengthReward
 from katlit.rewards.match import MatchReward
+from katlit.rewards.math import MathReward
 from katlit.rewards.task import TaskReward
 
 __all__ = [
     "AccuracyReward",
     "CompositeReward",
     "FormatReward",
+    "LanguageReward",
+    "LengthReward",
     "MatchReward",
+    "MathReward",
     "Reward",
     "RewardBatch",
     "Sample",
     "TaskReward",
+    "Verdict",
+    "verdicts_of",
 ]

@@ -1,10 +1,11 @@
-"""The contract of a reward: samples in, one number a sample out."""
+"""The contract of a reward: samples in, one verdict a sample out."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from katlit.batch import Prompt
+from katlit.errors import UserError
 from katlit.protocol import ParsedResponse
 
 
@@ -21,14 +22,63 @@ class Sample:
         """What the response gives as its answer; None where there is none, or it may have been cut."""
         return None if self.truncated else self.parsed.answer
 
+    @property
+    def text(self) -> str:
+        """All that the response says: judge, thinking and answer."""
+        parsed = self.parsed
+        return "\n".join(part for part in (parsed.judge, parsed.think, parsed.answer) if part)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a reward says of a sample.
+
+    Args:
+        value: The reward; None where the sample could not be judged, so that its rollout is left out.
+        reason: Why, in one short line.
+        timed_out: Of an unjudged sample: whether time ran out, and nothing went wrong.
+    """
+
+    value: float | None
+    reason: str
+    timed_out: bool = False
+
 
 class Reward(ABC):
     """Scores a batch of samples; stateless, as far as a caller can tell."""
 
     @abstractmethod
-    def __call__(self, samples: Sequence[Sample]) -> list[float]:
-        """One number a sample, in order.
+    def __call__(self, samples: Sequence[Sample]) -> list[Verdict]:
+        """One verdict a sample, in order.
 
         Raises:
-            UserError: where a prompt cannot be scored, whatever the response.
+            UserError: where a prompt cannot be scored, whatever the response. Any other exception is an error
+                of the reward, see `verdicts_of`.
         """
+
+    def close(self) -> None:  # noqa: B027 (most rewards hold nothing)
+        """Free processes, if there are any; the next call starts them again. Safe to call twice."""
+
+
+def verdicts_of(reward: Reward, samples: Sequence[Sample]) -> list[Verdict]:
+    """The reward's verdicts; a sample on which it raises is unjudged, and costs the others nothing.
+
+    Raises:
+        UserError: as the reward does, and where it does not give one verdict a sample.
+    """
+    if not samples:
+        return []
+    try:
+        verdicts = reward(samples)
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001 (a reward is anybody's code, fed by a model)
+        if len(samples) == 1:
+            return [Verdict(None, f"{type(reward).__name__}: {type(error).__name__}: {error}")]
+        return [verdict for sample in samples for verdict in verdicts_of(reward, [sample])]
+    if len(verdicts) != len(samples):
+        raise UserError(
+            f"reward {type(reward).__name__}: {len(verdicts)} verdicts for {len(samples)} samples; it must "
+            "give one for each"
+        )
+    return verdicts

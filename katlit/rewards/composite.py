@@ -1,47 +1,68 @@
 """Accuracy by the prompt's own verifier, and the weighted sum that the policy is trained on."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from katlit.errors import UserError
-from katlit.rewards.base import Reward, Sample
+from katlit.rewards.base import Reward, Sample, Verdict, verdicts_of
 from katlit.rewards.format import FormatReward
 from katlit.rewards.match import MatchReward
+from katlit.rewards.math import MathReward
 from katlit.rewards.task import TaskReward
 
 ACCURACY = "accuracy"
 
 
 class AccuracyReward(Reward):
-    """1 for a correct answer, else 0, by the prompt's `verifier`: "match", or a reasoning-gym data set.
+    """1 for a correct answer, else 0, by the prompt's `verifier`: one of these names, or a data set's.
+
+    - `match`: `MatchReward`;
+    - `math`: `MathReward`;
+    - any other: `TaskReward`, by reasoning-gym's data set of that name.
 
     Args:
         threshold: Least score of reasoning-gym's scorer that counts as correct.
+        verifiers: Rewards by the name of a verifier, beside the above or in their place.
     """
 
-    def __init__(self, threshold: float = 1.0) -> None:
-        self._match = MatchReward()
+    def __init__(self, threshold: float = 1.0, verifiers: Mapping[str, Reward] | None = None) -> None:
         self._task = TaskReward(threshold)
+        self._verifiers: dict[str, Reward] = {
+            "match": MatchReward(),
+            "math": MathReward(),
+        } | dict(verifiers or {})
 
-    def __call__(self, samples: Sequence[Sample]) -> list[float]:
+    def __call__(self, samples: Sequence[Sample]) -> list[Verdict]:
         """See `Reward`."""
-        return [self._by_verifier(sample.prompt["verifier"])([sample])[0] for sample in samples]
+        groups: dict[str, list[int]] = {}
+        for index, sample in enumerate(samples):
+            groups.setdefault(sample.prompt["verifier"], []).append(index)
+        found: dict[int, Verdict] = {}
+        for verifier, indices in groups.items():
+            reward = self._verifiers.get(verifier, self._task)
+            found |= zip(indices, verdicts_of(reward, [samples[index] for index in indices]), strict=True)
+        return [found[index] for index in range(len(samples))]
 
-    def _by_verifier(self, verifier: str) -> Reward:
-        return self._match if verifier == "match" else self._task
+    def close(self) -> None:
+        """See `Reward`."""
+        for reward in self._verifiers.values():
+            reward.close()
 
 
 @dataclass(frozen=True, slots=True)
 class RewardBatch:
     """What a batch of samples earned; all lists in the order of the samples."""
 
-    total: list[float]  # weighted sum of the components: the outcome reward
-    components: dict[str, list[float]]  # unweighted
+    total: list[float]  # weighted sum of the components: the outcome reward; NaN where one is unjudged
+    components: dict[str, list[Verdict]]  # unweighted
     correct: list[bool]  # whether the accuracy is 1
 
 
 class CompositeReward:
     """The outcome reward r = accuracy + 0.2 · format (recipe §5, after HiPO), or any other weighted sum.
+
+    A sample that one of the components could not judge has no outcome, whatever the others say.
 
     Args:
         rewards: Components by name, one of them "accuracy"; default: `AccuracyReward` and `FormatReward`.
@@ -70,9 +91,18 @@ class CompositeReward:
         Raises:
             UserError: where a prompt cannot be scored, whatever the response.
         """
-        components = {name: reward(samples) for name, reward in self.rewards.items()}
+        components = {name: verdicts_of(reward, samples) for name, reward in self.rewards.items()}
         total = [
-            sum(weight * components[name][i] for name, weight in self.weights.items())
-            for i in range(len(samples))
+            sum(weight * _number(components[name][index]) for name, weight in self.weights.items())
+            for index in range(len(samples))
         ]
-        return RewardBatch(total, components, [accuracy >= 1 for accuracy in components[ACCURACY]])
+        return RewardBatch(total, components, [_number(verdict) >= 1 for verdict in components[ACCURACY]])
+
+    def close(self) -> None:
+        """Free the components' processes."""
+        for reward in self.rewards.values():
+            reward.close()
+
+
+def _number(verdict: Verdict) -> float:
+    return math.nan if verdict.value is None else verdict.value

@@ -4,7 +4,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from katlit.errors import UserError
-from katlit.rewards.base import Reward, Sample
+from katlit.rewards.base import Reward, Sample, Verdict
 
 
 class MatchReward(Reward):
@@ -14,19 +14,33 @@ class MatchReward(Reward):
     choice.
     """
 
-    def __call__(self, samples: Sequence[Sample]) -> list[float]:
+    def __call__(self, samples: Sequence[Sample]) -> list[Verdict]:
         """See `Reward`."""
-        return [float(_same(sample)) for sample in samples]
+        return [_verdict(sample) for sample in samples]
 
 
-def _same(sample: Sample) -> bool:
-    reference = _normalised(sample.prompt["reference"])
-    if not reference:
+def _verdict(sample: Sample) -> Verdict:
+    reference = _normalised(reference_of(sample))
+    if sample.answer is None:
+        return Verdict(0.0, "no answer")
+    if _normalised(sample.answer) == reference:
+        return Verdict(1.0, "the reference's text")
+    return Verdict(0.0, "not the reference's text")
+
+
+def reference_of(sample: Sample) -> str:
+    """The prompt's reference.
+
+    Raises:
+        UserError: where it is empty.
+    """
+    prompt = sample.prompt
+    if not prompt["reference"].strip():
         raise UserError(
-            f"prompt {sample.prompt['id']!r}: verifier 'match' needs a reference, which is empty; give one "
-            "or leave the prompt out"
+            f"prompt {prompt['id']!r}: verifier {prompt['verifier']!r} needs a reference, which is empty; "
+            "give one or leave the prompt out"
         )
-    return sample.answer is not None and _normalised(sample.answer) == reference
+    return prompt["reference"]
 
 
 def _normalised(text: str) -> str:

@@ -5,7 +5,7 @@ from functools import cache
 from typing import Any
 
 from katlit.errors import UserError
-from katlit.rewards.base import Reward, Sample
+from katlit.rewards.base import Reward, Sample, Verdict
 
 # Data sets with a scorer of their own, each read in reasoning-gym 0.1.25: it neither evaluates nor executes
 # the answer, cannot be made to compute for long, and returns 1 for right answers only. Data sets without one
@@ -44,7 +44,7 @@ def scorer(name: str) -> Scorer:
 
     if name not in DATASETS:
         raise UserError(
-            f"verifier: {name!r} is unknown; give 'match' or the name of a reasoning-gym data set"
+            f"verifier: {name!r} is unknown; give 'match', 'math' or the name of a reasoning-gym data set"
         )
     data_set, configuration = DATASETS[name]
     if name not in _READ and data_set.score_answer is not ProceduralDataset.score_answer:
@@ -68,15 +68,16 @@ class TaskReward(Reward):
             raise UserError(f"threshold: {threshold}; give a number above 0 and at most 1")
         self.threshold = threshold
 
-    def __call__(self, samples: Sequence[Sample]) -> list[float]:
+    def __call__(self, samples: Sequence[Sample]) -> list[Verdict]:
         """See `Reward`."""
-        return [float(self._correct(sample)) for sample in samples]
+        return [self._verdict(sample) for sample in samples]
 
-    def _correct(self, sample: Sample) -> bool:
+    def _verdict(self, sample: Sample) -> Verdict:
         prompt = sample.prompt
         score = scorer(prompt["verifier"])  # also without an answer, so that a bad name is always seen
         if sample.answer is None:
-            return False
+            return Verdict(0.0, "no answer")
         question = prompt["messages"][-1]["content"]
         entry = {"question": question, "answer": prompt["reference"], "metadata": prompt["metadata"]}
-        return score(sample.answer.strip(), entry) >= self.threshold
+        got = score(sample.answer.strip(), entry)
+        return Verdict(float(got >= self.threshold), f"score {got:g} of {prompt['verifier']}")

@@ -21,6 +21,8 @@ def fill(
 ) -> None:
     """Give each batch the rollouts of its own prompts, as tensors and as rows of a table, in place.
 
+    Unjudged ones are left out: they carry no loss and are in no group's statistics.
+
     Args:
         window: The batches.
         rollouts: Their groups count the prompts of the whole window.
@@ -32,7 +34,9 @@ def fill(
     first = 0
     for part in window:
         groups = range(first, first := first + len(part["prompts"]))
-        own = [replace(r, group=r.group - groups.start) for r in rollouts if r.group in groups]
+        own = [
+            replace(r, group=r.group - groups.start) for r in rollouts if r.group in groups and not r.unjudged
+        ]
         tensors = lay_out(own, row_tokens, protocol, probes)
         part.update({name: tensor.to(device) for name, tensor in tensors.items()})  # type: ignore[typeddict-item]
         part["samples"] = [table_row(rollout, part["prompts"], protocol) for rollout in own]

@@ -11,6 +11,7 @@ import torch
 
 from katlit.packing import best_fit_decreasing, fill_rows
 from katlit.protocol import Mode, ParsedResponse, Protocol, Thinking
+from katlit.rewards import Verdict
 from katlit.rollout.engine import Completion
 
 _MODES = {Mode.THINK_ON: 1, Mode.THINK_OFF: 0, None: -1}
@@ -34,13 +35,19 @@ class Rollout:
     prompt_ids: list[int]  # through `<judge>` or, where the mode was forced, through the forced prefill
     completion: Completion
     parsed: ParsedResponse
-    reward: float
+    reward: float  # NaN where it is unjudged
     correct: bool
+    verdicts: dict[str, Verdict]  # of each component of the reward
 
     @property
     def truncated(self) -> bool:
         """Whether the length limit ended it."""
         return self.completion.finish_reason == "length"
+
+    @property
+    def unjudged(self) -> list[Verdict]:
+        """The verdicts of components that could not judge it: a rollout with any is not trained on."""
+        return [verdict for verdict in self.verdicts.values() if verdict.value is None]
 
     @property
     def forced(self) -> bool:

@@ -133,8 +133,14 @@ def score(
         ]
     )
     return [
-        Rollout(*one, response, total, correct)
-        for one, response, total, correct in zip(sampled, parsed, scores.total, scores.correct, strict=True)
+        Rollout(
+            *one,
+            response,
+            scores.total[index],
+            scores.correct[index],
+            {name: verdicts[index] for name, verdicts in scores.components.items()},
+        )
+        for index, (one, response) in enumerate(zip(sampled, parsed, strict=True))
     ]
 
 
@@ -162,15 +168,34 @@ def response_tokens(rollout: Rollout, protocol: Protocol) -> int:
     return prefill + len(rollout.completion.token_ids)
 
 
+def policy_row(rollout: Rollout, protocol: Protocol) -> tuple[bool, int, bool, bool, bool]:
+    """What `PolicyMetrics` takes of a rollout."""
+    return (
+        rollout.correct and not rollout.unjudged,
+        response_tokens(rollout, protocol),
+        rollout.parsed.mode is Mode.THINK_ON,
+        rollout.parsed.valid,
+        bool(rollout.unjudged),
+    )
+
+
 def statistics(rollouts: Sequence[Rollout], protocol: Protocol) -> dict[str, float]:
-    """Means over the rollouts; 0 where there is none."""
+    """Means over the rollouts, rewards over those that are judged; 0 where there is none."""
     chosen = [rollout for rollout in rollouts if not rollout.forced]
+    judged = [rollout for rollout in rollouts if not rollout.unjudged]
     number = max(len(rollouts), 1)
     return {
-        "reward": sum(rollout.reward for rollout in rollouts) / number,
-        "accuracy": sum(rollout.correct for rollout in rollouts) / number,
+        "reward": sum(rollout.reward for rollout in judged) / max(len(judged), 1),
+        "accuracy": sum(rollout.correct for rollout in judged) / max(len(judged), 1),
         "format_valid": sum(rollout.parsed.valid for rollout in rollouts) / number,
         "truncated": sum(rollout.truncated for rollout in rollouts) / number,
         "think_rate": sum(rollout.parsed.mode is Mode.THINK_ON for rollout in chosen) / max(len(chosen), 1),
         "mean_tokens": sum(response_tokens(rollout, protocol) for rollout in rollouts) / number,
+        "unjudged": (len(rollouts) - len(judged)) / number,
+        "unjudged_errors": sum(_has_failed(rollout, timed_out=False) for rollout in rollouts) / number,
+        "unjudged_timeouts": sum(_has_failed(rollout, timed_out=True) for rollout in rollouts) / number,
     }
+
+
+def _has_failed(rollout: Rollout, *, timed_out: bool) -> bool:
+    return any(verdict.timed_out is timed_out for verdict in rollout.unjudged)

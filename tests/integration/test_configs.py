@@ -4,11 +4,13 @@ import re
 import shlex
 from pathlib import Path
 
+import jsonargparse
 import pytest
 import yaml
 
 from katlit.cli import main
 from katlit.demo import commands, report_command
+from katlit.rewards import CompositeReward
 
 ROOT = Path(__file__).parents[2]
 DOCS = [ROOT / name for name in ("README.md", "docs/real.md", "docs/hardware.md", "assets/README.md")]
@@ -72,6 +74,30 @@ def test_the_reference_engine_fits_into_the_place_of_vllm(capsys: pytest.Capture
     )
     assert main(words.split()) == 0
     assert "katlit.rollout.hf.HFEngine" in capsys.readouterr().out
+
+
+def test_the_documented_rewards_are_built(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = re.findall(r"^```yaml\n(reward:.*?)^```", DOCS[1].read_text(), re.MULTILINE | re.DOTALL)
+    overlay = yaml.safe_load(Path("configs/rollout/hf.yaml").read_text())
+    settings = overlay["trainer"]["callbacks+"][0]["init_args"]
+    settings |= yaml.safe_load(block)
+    rewards = settings["reward"]["init_args"]
+    rewards["rewards"]["own"] = {"class_path": "tinyrollouts.FirstLetter"}
+    rewards["weights"]["own"] = 0.3
+    (tmp_path / "rewards.yaml").write_text(yaml.safe_dump(overlay))
+    files = ["configs/base.yaml", "configs/stage/step_srpo.yaml", str(tmp_path / "rewards.yaml")]
+    words = [word for name in files for word in ("-c", name)]
+    assert main(["fit", *words, "--print_config"]) == 0, capsys.readouterr().err
+    callbacks = yaml.safe_load(capsys.readouterr().out)["trainer"]["callbacks"]
+    (sampler,) = [one["init_args"] for one in callbacks if one["class_path"].endswith("RolloutSampler")]
+    built = jsonargparse.ArgumentParser()
+    built.add_argument("--reward", type=CompositeReward)
+    reward = built.instantiate_classes(built.parse_object({"reward": sampler["reward"]})).reward
+    assert [type(one).__name__ for one in reward.rewards.values()] == [
+        "AccuracyReward", "FormatReward", "LanguageReward", "FirstLetter",
+    ]  # fmt: skip
+    assert reward.weights["own"] == 0.3
+    assert sampler["max_unjudged_share"] == 0.1
 
 
 def test_help_of_the_documented_report(capsys: pytest.CaptureFixture[str]) -> None:

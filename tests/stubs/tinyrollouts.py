@@ -16,7 +16,7 @@ from katlit.backbone import Backbone
 from katlit.batch import Prompt
 from katlit.callbacks.rollout import RolloutSampler
 from katlit.optimization import Optimization
-from katlit.rewards import CompositeReward, Reward, Sample
+from katlit.rewards import CompositeReward, Reward, Sample, Verdict
 from katlit.rollout import HFEngine, SamplingParameters
 from katlit.rollout.engine import Completion
 from modules import StepSRPO
@@ -37,8 +37,9 @@ class Finishing(Whole, HFEngine): ...
 class FirstLetter(Reward):
     """Rewards responses that start with a letter of the first half of the byte alphabet."""
 
-    def __call__(self, samples: list[Sample]) -> list[float]:
-        return [float(ord((sample.parsed.judge or "~")[0]) % 2) for sample in samples]
+    def __call__(self, samples: list[Sample]) -> list[Verdict]:
+        letters = [(sample.parsed.judge or "~")[0] for sample in samples]
+        return [Verdict(float(ord(letter) % 2), letter) for letter in letters]
 
 
 @torch.no_grad()

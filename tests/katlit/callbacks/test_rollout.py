@@ -14,7 +14,7 @@ from torch import Tensor
 from datamodules.loader import EpochLoader
 from katlit.callbacks.rollout import RolloutSampler
 from katlit.errors import UserError
-from katlit.rewards import CompositeReward
+from katlit.rewards import CompositeReward, Sample, Verdict
 from katlit.rollout import HFEngine, SamplingParameters, VLLMEngine
 from modules import StepSRPO
 
@@ -195,3 +195,46 @@ def test_validate_starts_the_engine(tmp_path: Path) -> None:
     (results,) = trainer.validate(stage, loader, verbose=False)
     assert sampler.engine.requests == [2] * 4
     assert set(results) >= {"val/accuracy", "val/mean_tokens", "val/think_rate", "val/format_valid"}
+
+
+class Picky(FirstLetter):
+    """Raises on every fourth response, of which it then knows the letters; others are too slow for it."""
+
+    def __init__(self) -> None:
+        self.closed = 0
+
+    def __call__(self, samples: list[Sample]) -> list[Verdict]:
+        letters = [ord((sample.parsed.judge or "~")[0]) % 4 for sample in samples]
+        if 0 in letters:
+            raise ZeroDivisionError("a fourth")
+        late = Verdict(None, "late", timed_out=True)
+        return [
+            late if n == 1 else verdict for n, verdict in zip(letters, super().__call__(samples), strict=True)
+        ]
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_unjudged_rollouts_are_left_out_and_counted(tmp_path: Path) -> None:
+    reward = Picky()
+    settings = {"samples": 8, "reward": CompositeReward({"accuracy": reward}, {"accuracy": 1.0})}
+    watch, _, _ = train(tmp_path, Finishing(), BATCHES[:1], max_unjudged_share=1.0, **settings)
+    (batch,), (logged,) = watch.batches, watch.logged
+    kept = len(batch["rewards"])
+    assert 0 < kept < 16
+    assert logged["rollout/unjudged"] == pytest.approx(1 - kept / 16)
+    assert logged["rollout/unjudged_errors"] > 0
+    assert logged["rollout/unjudged_timeouts"] > 0
+    assert (
+        logged["rollout/unjudged_errors"] + logged["rollout/unjudged_timeouts"] == logged["rollout/unjudged"]
+    )
+    assert logged["rollout/reward"] == pytest.approx(batch["rewards"].mean().item())
+    assert batch["rewards"].isfinite().all()
+    assert batch["rollout_ids"].max() == kept - 1
+    assert reward.closed
+    cause = "late|Picky: ZeroDivisionError: a fourth"
+    with pytest.raises(
+        UserError, match=rf"rollouts of step 0 .* max_unjudged_share 0.1; the first: ({cause})"
+    ):
+        train(tmp_path / "strict", Finishing(), BATCHES[:1], **settings)

@@ -18,7 +18,7 @@ RESPONSES = [
     answered("auto", 0, True, 10, "off"),
     answered("auto", 1, True, 40, "on"),
     answered("auto", 2, False, 10, "off", difficulty=2),
-    answered("auto", 3, False, 20, None, valid=False, truncated=True, family="b"),
+    answered("auto", 3, False, 20, None, valid=False, truncated=True, family="b", unjudged=True),
     answered("on", 0, True, 40, "on"),
     answered("on", 1, True, 40, "on"),
     answered("on", 2, True, 60, "on", difficulty=2),
@@ -39,6 +39,7 @@ def test_by_hand() -> None:
         "think_rate": 0.25,
         "format_valid": 0.75,
         "truncated": 0.25,
+        "unjudged": 0.25,
     }
     assert expected.items() <= auto.items()
     assert auto["accuracy_ci"] == [0, 1]

@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import threading
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from typing_extensions import override
 
 from katlit.errors import UserError
-from katlit.output import require_writable
+from katlit.output import require_writable, set_aside
 from katlit.strategies import data_ranks, gathered
 
 logger = logging.getLogger(__name__)
@@ -139,11 +138,7 @@ class StepCheckpoint(Checkpoint):
         newer = [path for path in checkpoints(folder) if _step(path) > trainer.global_step]
         if not newer:
             return
-        number = next(n for n in count(1) if not (folder / f"aside-{n}").exists())
-        aside = folder / f"aside-{number}"
-        aside.mkdir()
-        for path in newer:
-            path.rename(aside / path.name)
+        aside = set_aside(newer, folder)
         logger.warning("%d checkpoints of an earlier run are now in %s", len(newer), aside)
 
     def _save(self, trainer: Trainer) -> None:

@@ -47,7 +47,7 @@ class RolloutSampler(Callback):
     (`katlit.rollout.probe`). `/sample_seconds` are those that the trainer waits. With `max_staleness: 1` also
     `/staleness`, the optimizer steps between the weights that sampled and those that are trained, and
     `/hidden_seconds` of sampling that nobody waited for. Where the engine drafts with the MTP modules, also
-    `/draft_acceptance` (share) and `/tokens_per_pass`.
+    `/draft_acceptance` (share) and `/tokens_per_pass`. Of each component of the reward, `reward/<component>`.
 
     Where there are validation prompts, each is answered once, left to decide, and `val/accuracy`,
     `/mean_tokens`, `/think_rate`, `/format_valid` and `/unjudged` are logged, over all ranks.
@@ -161,13 +161,15 @@ class RolloutSampler(Callback):
         if got.probes is not None:
             probes = [one for part in peers.together(got.probes) for one in part]
         with watch.time("layout"):
-            fill(window, rollouts, probes, self.row_tokens, protocol, pl_module.device)
+            origin = step.origin(self._settings.seed, got.staleness)
+            fill(window, rollouts, probes, self.row_tokens, protocol, pl_module.device, origin)
             if isinstance(data := getattr(trainer, "datamodule", None), TakesOutcomes):
                 for part in window:
                     data.record_outcomes(part)
         self.seconds = watch.seconds
         self.skipped = len(step.prompts) - len({rollout.group for rollout in rollouts})
-        self._statistics = statistics(rollouts, protocol) | {"skipped_prompts": float(self.skipped)}
+        components = self._settings.reward.rewards
+        self._statistics = statistics(rollouts, protocol, components) | {"skipped_prompts": float(self.skipped)}
         self._statistics |= {f"{name}_seconds": value for name, value in self.seconds.items()}
         self._statistics |= self.engine.statistics()
         if self.max_staleness:
@@ -278,7 +280,7 @@ class RolloutSampler(Callback):
         self._synced_at = trainer.global_step
 
     def _log(self, pl_module: LightningModule, values: dict[str, float]) -> None:
-        rows = {f"rollout/{name}": value for name, value in values.items()}
+        rows = {name if "/" in name else f"rollout/{name}": value for name, value in values.items()}
         pl_module.log_dict(rows, on_step=True, on_epoch=False, sync_dist=True, batch_size=1)
 
 

@@ -11,6 +11,7 @@ from katlit.rollout.ahead import Ahead
 from katlit.rollout.engine import RolloutEngine, SamplingParameters
 from katlit.rollout.layout import Sampled
 from katlit.rollout.probe import probe
+from katlit.rollout.record import Origin
 from katlit.rollout.roll_out import Request, RolloutSettings, complete, requests_of
 from katlit.rollout.stopwatch import Stopwatch
 
@@ -30,6 +31,12 @@ class Step:
     epoch: int
     prompts: Sequence[Prompt]
     following: Sequence[Prompt]
+
+    def origin(self, run_seed: int, staleness: int) -> Origin:
+        """What the records of its rollouts say of them all."""
+        return Origin(
+            run_seed=run_seed, epoch=self.epoch, step=self.number, policy_step=self.number - staleness
+        )
 
 
 class StepRollouts(NamedTuple):

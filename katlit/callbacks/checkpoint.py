@@ -135,7 +135,7 @@ class StepCheckpoint(Checkpoint):
 
     def _set_aside(self, trainer: Trainer) -> None:
         folder = self.folder(trainer)
-        newer = [path for path in checkpoints(folder) if _step(path) > trainer.global_step]
+        newer = [path for path in checkpoints(folder) if step_of(path) > trainer.global_step]
         if not newer:
             return
         aside = set_aside(newer, folder)
@@ -161,7 +161,7 @@ class StepCheckpoint(Checkpoint):
 def checkpoints(directory: str | Path) -> list[Path]:
     """The complete checkpoints of a directory, oldest first."""
     found = [path for path in Path(directory).glob("step-*.ckpt") if _NAME.fullmatch(path.name)]
-    return sorted(found, key=_step)
+    return sorted(found, key=step_of)
 
 
 def newest_checkpoint(trainer: Trainer, *, required: bool) -> Path | None:
@@ -197,7 +197,7 @@ def _recount_batches(trainer: Trainer, progress: dict[str, int], saved_by: int) 
     progress.update(ready=ready, started=ready, processed=ready, completed=ready - unfinished)
 
 
-def _step(path: Path) -> int:
+def step_of(path: Path) -> int:
     """The optimizer steps in the name of a checkpoint."""
     return int(path.name.removeprefix("step-").removesuffix(".ckpt"))
 

@@ -1,0 +1,158 @@
+"""A recorded rollout as text; whatever a model wrote is escaped and marked as its own."""
+
+from collections.abc import Iterable, Sequence
+
+from katlit.escape import escaped, escaped_lines
+from katlit.protocol import Mode, Protocol
+from katlit.replay.again import first_difference
+from katlit.replay.group import Explained, GivesAdvantages
+from katlit.rollout.engine import Completion
+from katlit.rollout.record import RolloutRecord
+
+EQUAL = 1e-6  # a float32 advantage and the same one computed beside fewer others
+
+# What is printed of an advantage, in the order in which it is computed: name in the terms, and in words.
+_TERMS = {
+    "reward": "reward r",
+    "mean": "mean of the group",
+    "std": "standard deviation of the group",
+    "mean_on": "mean of think-on",
+    "mean_off": "mean of think-off, with the bias",
+    "mean_none": "mean without a mode",
+    "bias": "bias added to think-off",
+}
+_JUDGE = {"judge_reward": "judge reward: mean of its mode - mean"}
+_NORMALIZED = {"judge_normalized": "judge reward, normalised", "answer_normalized": "reward, normalised"}
+_OF_MODE = {"mode_mean": "mean of its mode", "mode_std": "standard deviation of its mode"}
+_OF_ESTIMATOR = {
+    "process": (
+        _TERMS | _JUDGE | _NORMALIZED,
+        "judge = judge reward, normalised + reward, normalised; answer = reward, normalised",
+    ),
+    "hipo": (
+        _TERMS | _JUDGE | _OF_MODE,
+        "judge = (judge reward + judge_gamma * (r - mean)) / std; answer = (r - mean of its mode) / its std",
+    ),
+    "grpo": (_TERMS | {"answer_normalized": "reward, normalised"}, "judge = answer = reward, normalised"),
+}
+
+
+def rollout_text(record: RolloutRecord, protocol: Protocol) -> str:
+    """What the rollout is, its prompt and its tokens."""
+    ids, number = record["token_ids"], record["judge_tokens"]
+    forced = record["thinking"] != "auto"
+    mode = "no mode" if record["mode"] is None else f"think-{record['mode']}"
+    prompt = record["prompt_ids"]
+    prefill = protocol.forced_prefill(Mode(record["thinking"])) if forced else []
+    parts = [
+        f"rollout {record['step']}/{escaped(record['prompt_id'])}/{record['index']}",
+        f"  epoch {record['epoch']}, trained on after {record['step']} optimizer steps, sampled from the weights "
+        f"after {record['policy_step']}",
+        f"  run seed {record['run_seed']}, request seed {record['seed']}",
+        f"  {mode}{', forced' if forced else ''}; {len(ids)} tokens{', cut' if record['truncated'] else ''}; "
+        f"first violation of the protocol: {record['violation'] or 'none'}",
+        "",
+        f"prompt, {len(prompt)} tokens" + (f", the last {len(prefill)} force the mode" if forced else ""),
+        escaped_lines(protocol.decode(prompt)),
+    ]
+    for name, part in (("judge", ids[:number]), ("answer", ids[number:])):
+        parts += ["", f"{name} segment, {len(part)} tokens", escaped_lines(protocol.decode(part))]
+    return "\n".join([*parts, "", *_token_table(record, protocol)])
+
+
+def _token_table(record: RolloutRecord, protocol: Protocol) -> Iterable[str]:
+    yield "tokens: place, segment, id, log-probability, text"
+    log_probs = record["log_probs"] or [None] * len(record["token_ids"])
+    for place, (token, log_prob) in enumerate(zip(record["token_ids"], log_probs, strict=True)):
+        segment = "judge" if place < record["judge_tokens"] else "answer"
+        shown = "-" if log_prob is None else f"{log_prob:.6f}"
+        yield f"  {place:>5}  {segment:<6}  {token:>6}  {shown:>10}  {escaped(protocol.decode([token]))}"
+
+
+def reward_text(record: RolloutRecord) -> str:
+    """Each component of the reward with its reason, and the outcome."""
+    lines = ["rewards"]
+    for name, verdict in record["verdicts"].items():
+        value = "unjudged" if verdict["value"] is None else f"{verdict['value']:g}"
+        lines.append(f"  {escaped(name)}: {value} ({escaped(verdict['reason'])})")
+    outcome = "none: it was not trained on" if record["reward"] is None else f"{record['reward']:g}"
+    return "\n".join([*lines, f"  outcome: {outcome}{', correct' if record['correct'] else ''}"])
+
+
+def advantage_text(
+    record: RolloutRecord, group: Sequence[RolloutRecord], found: Explained | None, stage: GivesAdvantages
+) -> str:
+    """The group, each term of the advantage, and whether it is the one that was trained on."""
+    if found is None or record["advantages"] is None:
+        return "advantages: none, for a reward could not judge it"
+    lines = [f"group of {len(group)}: index, mode, reward"]
+    for one in group:
+        marks = [word for word, so in _marks(one) if so]
+        mode = "none" if one["mode"] is None else one["mode"]
+        lines.append(
+            f"  {one['index']:>3}  {mode:<4}  {one['reward']:g}{'  (' + ', '.join(marks) + ')' if marks else ''}"
+        )
+    names, formula = _OF_ESTIMATOR[stage.estimator]
+    lines += ["", f"advantages by {stage.estimator}: {formula}"]
+    lines += [f"  {words}: {found.terms[name]:.6g}" for name, words in names.items()]
+    for name, ours, trained in zip(
+        ("judge", "answer"), (found.judge, found.answer), record["advantages"], strict=True
+    ):
+        same = "as trained on" if abs(ours - trained) <= EQUAL else f"but {trained:.6g} was trained on"
+        lines.append(f"  {name} advantage: {ours:.6g}, {same}{_why_zero(name, ours, record)}")
+    if any(
+        abs(a - b) > EQUAL for a, b in zip((found.judge, found.answer), record["advantages"], strict=True)
+    ):
+        lines.append("  (config.yaml of the run may be of later settings than this step)")
+    return "\n".join(lines)
+
+
+def _marks(record: RolloutRecord) -> list[tuple[str, bool]]:
+    return [
+        ("forced", record["thinking"] != "auto"),
+        ("cut", record["truncated"]),
+        ("correct", record["correct"]),
+    ]
+
+
+def _why_zero(segment: str, advantage: float, record: RolloutRecord) -> str:
+    if advantage != 0:
+        return ""
+    if record["truncated"]:
+        return " (0, for the length limit cut it)"
+    if segment == "judge" and record["thinking"] != "auto":
+        return " (0, for the judge was forced)"
+    return ""
+
+
+def again_text(record: RolloutRecord, completion: Completion, weights: str, protocol: Protocol) -> str:
+    """Whether sampling it once more gave the same tokens, and else where it went another way."""
+    recorded, sampled = record["token_ids"], completion.token_ids
+    head = f"sampled again alone, from {escaped(weights)}"
+    place = first_difference(recorded, sampled)
+    if place is None:
+        return f"{head}\n  the same {len(recorded)} tokens{_gap(record, completion)}"
+    log_probs = record["log_probs"] or [None] * len(recorded)
+    return "\n".join(
+        [
+            head,
+            f"  NOT the same: {place} tokens are, then",
+            f"  recorded {_token(recorded, log_probs, place, protocol)}",
+            f"  sampled  {_token(sampled, completion.log_probs, place, protocol)}",
+        ]
+    )
+
+
+def _gap(record: RolloutRecord, completion: Completion) -> str:
+    if not record["log_probs"]:
+        return ""
+    pairs = zip(record["log_probs"], completion.log_probs, strict=True)
+    return f"; log-probabilities differ by at most {max(abs(a - b) for a, b in pairs):.1e}"
+
+
+def _token(ids: list[int], log_probs: Sequence[float | None], place: int, protocol: Protocol) -> str:
+    if place >= len(ids):
+        return "ends there"
+    log_prob = log_probs[place]
+    shown = "" if log_prob is None else f", log-probability {log_prob:.6f}"
+    return f"token {ids[place]} {escaped(protocol.decode([ids[place]]))!s}{shown}"

@@ -1,4 +1,4 @@
-"""Results on disk: can the folder be written, asked before the work; no file half written, none overwritten."""
+"""Results on disk: can the folder be written, asked before the work; no file half written or overwritten."""
 
 from collections.abc import Iterable
 from itertools import count

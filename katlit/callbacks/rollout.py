@@ -169,7 +169,9 @@ class RolloutSampler(Callback):
         self.seconds = watch.seconds
         self.skipped = len(step.prompts) - len({rollout.group for rollout in rollouts})
         components = self._settings.reward.rewards
-        self._statistics = statistics(rollouts, protocol, components) | {"skipped_prompts": float(self.skipped)}
+        self._statistics = statistics(rollouts, protocol, components) | {
+            "skipped_prompts": float(self.skipped)
+        }
         self._statistics |= {f"{name}_seconds": value for name, value in self.seconds.items()}
         self._statistics |= self.engine.statistics()
         if self.max_staleness:

@@ -25,7 +25,8 @@ class RolloutLog(Callback):
     file is whole or absent. A run that goes on from a checkpoint, or starts afresh where an earlier one left
     rollouts, moves those of the steps to come into a folder `aside-<n>`, so that each step is there once.
 
-    A rollout takes about 7 bytes for each of its tokens on disk, 3 without log-probabilities.
+    On disk a token takes 2 bytes, 0.9 without log-probabilities, as measured with the demo's vocabulary; at
+    most about 7 and 3, which random ones of 152,000 tokens take.
 
     Args:
         directory: Where to; null is `rollouts` under `trainer.default_root_dir`. All ranks of all nodes must

@@ -143,7 +143,7 @@ def _split_by_mode(rollouts: Rollouts) -> Rollouts:
 
 
 def _mode_means(groups: _Groups, modes: Tensor, bias: float) -> tuple[Tensor, Tensor]:
-    """Mean reward of each mode and group, [3, groups]: no mode, think-off with its bias, think-on; the bias."""
+    """Mean reward of each mode and group, [3, groups]: none, think-off with its bias, think-on; the bias."""
     none, off, on = (groups.mean(groups.rewards, modes == mode) for mode in (-1, 0, 1))
     gain, margin = on - off, bias * on.abs()
     added = torch.where((gain >= -EQUAL) & (gain <= margin + EQUAL), margin, 0.0)

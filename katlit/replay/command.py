@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from jsonargparse import Namespace
 from typing_extensions import override
@@ -27,7 +27,7 @@ class Address(NamedTuple):
 
     step: int
     prompt_id: str
-    index: int
+    number: int
 
 
 class ReplayCLI(KatCLI):
@@ -60,7 +60,8 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: where the run, the rollout or the weights that sampled it are not there.
     """
-    parser = argparse.ArgumentParser(prog="katlit replay", description=main.__doc__.splitlines()[0])  # type: ignore[union-attr]
+    summary = "Show a recorded rollout, explain its advantage, and sample it again alone."
+    parser = argparse.ArgumentParser(prog="katlit replay", description=summary)
     parser.add_argument("--run", required=True, metavar="FOLDER", help="the run's trainer.default_root_dir")
     parser.add_argument("--rollout", required=True, metavar="STEP/PROMPT_ID/INDEX",
                         help="optimizer steps before it, its prompt, its number among the prompt's rollouts")  # fmt: skip
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str]) -> int:
     folder, address = Path(options.run), _address(options.rollout)
     cli = _settings(folder)
     records = read_records(_folder(cli, folder), address.step)
-    record = chosen(records, address.prompt_id, address.index)
+    record = chosen(records, address.prompt_id, address.number)
     _show(record, records, cli)
     if options.only_show:
         return 0
@@ -92,8 +93,7 @@ def _settings(folder: Path) -> ReplayCLI:
     file = folder / "config.yaml"
     if not file.is_file():
         raise UserError(f"--run: no {file}; give the trainer.default_root_dir of a run of `katlit fit`")
-    cli = run(["fit", "-c", str(file)], ReplayCLI)
-    assert isinstance(cli, ReplayCLI)
+    cli = cast(ReplayCLI, run(["fit", "-c", str(file)], ReplayCLI))
     if not isinstance(cli.model, KatModule) or not isinstance(cli.model, GivesAdvantages):
         raise UserError(f"--run: {folder} trained {type(cli.model).__name__}, which learns from no rollouts")
     return cli

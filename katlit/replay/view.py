@@ -1,5 +1,6 @@
 """A recorded rollout as text; whatever a model wrote is escaped and marked as its own."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 from katlit.escape import escaped, escaped_lines
@@ -44,13 +45,14 @@ def rollout_text(record: RolloutRecord, protocol: Protocol) -> str:
     mode = "no mode" if record["mode"] is None else f"think-{record['mode']}"
     prompt = record["prompt_ids"]
     prefill = protocol.forced_prefill(Mode(record["thinking"])) if forced else []
+    marks = (", forced" if forced else "", ", cut" if record["truncated"] else "")
     parts = [
         f"rollout {record['step']}/{escaped(record['prompt_id'])}/{record['index']}",
-        f"  epoch {record['epoch']}, trained on after {record['step']} optimizer steps, sampled from the weights "
-        f"after {record['policy_step']}",
+        f"  trained on after {record['step']} optimizer steps, in epoch {record['epoch']}",
+        f"  sampled from the weights after {record['policy_step']}",
         f"  run seed {record['run_seed']}, request seed {record['seed']}",
-        f"  {mode}{', forced' if forced else ''}; {len(ids)} tokens{', cut' if record['truncated'] else ''}; "
-        f"first violation of the protocol: {record['violation'] or 'none'}",
+        f"  {mode}{marks[0]}; {len(ids)} tokens{marks[1]}",
+        f"  first violation of the protocol: {record['violation'] or 'none'}",
         "",
         f"prompt, {len(prompt)} tokens" + (f", the last {len(prefill)} force the mode" if forced else ""),
         escaped_lines(protocol.decode(prompt)),
@@ -62,7 +64,7 @@ def rollout_text(record: RolloutRecord, protocol: Protocol) -> str:
 
 def _token_table(record: RolloutRecord, protocol: Protocol) -> Iterable[str]:
     yield "tokens: place, segment, id, log-probability, text"
-    log_probs = record["log_probs"] or [None] * len(record["token_ids"])
+    log_probs: Sequence[float | None] = record["log_probs"] or [None] * len(record["token_ids"])
     for place, (token, log_prob) in enumerate(zip(record["token_ids"], log_probs, strict=True)):
         segment = "judge" if place < record["judge_tokens"] else "answer"
         shown = "-" if log_prob is None else f"{log_prob:.6f}"
@@ -86,33 +88,35 @@ def advantage_text(
     if found is None or record["advantages"] is None:
         return "advantages: none, for a reward could not judge it"
     lines = [f"group of {len(group)}: index, mode, reward"]
-    for one in group:
-        marks = [word for word, so in _marks(one) if so]
-        mode = "none" if one["mode"] is None else one["mode"]
-        lines.append(
-            f"  {one['index']:>3}  {mode:<4}  {one['reward']:g}{'  (' + ', '.join(marks) + ')' if marks else ''}"
-        )
+    lines += [_member(one) for one in group]
     names, formula = _OF_ESTIMATOR[stage.estimator]
     lines += ["", f"advantages by {stage.estimator}: {formula}"]
-    lines += [f"  {words}: {found.terms[name]:.6g}" for name, words in names.items()]
-    for name, ours, trained in zip(
-        ("judge", "answer"), (found.judge, found.answer), record["advantages"], strict=True
-    ):
-        same = "as trained on" if abs(ours - trained) <= EQUAL else f"but {trained:.6g} was trained on"
-        lines.append(f"  {name} advantage: {ours:.6g}, {same}{_why_zero(name, ours, record)}")
-    if any(
-        abs(a - b) > EQUAL for a, b in zip((found.judge, found.answer), record["advantages"], strict=True)
-    ):
+    lines += [f"  {words}: {_number(found.terms[name])}" for name, words in names.items()]
+    differs = False
+    ours = {"judge": found.judge, "answer": found.answer}
+    for (name, value), trained in zip(ours.items(), record["advantages"], strict=True):
+        same = abs(value - trained) <= EQUAL
+        differs |= not same
+        verdict = "as trained on" if same else f"but {trained:.6g} was trained on"
+        lines.append(f"  {name} advantage: {value:.6g}, {verdict}{_why_zero(name, value, record)}")
+    if differs:
         lines.append("  (config.yaml of the run may be of later settings than this step)")
     return "\n".join(lines)
 
 
-def _marks(record: RolloutRecord) -> list[tuple[str, bool]]:
-    return [
-        ("forced", record["thinking"] != "auto"),
-        ("cut", record["truncated"]),
-        ("correct", record["correct"]),
-    ]
+def _number(value: float) -> str:
+    return "no such rollout" if math.isnan(value) else f"{value:.6g}"
+
+
+def _member(record: RolloutRecord) -> str:
+    marks = {
+        "forced": record["thinking"] != "auto",
+        "cut": record["truncated"],
+        "correct": record["correct"],
+    }
+    named = ", ".join(word for word, holds in marks.items() if holds)
+    line = f"  {record['index']:>3}  {record['mode'] or 'none':<4}  {record['reward']:g}"
+    return f"{line}  ({named})" if named else line
 
 
 def _why_zero(segment: str, advantage: float, record: RolloutRecord) -> str:
@@ -132,7 +136,7 @@ def again_text(record: RolloutRecord, completion: Completion, weights: str, prot
     place = first_difference(recorded, sampled)
     if place is None:
         return f"{head}\n  the same {len(recorded)} tokens{_gap(record, completion)}"
-    log_probs = record["log_probs"] or [None] * len(recorded)
+    log_probs: Sequence[float | None] = record["log_probs"] or [None] * len(record["token_ids"])
     return "\n".join(
         [
             head,

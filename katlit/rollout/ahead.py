@@ -37,7 +37,7 @@ class AheadState(TypedDict):
     step: int
     groups: list[int]
     thinking: list[Thinking]
-    indices: list[int]
+    numbers: list[int]
     seeds: list[int]
     finish_reasons: list[Literal["stop", "length"]]
     lengths: Tensor  # [N, 2] int64, of prompt and completion
@@ -126,7 +126,7 @@ class Ahead:
             "step": batch.step,
             "groups": [one.group for one in sampled],
             "thinking": [one.thinking for one in sampled],
-            "indices": [one.index for one in sampled],
+            "numbers": [one.number for one in sampled],
             "seeds": [one.seed for one in sampled],
             "finish_reasons": [completion.finish_reason for completion in completions],
             "lengths": torch.tensor([len(ids) for ids in tokens], dtype=torch.int64).reshape(-1, 2),
@@ -153,5 +153,5 @@ def _unpacked(state: AheadState) -> list[Sampled]:
     tokens = [ids.tolist() for ids in torch.split(state["token_ids"], lengths.flatten().tolist())]
     log_probs = [values.tolist() for values in torch.split(state["log_probs"], lengths[:, 1].tolist())]
     completions = map(Completion, tokens[1::2], log_probs, state["finish_reasons"])
-    names = state["indices"], state["seeds"]
+    names = state["numbers"], state["seeds"]
     return list(map(Sampled, state["groups"], state["thinking"], tokens[::2], completions, *names))

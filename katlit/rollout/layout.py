@@ -24,7 +24,7 @@ class Sampled(NamedTuple):
     thinking: Thinking
     prompt_ids: list[int]
     completion: Completion
-    index: int  # among the rollouts of its prompt
+    number: int  # among the rollouts of its prompt
     seed: int  # of its request
 
 
@@ -36,7 +36,7 @@ class Rollout:
     thinking: Thinking  # on and off: the mode was forced
     prompt_ids: list[int]  # through `<judge>` or, where the mode was forced, through the forced prefill
     completion: Completion
-    index: int  # among the rollouts of its prompt
+    number: int  # among the rollouts of its prompt
     seed: int  # of its request
     parsed: ParsedResponse
     reward: float  # NaN where it is unjudged

@@ -50,7 +50,7 @@ def recorded(rollout: Rollout, prompt_id: str, protocol: Protocol) -> dict[str, 
     ids = rollout.completion.token_ids
     return {
         "prompt_id": prompt_id,
-        "index": rollout.index,
+        "index": rollout.number,
         "thinking": rollout.thinking,
         "seed": rollout.seed,
         "prompt_ids": rollout.prompt_ids,

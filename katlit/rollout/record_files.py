@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -52,9 +53,9 @@ def _read(path: Path) -> list[RolloutRecord]:
     try:
         lines = gzip.decompress(path.read_bytes()).decode().splitlines()
         records: list[RolloutRecord] = [json.loads(line) for line in lines]
-    except (EOFError, gzip.BadGzipFile, ValueError) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error, ValueError) as error:
         raise UserError(f"{path}: not a file of rollouts ({error})") from error
-    missing = RolloutRecord.__required_keys__ - set.intersection(*map(set, records)) if records else ()
+    missing = {key for key in RolloutRecord.__required_keys__ for record in records if key not in record}
     if missing:
         raise UserError(f"{path}: its rollouts lack {', '.join(sorted(missing))}")
     return records

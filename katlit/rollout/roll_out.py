@@ -32,7 +32,7 @@ class Request(NamedTuple):
     group: int  # index of the prompt
     thinking: Thinking
     prompt_ids: list[int]
-    index: int  # among the rollouts of its prompt
+    number: int  # among the rollouts of its prompt
     seed: int
 
 
@@ -113,7 +113,7 @@ def complete(
         [request.prompt_ids for request in requests], sampling, [request.seed for request in requests]
     )
     return [
-        Sampled(request.group, request.thinking, request.prompt_ids, completion, request.index, request.seed)
+        Sampled(request.group, request.thinking, request.prompt_ids, completion, request.number, request.seed)
         for request, completion in zip(requests, completions, strict=True)
     ]
 

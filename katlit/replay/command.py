@@ -63,11 +63,18 @@ def main(arguments: Sequence[str]) -> int:
     summary = "Show a recorded rollout, explain its advantage, and sample it again alone."
     parser = argparse.ArgumentParser(prog="katlit replay", description=summary)
     parser.add_argument("--run", required=True, metavar="FOLDER", help="the run's trainer.default_root_dir")
-    parser.add_argument("--rollout", required=True, metavar="STEP/PROMPT_ID/INDEX",
-                        help="optimizer steps before it, its prompt, its number among the prompt's rollouts")  # fmt: skip
-    parser.add_argument("--model", metavar="PATH",
-                        help="the weights that sampled it, a checkpoint or an exported model; by default the "
-                        "run's checkpoint of that step, for step 0 what the run began with")  # fmt: skip
+    parser.add_argument(
+        "--rollout",
+        required=True,
+        metavar="STEP/PROMPT_ID/INDEX",
+        help="optimizer steps before it, its prompt, its number among the prompt's rollouts",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="PATH",
+        help="the weights that sampled it, a checkpoint or an exported model; by default the "
+        "run's checkpoint of that step, for step 0 what the run began with",
+    )
     parser.add_argument("--only_show", action="store_true", help="do not sample it again")
     options = parser.parse_args(list(arguments))
     folder, address = Path(options.run), _address(options.rollout)

@@ -4,14 +4,17 @@ import logging
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from datamodules.alignment import pair_targets
+from datamodules.cached_teacher import CachedTeacher
 from datamodules.chat_model import ChatModel
 from datamodules.dialects import BALLOT_TEMPLATE, Dialect, KatlitDialect, choose_dialect
 from datamodules.dual_regime import DualRegimeSettings, label_dual_regime
 from datamodules.labelled import BatchSettings, LabelledData, Sources
-from datamodules.records import Record
+from datamodules.records import Record, read_records
 from datamodules.sources import PromptSource
 from katlit.batch import DistillBatch, Prompt
 from katlit.packing import Document, collate, fill_rows
@@ -19,6 +22,7 @@ from katlit.pretrained import load_tokenizer
 from katlit.protocol import Protocol, prepare_tokenizer
 from katlit.rewards import Reward
 from katlit.rollout.engine import RolloutEngine, SamplingParameters
+from katlit.teacher.scorer import Transcript
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +36,7 @@ class DistillDocument:
     """One record on both sides; `pairs` are (student, teacher) indices of corresponding target tokens."""
 
     student: Document
-    teacher_ids: list[int]
+    teacher: Transcript
     pairs: list[tuple[int, int]]
 
 
@@ -53,7 +57,10 @@ def encode_pair(record: Record, student: KatlitDialect, teacher: Dialect) -> Dis
     reply = [token for piece in pieces for token in piece.token_ids]
     return DistillDocument(
         Document(prompt + reply, [False] * len(prompt) + [True] * len(reply)),
-        teacher_prompt + [token for piece in teacher_pieces for token in piece.token_ids],
+        Transcript(
+            teacher_prompt + [token for piece in teacher_pieces for token in piece.token_ids],
+            len(teacher_prompt),
+        ),
         [
             (len(prompt) + left, len(teacher_prompt) + right)
             for left, right in pair_targets(pieces, teacher_pieces)
@@ -77,6 +84,8 @@ class DistillData(LabelledData[DistillBatch]):
         batches: Tokens of a batch, packing, validation share.
         records_file: Use these records (JSON Lines) instead of labelling.
         cache_dir: Folder of the labelled records.
+        cached_teacher: What the teacher says of the records, written once, for a stage whose
+            `teacher_placement` is cached.
     """
 
     kind = "distill"
@@ -95,6 +104,7 @@ class DistillData(LabelledData[DistillBatch]):
         batches: BatchSettings = _BATCHES,
         records_file: str | None = None,
         cache_dir: str = "outputs/cache",
+        cached_teacher: CachedTeacher | None = None,
     ) -> None:
         super().__init__(prompts, engine, accuracy, sampling, batches, records_file, cache_dir)
         self.student_tokenizer = student_tokenizer
@@ -102,6 +112,7 @@ class DistillData(LabelledData[DistillBatch]):
         self.labelling = labelling
         self.ballot_tokens = ballot_tokens
         self.ballot_template = ballot_template
+        self.cached_teacher = cached_teacher
         self.unpaired_share = 0.0  # of the student's targets, known after `setup`
 
     def models(self) -> list[str]:
@@ -124,8 +135,25 @@ class DistillData(LabelledData[DistillBatch]):
         with teacher:
             return label_dual_regime(prompts, teacher, sources.accuracy, self.labelling)
 
+    def prepare_data(self) -> None:
+        """Label, then ask the teacher for what a cache of it still lacks."""
+        super().prepare_data()
+        if self.cached_teacher is not None:
+            self._encode(read_records(self.records_path()))
+            self.cached_teacher.write(self.teacher, [document.teacher for document in self._documents])
+
     def encode(self, records: list[Record]) -> list[Document]:
         """Encode both sides and pair their targets."""
+        self._encode(records)
+        if self.cached_teacher is not None:
+            self.cached_teacher.open(self.teacher, [document.teacher for document in self._documents])
+        targets = sum(sum(document.student.loss_mask) for document in self._documents)
+        pairs = sum(len(document.pairs) for document in self._documents)
+        self.unpaired_share = 1.0 - pairs / targets
+        logger.info("distillation: %.2f %% of %d targets are unpaired", 100 * self.unpaired_share, targets)
+        return [document.student for document in self._documents]
+
+    def _encode(self, records: list[Record]) -> None:
         tokenizer = load_tokenizer(self.student_tokenizer, "data.student_tokenizer")
         prepare_tokenizer(tokenizer)
         student = KatlitDialect(Protocol(tokenizer))
@@ -134,18 +162,13 @@ class DistillData(LabelledData[DistillBatch]):
         )
         self._documents = [encode_pair(record, student, teacher) for record in records]
         self._pad_ids = (student.pad_id, teacher.pad_id)
-        targets = sum(sum(document.student.loss_mask) for document in self._documents)
-        pairs = sum(len(document.pairs) for document in self._documents)
-        self.unpaired_share = 1.0 - pairs / targets
-        logger.info("distillation: %.2f %% of %d targets are unpaired", 100 * self.unpaired_share, targets)
-        return [document.student for document in self._documents]
 
     def build(self, rows: list[list[int]]) -> DistillBatch:
         """Lay out both sides; a row of the teacher holds the documents of the student's row."""
         documents = [[self._documents[index] for index in row] for row in rows]
         tokens = collate([[document.student for document in row] for row in documents], self._pad_ids[0])
         teacher_ids, teacher_positions = fill_rows(
-            [[document.teacher_ids for document in row] for row in documents], self._pad_ids[1]
+            [[document.teacher.token_ids for document in row] for row in documents], self._pad_ids[1]
         )
         pairs: list[tuple[int, int]] = []
         for number, row in enumerate(documents):
@@ -153,12 +176,24 @@ class DistillData(LabelledData[DistillBatch]):
             for document in row:
                 pairs += [(left + student, right + teacher) for student, teacher in document.pairs]
                 left += len(document.student.token_ids)
-                right += len(document.teacher_ids)
+                right += len(document.teacher.token_ids)
         aligned = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
-        return {
-            **tokens,
+        batch: DistillBatch = {
+            "input_ids": tokens["input_ids"],
+            "position_ids": tokens["position_ids"],
+            "loss_mask": tokens["loss_mask"],
             "teacher_input_ids": teacher_ids,
             "teacher_position_ids": teacher_positions,
             "student_targets": aligned[:, 0].contiguous(),
             "teacher_targets": aligned[:, 1].contiguous(),
         }
+        if self.cached_teacher is not None:
+            top = self._read(self.cached_teacher, [index for row in rows for index in row])
+            batch["teacher_top_ids"], batch["teacher_top_log_probs"] = top
+        return batch
+
+    def _read(self, cache: CachedTeacher, indices: list[int]) -> tuple[Tensor, Tensor]:
+        """What a cache says of the paired targets of these documents, in their order."""
+        tops = [cache.read(index, [place for _, place in self._documents[index].pairs]) for index in indices]
+        ids, log_probs = (np.concatenate(parts) for parts in zip(*tops, strict=True))
+        return torch.from_numpy(ids.astype(np.int32)), torch.from_numpy(log_probs.astype(np.float32))

@@ -8,21 +8,26 @@ class HistoryState(TypedDict):
     """The history as a checkpoint keeps it."""
 
     solved: dict[str, int]
+    latest: dict[str, float]
 
 
 class History:
-    """Remembers in which epoch every rollout of a prompt was correct.
+    """Remembers in which epoch every rollout of a prompt was correct, and what share of its latest ones.
 
     Mixed and all-wrong prompts stay: the first carry a signal now, the second may later.
     """
 
     def __init__(self) -> None:
         self._solved: dict[str, int] = {}
+        self._latest: dict[str, float] = {}
 
     def record(self, prompt_id: str, correct: Sequence[bool], epoch: int) -> None:
         """Take note of a prompt's rollouts; no rollouts, no note."""
-        if correct and all(correct):
-            self._solved.setdefault(prompt_id, epoch)
+        if not correct:
+            return
+        self._latest[prompt_id] = sum(correct) / len(correct)
+        if all(correct):
+            self._solved[prompt_id] = min(epoch, self._solved.get(prompt_id, epoch))
 
     def active(self, prompt_ids: Iterable[str], epoch: int) -> list[str]:
         """Return the prompts to draw in `epoch`, in order: those not solved in an earlier one.
@@ -37,16 +42,36 @@ class History:
         """Count the prompts solved before `epoch`."""
         return sum(solved_in < epoch for solved_in in self._solved.values())
 
-    def merge(self, states: Iterable[HistoryState]) -> None:
-        """Take over what other ranks have seen; the earliest epoch counts."""
-        for state in states:
-            for prompt_id, epoch in state["solved"].items():
-                self._solved[prompt_id] = min(epoch, self._solved.get(prompt_id, epoch))
+    def counts(self, prompt_ids: Iterable[str], epoch: int) -> dict[str, int]:
+        """How many of an epoch's prompts are drawn, and why not the others.
+
+        Args:
+            prompt_ids: That the epoch could draw from.
+            epoch: Number of the epoch.
+
+        Returns:
+            `prompts`; of them `active` and `dropped_solved` (in an earlier epoch); of the active ones
+            `solved` (in this epoch, so that the next one drops them), `mixed` and `all_wrong` by their latest
+            rollouts, and `unseen`.
+        """
+        everything = list(prompt_ids)
+        active = self.active(everything, epoch)
+        seen = [self._latest[prompt_id] for prompt_id in active if prompt_id in self._latest]
+        solved, wrong = seen.count(1.0), seen.count(0.0)
+        return {
+            "prompts": len(everything),
+            "active": len(active),
+            "dropped_solved": len(everything) - len(active),
+            "solved": solved,
+            "mixed": len(seen) - solved - wrong,
+            "all_wrong": wrong,
+            "unseen": len(active) - len(seen),
+        }
 
     def state_dict(self) -> HistoryState:
         """Return a copy of the history."""
-        return {"solved": dict(self._solved)}
+        return {"solved": dict(self._solved), "latest": dict(self._latest)}
 
     def load_state_dict(self, state: HistoryState) -> None:
         """Replace the history by a saved one."""
-        self._solved = dict(state["solved"])
+        self._solved, self._latest = dict(state["solved"]), dict(state.get("latest", {}))

@@ -17,32 +17,39 @@ class LoaderState(TypedDict):
 
 
 class Share(NamedTuple):
-    """Which part of an epoch's batches a process gets, and how many of them make an optimizer step."""
+    """Which part of an epoch's batches a process gets, and how many of them belong together."""
 
     rank: int = 0
     world: int = 1  # processes that see different data; those of a tensor-parallel group see the same
-    window: int = 1  # micro-batches of an optimizer step
+    step: int = 1  # micro-batches of an optimizer step
+    updates: int = 1  # optimizer steps that belong together
+
+    @property
+    def window(self) -> int:
+        """Micro-batches that the first of them announces."""
+        return self.step * self.updates
 
 
-def share_of(trainer: Trainer | None, *, steps: bool = True) -> Share:
+def share_of(trainer: Trainer | None, *, steps: bool = True, updates: int = 1) -> Share:
     """The share of this process; all of it without a trainer.
 
     Args:
         trainer: Knows the ranks and how many micro-batches it accumulates.
         steps: Whether the batches are trained on, in optimizer steps; else each stands alone.
+        updates: Optimizer steps that belong together.
     """
     if trainer is None:
-        return Share()
+        return Share(updates=updates)
     ranks = trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}
-    window = trainer.accumulate_grad_batches if steps else 1
-    return Share(ranks["rank"], ranks["num_replicas"], window)
+    step = trainer.accumulate_grad_batches if steps else 1
+    return Share(ranks["rank"], ranks["num_replicas"], step, updates)
 
 
 def shard(plan: Sequence[PlanT], share: Share) -> list[PlanT]:
     """Return every `world`-th item; the plan is wrapped around so that every rank gets equally many.
 
-    Unequal counts would leave some ranks waiting in a collective. Optimizer steps are complete for the same
-    reason: DeepSpeed counts micro-batches on, across epochs.
+    Unequal counts would leave some ranks waiting in a collective. Optimizer steps, and updates that belong
+    together, are complete for the same reason: DeepSpeed counts micro-batches on, across epochs.
     """
     each = share.world * share.window
     number = -(-len(plan) // each) * share.window
@@ -62,7 +69,7 @@ class EpochLoader(Generic[PlanT, BatchT]):
     Args:
         plan: Composes the batches of an epoch, for all ranks together.
         build: Turns an item of the plan into a batch, a dictionary.
-        share: What of the plan this process gets. With several micro-batches in an optimizer step, the first
+        share: What of the plan this process gets. Of several micro-batches that belong together, the first
             carries them all, see `katlit.batch.StepBatch`.
     """
 
@@ -102,13 +109,20 @@ class EpochLoader(Generic[PlanT, BatchT]):
         # says nothing.
         within = resume is not None and resume["epoch"] == self._epoch
         self._position = resume["position"] // self._share.world if resume is not None and within else 0
+        window = self._share.window
         while self._position < len(batches):
-            for batch in self._window(batches[self._position :][: self._share.window]):
+            passed = self._position % window  # a checkpoint may lie between two updates
+            for batch in self._window(batches[self._position - passed :][:window])[passed:]:
                 self._position += 1
                 yield batch
 
+    @property
+    def updates(self) -> int:
+        """Optimizer steps that belong together."""
+        return self._share.updates
+
     def upcoming(self) -> list[BatchT]:
-        """The batches of the optimizer step after the present one, built anew; none at an epoch's end.
+        """The batches of the window after the present one, built anew; none at an epoch's end.
 
         What comes in the next epoch is not known before the present one is over: it may leave out prompts.
         """
@@ -117,7 +131,7 @@ class EpochLoader(Generic[PlanT, BatchT]):
         return [self._build(item) for item in self._batches()[start : start + window]]
 
     def _window(self, items: Sequence[PlanT]) -> list[BatchT]:
-        """The batches of an optimizer step; the first lists all."""
+        """The batches of a window; the first lists all."""
         window = [self._build(item) for item in items]
         if self._share.window == 1:
             return window

@@ -8,6 +8,7 @@ from typing import Any
 from lightning import LightningDataModule
 from torch import distributed
 
+from datamodules.curriculum import Curriculum, CurriculumStage
 from datamodules.history import History
 from datamodules.loader import EpochLoader, share_of
 from datamodules.sources import PromptSource
@@ -27,27 +28,37 @@ class PromptData(LightningDataModule):
     history travels with the checkpoint.
 
     Args:
-        train: Prompts to train on.
+        train: Prompts to train on, or a `Curriculum` of several sets.
         validation: Prompts to validate on.
         test: Prompts to evaluate on, always in their own order.
         predict: Prompts to answer, always in their own order.
-        batch_size: Prompts a batch on one rank.
+        batch_size: Prompts a micro-batch on one rank, in the mean: those of
+            `updates * trainer.accumulate_grad_batches` micro-batches are rolled out together, and their
+            rollouts divided by tokens. So for the same rollouts in smaller forward passes, lower this and
+            raise `accumulate_grad_batches`.
+        updates: Optimizer steps on each batch of rollouts.
         history: Drop prompts whose rollouts were all correct.
         seed: Seed of the order.
     """
 
     def __init__(
         self,
-        train: PromptSource | None = None,
+        train: PromptSource | Curriculum | None = None,
         validation: PromptSource | None = None,
         test: PromptSource | None = None,
         predict: PromptSource | None = None,
         batch_size: int = 16,
+        updates: int = 1,
         history: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self._sources = {"train": train, "validation": validation, "test": test, "predict": predict}
+        if batch_size < 1 or updates < 1:
+            raise UserError(f"PromptData: batch_size {batch_size}, updates {updates}; give at least 1")
+        self._updates = updates
+        self._train = Curriculum([CurriculumStage(train)]) if isinstance(train, PromptSource) else train
+        self._stages: list[list[Prompt]] = []  # of the curriculum
+        self._sources = {"validation": validation, "test": test, "predict": predict}
         self._loaded: dict[str, list[Prompt]] = {}
         self._batch_size = batch_size
         self._history = History() if history else None
@@ -58,13 +69,16 @@ class PromptData(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Load the prompts of a stage, on every rank alike."""
-        needed = {"fit": ["train", "validation"], "validate": ["validation"]}
+        needed = {"fit": ["validation"], "validate": ["validation"]}
         for name in needed.get(stage, [stage]):
             source = self._sources[name]
             if source is not None and name not in self._loaded:
                 self._loaded[name] = source.load()
-        if stage == "fit" and "train" not in self._loaded:
+        if stage != "fit" or self._stages:
+            return
+        if self._train is None:
             raise UserError("PromptData: no training prompts; set data.init_args.train to a prompt source")
+        self._stages = self._train.load()
 
     def record_outcomes(self, batch: RolloutBatch) -> None:
         """Take note of which prompts of a scored batch were always solved; every rank must call it.
@@ -74,15 +88,21 @@ class PromptData(LightningDataModule):
         """
         if self._history is None:
             return
-        groups, correct = batch["group_ids"].tolist(), batch["correct"].tolist()
-        for index, prompt in enumerate(batch["prompts"]):
-            outcomes = [bool(right) for group, right in zip(groups, correct, strict=True) if group == index]
-            self._history.record(prompt["id"], outcomes, self._epoch())
+        outcomes: list[tuple[str, list[bool]]] = [(prompt["id"], []) for prompt in batch["prompts"]]
+        for group, right in zip(batch["group_ids"].tolist(), batch["correct"].tolist(), strict=True):
+            outcomes[group][1].append(bool(right))
+        ranks: list[Any] = [outcomes]
         if distributed.is_initialized():
-            world = distributed.get_world_size()
-            states: list[Any] = [None] * world
-            distributed.all_gather_object(states, self._history.state_dict())
-            self._history.merge(states)
+            ranks *= distributed.get_world_size()
+            distributed.all_gather_object(ranks, outcomes)
+        for prompt_id, correct in (note for rank in ranks for note in rank):
+            self._history.record(prompt_id, correct, self._epoch())
+
+    def history_counts(self) -> dict[str, int]:
+        """What `History.counts` says of the present epoch; nothing without a history."""
+        if self._history is None:
+            return {}
+        return self._history.counts(self._candidates(self._epoch()), self._epoch())
 
     def _epoch(self) -> int:
         return 0 if self.trainer is None else self.trainer.current_epoch
@@ -91,8 +111,13 @@ class PromptData(LightningDataModule):
         """Count the prompts that `epoch` leaves out."""
         return 0 if self._history is None else self._history.dropped(epoch)
 
+    def _candidates(self, epoch: int) -> dict[str, Prompt]:
+        """The prompts that an epoch could draw from, by their ids."""
+        assert self._train is not None  # noqa: S101
+        return {prompt["id"]: prompt for prompt in self._train.of_epoch(self._stages, epoch)}
+
     def _plan(self, epoch: int) -> list[list[Prompt]]:
-        by_id = {prompt["id"]: prompt for prompt in self._loaded["train"]}
+        by_id = self._candidates(epoch)
         active = list(by_id) if self._history is None else self._history.active(by_id, epoch)
         Random(f"{self._seed}/{epoch}").shuffle(active)  # noqa: S311 (an order, not a secret)
         batches = self._chunks([by_id[prompt_id] for prompt_id in active])
@@ -107,7 +132,7 @@ class PromptData(LightningDataModule):
 
     def train_dataloader(self) -> PromptLoader:
         """Batches of the prompts that are not solved yet."""
-        return EpochLoader(self._plan, _rollout_batch, share_of(self.trainer))
+        return EpochLoader(self._plan, _rollout_batch, share_of(self.trainer, updates=self._updates))
 
     def _validation_dataloader(self) -> PromptLoader:
         """Batches in fixed order."""

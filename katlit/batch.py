@@ -1,6 +1,7 @@
 """Batch contracts: the only thing that `modules` and `datamodules` both know.
 
-Shapes: B rows, L tokens a row, P aligned token pairs, N rollouts, D MTP depths.
+Shapes: B rows, L tokens a row, P aligned token pairs, k likeliest tokens of a cached teacher, N rollouts, D
+MTP depths.
 
 A row holds one document or several packed ones. `position_ids` restarts at 0 at each document, and the
 padding at a row's end is a document of its own, so no attention mask is needed: two tokens see each other
@@ -42,6 +43,8 @@ class DistillBatch(TokenBatch):
     teacher_position_ids: Tensor  # [B_teacher, L_teacher] int64
     student_targets: Tensor  # [P] int64
     teacher_targets: Tensor  # [P] int64
+    teacher_top_ids: NotRequired[Tensor]  # [P, k] int32, from a cache: the teacher's likeliest tokens
+    teacher_top_log_probs: NotRequired[Tensor]  # [P, k + 1] float32, of these, and at last of all others
 
 
 class Prompt(TypedDict):
@@ -57,9 +60,17 @@ class Prompt(TypedDict):
 
 
 class RolloutBatch(StepBatch):
-    """Prompts as the loader yields them; the rollout callback fills the rest in place before the step."""
+    """Prompts as the loader yields them; the rollout callback fills the rest in place before the step.
+
+    Prompts that are rolled out together are those of one batch, or of all batches of a `window`. N are their
+    rollouts. The tokens [B, L] are those of the part of them that this micro-batch trains on; it need not be
+    that of its own prompts.
+    """
 
     prompts: list[Prompt]
+    later: NotRequired[
+        list[Any]
+    ]  # the micro-batches of later updates on the same rollouts; the module records their `old_log_probs`
     input_ids: NotRequired[Tensor]  # [B, L] int64, prompt and completion
     position_ids: NotRequired[Tensor]  # [B, L] int64
     loss_mask: NotRequired[Tensor]  # [B, L] bool, True on sampled tokens
@@ -70,9 +81,12 @@ class RolloutBatch(StepBatch):
     rollout_log_probs: NotRequired[
         Tensor
     ]  # [B, L] float32, the sampler's log-probability of each sampled token
-    old_log_probs: NotRequired[Tensor]  # [B, L] float32, the trainer's, where a batch is used more than once
-    group_ids: NotRequired[Tensor]  # [N] int64, index of the prompt
+    old_log_probs: NotRequired[
+        Tensor
+    ]  # [B, L] float32, the trainer's as it sampled, where it has moved since
+    group_ids: NotRequired[Tensor]  # [N] int64, index of the prompt among those rolled out together
     modes: NotRequired[Tensor]  # [N] int64, 1 think-on, 0 think-off, -1 no mode found
+    difficulties: NotRequired[Tensor]  # [N] int64, of the prompt
     rewards: NotRequired[Tensor]  # [N] float32, outcome reward
     correct: NotRequired[Tensor]  # [N] bool
     truncated: NotRequired[Tensor]  # [N] bool, stopped by the length limit: excluded from the loss

@@ -5,7 +5,7 @@ from typing import Literal
 
 from katlit.frozen import Placement
 
-Loss = Literal["log_probs", "uld", "jsd"]
+Loss = Literal["log_probs", "uld", "jsd", "top_k"]
 
 
 @dataclass(frozen=True)

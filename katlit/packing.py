@@ -48,6 +48,22 @@ def best_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]
     return rows
 
 
+def balanced(lengths: Sequence[int], parts: int) -> list[list[int]]:
+    """Distribute documents over parts of nearly equal numbers of tokens: longest first, to the emptiest part.
+
+    Returns:
+        The indices of each part, ascending; the fullest part exceeds the mean by less than the longest
+        document.
+    """
+    members: list[list[int]] = [[] for _ in range(parts)]
+    filled = [0] * parts
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        emptiest = filled.index(min(filled))
+        members[emptiest].append(index)
+        filled[emptiest] += lengths[index]
+    return [sorted(part) for part in members]
+
+
 def bucket_by_length(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     """Group rows of similar length so that rows times longest row stays within `batch_tokens`.
 

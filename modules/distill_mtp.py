@@ -17,14 +17,15 @@ from katlit.errors import UserError
 from katlit.frozen import FrozenModel, Placement
 from katlit.losses.distill import JensenShannon
 from katlit.losses.divergence import Divergence
-from katlit.losses.head import distillation, greedy_tokens, selected_log_probs
+from katlit.losses.head import distillation, greedy_tokens, selected_log_probs, top_distillation
 from katlit.losses.mtp import pair_number, paired_first, target_indices, target_number, within_reach
 from katlit.losses.reduce import token_mean
+from katlit.losses.top_k import TopJensenShannon, TopLogProbs, TopUniversalLogit
 from katlit.losses.uld import UniversalLogit, matching_of
 from katlit.module import DEFAULT_OPTIMIZATION, KatModule
 from katlit.needs import Needs
 from katlit.optimization import Optimization
-from katlit.pretrained import load_model, load_tokenizer, output_weight
+from katlit.pretrained import load_config, load_model, load_tokenizer, output_weight
 from katlit.shared_tokens import shared_tokens
 
 
@@ -47,7 +48,9 @@ class DistillMTP(KatModule):
         beta: Of jsd: towards 0 forward KL, towards 1 reverse KL.
         temperature: Divides the logits of both sides in `kd`.
         mtp_weight: μ; 0 leaves the MTP modules untrained.
-        teacher_placement: Where the teacher's weights are, see `katlit.frozen.FrozenModel`.
+        teacher_placement: Where the teacher's weights are, see `katlit.frozen.FrozenModel`; or `cached`:
+            nowhere, the data bring its likeliest tokens (`cached_teacher`), and `kd` compares these and the
+            rest (`katlit.losses.top_k`).
     """
 
     def __init__(
@@ -61,7 +64,7 @@ class DistillMTP(KatModule):
         beta: float = 0.5,
         temperature: float = 1.0,
         mtp_weight: float = 0.3,
-        teacher_placement: Placement = "device",
+        teacher_placement: Placement | Literal["cached"] = "device",
     ) -> None:
         super().__init__(backbone, optimization)
         self.teacher = teacher
@@ -70,9 +73,12 @@ class DistillMTP(KatModule):
         self.kd_weight = kd_weight
         self.temperature = temperature
         jsd, uld = JensenShannon(beta, temperature), UniversalLogit(temperature)
-        self.divergence: Divergence = jsd if kd == "jsd" else uld
+        self.divergence: Divergence[Tensor] = jsd if kd == "jsd" else uld
+        self.top_divergence: Divergence[TopLogProbs] = (
+            TopJensenShannon(beta) if kd == "jsd" else TopUniversalLogit()
+        )
         self.mtp_weight = mtp_weight
-        self.teacher_placement: Placement = teacher_placement
+        self.teacher_placement: Placement | Literal["cached"] = teacher_placement
         self.trains_mtp = mtp_weight > 0
         self._teacher: FrozenModel | None = None
 
@@ -80,6 +86,8 @@ class DistillMTP(KatModule):
     def needs(self) -> Needs:
         if self.kd == "none":
             return Needs(("log_probs",))
+        if self.teacher_placement == "cached":
+            return Needs(("top_k",))
         return Needs((self.kd,), self.teacher, placement=self.teacher_placement)
 
     @override
@@ -88,6 +96,9 @@ class DistillMTP(KatModule):
             return
         if self.teacher is None:
             raise UserError(f"model.teacher: not given; kd {self.kd!r} needs one, or set kd to none")
+        if self.teacher_placement == "cached":
+            self._check_cached(self.teacher)
+            return
         model = load_model(self.teacher, "model.teacher", self.backbone.dtype, self.backbone.attention)
         if self.kd == "jsd":
             self._require_one_vocabulary(self.teacher, len(output_weight(model)))
@@ -97,6 +108,18 @@ class DistillMTP(KatModule):
             matching = matching_of(*shared_tokens(*tokenizers, *sizes), *sizes)
             self.divergence = UniversalLogit(self.temperature, matching)
         self._teacher = FrozenModel(model, self.teacher_placement)
+
+    def _check_cached(self, source: str) -> None:
+        """Refuse what the likeliest tokens alone do not tell."""
+        if self.temperature != 1:
+            raise UserError(
+                f"model.temperature: {self.temperature}, but a cached teacher is known at 1.0 only; set 1.0"
+            )
+        if self.kd == "uld" and self.uld_matching == "hybrid":
+            raise UserError("model.uld_matching: hybrid needs all tokens of the teacher; set it to rank")
+        if self.kd == "jsd":
+            vocabulary = load_config(source, "model.teacher").get_text_config().vocab_size
+            self._require_one_vocabulary(source, vocabulary)
 
     def _require_one_vocabulary(self, source: str, teacher_logits: int) -> None:
         theirs = load_tokenizer(source, "model.teacher").get_vocab()
@@ -115,7 +138,7 @@ class DistillMTP(KatModule):
         terms = self._terms(batch, hidden)
         means = {name: token_mean(values, numbers[name]) for name, values in terms.items()}
         loss = self.add_router_loss(self._combine(means), batch, routing)
-        if self._teacher is not None:
+        if self.kd != "none":
             means["uld/paired_share"] = token_mean(self._paired(batch), numbers["ce"])
         self.log_training(means | {"loss": loss})
         return loss
@@ -125,7 +148,7 @@ class DistillMTP(KatModule):
         numbers: dict[str, Tensor] = {}
         for k in range(1 + (len(self.backbone.mtp) if self.trains_mtp else 0)):
             numbers[_name(k, "ce")] = target_number(batch["loss_mask"], batch["position_ids"], k)
-            if self._teacher is not None:
+            if self.kd != "none":
                 numbers[_name(k, "kd")] = pair_number(batch["student_targets"], batch["position_ids"], k)
         return numbers
 
@@ -134,7 +157,7 @@ class DistillMTP(KatModule):
         hidden, _ = self._hidden(batch)
         for name, values in (self._terms(batch, hidden) | self._accepted(batch, hidden)).items():
             self.count(name, values)
-        if self._teacher is not None:
+        if self.kd != "none":
             self.count("paired_share", self._paired(batch))
 
     @override
@@ -173,9 +196,11 @@ class DistillMTP(KatModule):
     ) -> tuple[Tensor, Tensor | None]:
         """Log-probabilities [G, T] and, where there is a teacher, divergences [G, P]."""
         head, ids = self.backbone.head_weight, batch["input_ids"].flatten()[targets]
-        if self._teacher is None:
+        if self.kd == "none":
             log_probs, _ = selected_log_probs(predictors.flatten(0, 1), head, ids.repeat(len(predictors)))
             return log_probs.view(len(predictors), -1), None
+        if self._teacher is None:
+            return top_distillation(predictors, head, ids, _top_log_probs(batch), self.top_divergence)
         theirs = self._teacher.read(batch["teacher_input_ids"], batch["teacher_position_ids"])
         truth = theirs.hidden.flatten(0, 1)[batch["teacher_targets"] - 1]
         self.divergence = self.divergence.to(head.device)
@@ -195,6 +220,15 @@ class DistillMTP(KatModule):
             reach = within_reach(targets, batch["position_ids"], k)
             accepted[_name(k, "acceptance")] = (greedy[k] == greedy[0])[reach].float()
         return accepted
+
+
+def _top_log_probs(batch: DistillBatch) -> TopLogProbs:
+    """What the data say of the teacher, [P, k] and [P, k + 1]."""
+    if "teacher_top_ids" not in batch:
+        raise UserError(
+            "model.teacher_placement: cached, but the data have no teacher; give data.cached_teacher"
+        )
+    return TopLogProbs(batch["teacher_top_ids"], batch["teacher_top_log_probs"])
 
 
 def _predictors(hidden: list[Tensor], targets: Tensor) -> Tensor:

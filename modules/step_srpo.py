@@ -12,8 +12,10 @@ from typing_extensions import override
 
 from katlit.backbone import Backbone
 from katlit.batch import RolloutBatch
+from katlit.errors import UserError
 from katlit.frozen import FrozenModel, Placement
 from katlit.losses.advantages import Rollouts, grpo, hipo, process
+from katlit.losses.aggregation import Aggregation, Segments
 from katlit.losses.head import selected_log_probs
 from katlit.losses.mtp import target_indices, target_number
 from katlit.losses.policy import clipped, effective_sample_share, importance_weights, k3, policy_loss
@@ -26,11 +28,12 @@ from katlit.optimization import Optimization
 class StepSRPO(KatModule):
     """Group-relative policy optimisation with an advantage for the judge segment and one for the answer.
 
-    One update for each batch of rollouts, so the old log-probabilities are the present ones and the ratio is
-    1 with the gradient of the log-probability, unless the batch brings `old_log_probs`. The engine that
-    sampled computes a little differently, and stale rollouts come from older weights; a truncated importance
-    weight, of the present policy over the sampler, makes up for both. The clip bounds steps away from the
-    present policy, not from the sampler (the decoupled objective of AReaL, arXiv 2505.24298).
+    In the first update on a batch of rollouts the old log-probabilities are the present ones, and the ratio
+    is 1 with the gradient of the log-probability. For further updates they are recorded by a forward pass
+    before the first one, as `old_log_probs` of their batches; then the clip acts. The engine that sampled
+    computes a little differently, and stale rollouts come from older weights; a truncated importance weight,
+    of the old policy over the sampler, makes up for both. The clip bounds steps away from the old policy,
+    not from the sampler (the decoupled objective of AReaL, arXiv 2505.24298).
 
     Args:
         backbone: The policy.
@@ -44,6 +47,13 @@ class StepSRPO(KatModule):
         clip_low: The ratio is clipped below 1 - clip_low.
         clip_high: The ratio is clipped above 1 + clip_high.
         importance_cap: C, the largest importance weight.
+        aggregation: How the loss is averaged over the whole optimizer step: by `token`, by `sequence` (mean
+            over rollouts of the mean over their tokens) or by `constant` (`aggregation_length` tokens a
+            rollout, however many it has), see `katlit.losses.aggregation`.
+        aggregation_length: Tokens that the sum over a rollout is divided by; of `constant` only.
+        streams: `joint`: one mean over judge and answer tokens. `separate`: a mean for each, added, so that
+            short judges do not drown in long answers (our choice).
+        judge_weight: What the losses of judge tokens are multiplied by (our choice).
         kl_weight: Of the KL divergence from the model as it was before this stage; 0 keeps no copy of it.
         temperature: That of the sampler; log-probabilities are compared under it.
         reference_placement: Where the copy's weights are, see `katlit.frozen.FrozenModel`.
@@ -60,11 +70,20 @@ class StepSRPO(KatModule):
         clip_low: float = 0.2,
         clip_high: float = 0.28,
         importance_cap: float = 2.0,
+        aggregation: Literal["token", "sequence", "constant"] = "token",
+        aggregation_length: int = 1024,
+        streams: Literal["joint", "separate"] = "joint",
+        judge_weight: float = 1.0,
         kl_weight: float = 0.0,
         temperature: float = 1.0,
         reference_placement: Placement = "device",
     ) -> None:
         super().__init__(backbone, optimization)
+        if aggregation_length < 1 or judge_weight < 0:
+            raise UserError(
+                f"model: aggregation_length {aggregation_length}, judge_weight {judge_weight}; give a length "
+                "of at least 1 and a weight of 0 or more"
+            )
         self.estimator = estimator
         self.bias = bias
         self.bias_when_solved = bias_when_solved
@@ -72,6 +91,7 @@ class StepSRPO(KatModule):
         self.clip_low = clip_low
         self.clip_high = clip_high
         self.importance_cap = importance_cap
+        self._aggregation = Aggregation(aggregation, streams, judge_weight, aggregation_length)
         self.kl_weight = kl_weight
         self.temperature = temperature
         self.reference_placement: Placement = reference_placement
@@ -92,6 +112,8 @@ class StepSRPO(KatModule):
     @override
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> Tensor:
         """Update on a batch that the rollout callback filled; writes its `advantages` and `logprob_gap`."""
+        for later in batch.get("later", []):
+            later["old_log_probs"] = self._present_log_probs(later)
         numbers = self.step_numbers(batch)
         number = numbers["tokens"]
         batch["advantages"] = self._advantages(batch)
@@ -104,7 +126,8 @@ class StepSRPO(KatModule):
             batch["logprob_gap"] = self._probed_gap(batch, states, weight, numbers["compared"])
         if self._reference is not None:
             losses = losses + self.kl_weight * self._divergence(batch, self._reference, targets, log_probs)
-        loss = self.add_router_loss(token_mean(losses, number), batch, hidden.routing)
+        loss = self._aggregation.mean(losses, _segments(batch).of(targets), numbers)
+        loss = self.add_router_loss(loss, batch, hidden.routing)
         self.log_training({"loss": loss, "entropy": token_mean(entropy, number)})
         self.log_training(_group_statistics(batch))
         return loss
@@ -117,10 +140,21 @@ class StepSRPO(KatModule):
     def target_numbers(self, batch: RolloutBatch) -> dict[str, Tensor]:
         trained = self._trained(batch)
         compared = batch.get("probe_mask", trained)  # what was sampled from the present weights
-        return {
+        numbers = {
             name: target_number(mask, batch["position_ids"], 0)
             for name, mask in (("tokens", trained), ("compared", compared))
         }
+        return numbers | self._aggregation.numbers(trained, _segments(batch))
+
+    @torch.no_grad()
+    def _present_log_probs(self, batch: RolloutBatch) -> Tensor:
+        """Log-probabilities of the trained tokens under the weights as they are, [B, L]; 0 elsewhere."""
+        hidden = self.backbone(batch["input_ids"], batch["position_ids"]).main
+        targets = target_indices(self._trained(batch), batch["position_ids"], 0)
+        log_probs, _ = self._log_probs(batch, hidden.flatten(0, 1), self.backbone.head_weight, targets)
+        found = torch.zeros_like(batch["rollout_log_probs"])
+        found.view(-1)[targets] = log_probs.to(found.dtype)
+        return found
 
     def _policy_losses(
         self, batch: RolloutBatch, targets: Tensor, log_probs: Tensor, numbers: dict[str, Tensor]
@@ -191,6 +225,10 @@ class StepSRPO(KatModule):
     ) -> Tensor:
         hidden, head = reference.read(batch["input_ids"], batch["position_ids"])
         return k3(log_probs, self._log_probs(batch, hidden.flatten(0, 1), head, targets)[0])
+
+
+def _segments(batch: RolloutBatch) -> Segments:
+    return Segments(batch["judge_mask"], batch["rollout_ids"], len(batch["rewards"]))
 
 
 def _group_statistics(batch: RolloutBatch) -> dict[str, Tensor]:

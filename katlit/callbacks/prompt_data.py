@@ -15,8 +15,23 @@ class TakesOutcomes(Interface):
 
 
 @runtime_checkable
+class HasHistory(Interface):
+    """A DataModule that can tell what its history comes to."""
+
+    def history_counts(self) -> dict[str, int]:
+        """Counts to be logged as `history/…`, the same on every rank."""
+
+
+@runtime_checkable
 class LooksAhead(Interface):
     """A loader that knows what comes next."""
 
     def upcoming(self) -> list[RolloutBatch]:
-        """The batches of the optimizer step after the present one; none at an epoch's end."""
+        """The batches that are rolled out together after the present ones; none at an epoch's end."""
+
+    def __len__(self) -> int:
+        """Batches of the epoch."""
+
+    @property
+    def updates(self) -> int:
+        """Optimizer steps on each batch of rollouts."""

@@ -1,8 +1,11 @@
-"""Samples the policy before each training step and fills the batch that the step will see."""
+"""Samples the policy before each training step and fills the batch that the step will see.
+
+Over 300 lines because all settings and all figures of the rollouts are documented in this one place.
+"""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -10,19 +13,22 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from katlit.batch import Prompt, RolloutBatch
-from katlit.callbacks.prompt_data import LooksAhead, TakesOutcomes
+from katlit.callbacks.epoch_length import measure_epoch
+from katlit.callbacks.prompt_data import HasHistory, TakesOutcomes
 from katlit.callbacks.require_judged import require_judged
+from katlit.callbacks.rollout_checks import check_settings
 from katlit.callbacks.start_engine import start_engine
 from katlit.errors import UserError
 from katlit.metrics.policy import PolicyMetrics
 from katlit.rewards import CompositeReward
 from katlit.rollout.ahead import AheadState
 from katlit.rollout.engine import RolloutEngine, SamplingParameters
-from katlit.rollout.fill import fill
-from katlit.rollout.layout import Rollout
+from katlit.rollout.fill import fill, in_order, prompts_of
+from katlit.rollout.flat_groups import OnFlatGroups, flat_groups, shares
 from katlit.rollout.roll_out import RolloutSettings, forced_modes, policy_row, score, statistics
 from katlit.rollout.step_sampler import Step, StepSampler
 from katlit.rollout.stopwatch import Stopwatch
+from katlit.rollout.window import RolloutWindow
 from katlit.strategies import Peers, gathered
 
 logger = logging.getLogger(__name__)
@@ -38,16 +44,22 @@ class RolloutSampler(Callback):
     of an epoch is sampled when it is due, because the resampling of prompts waits for the epoch's end. A
     checkpoint waits for what is in flight, and keeps it.
 
+    Where the data asks for several updates on each batch of rollouts (`datamodules.PromptData.updates`), all
+    their prompts are sampled together before the first. The rollouts are divided among the updates, and among
+    their micro-batches, by tokens. A checkpoint between two updates keeps those that are left.
+
     Logs for every optimizer step, averaged over ranks: `rollout/reward`, `/accuracy`, `/format_valid`,
     `/truncated`, `/unjudged` and of these `/unjudged_errors` and `/unjudged_timeouts` (shares), `/think_rate`
-    (of the rollouts whose mode was not forced), `/mean_tokens` (of the response, a forced judge counted),
-    `/skipped_prompts`, `/sync_seconds`, `/sample_seconds`, `/reward_seconds`, `/layout_seconds`, and
+    (of the rollouts whose mode was not forced), `/mean_tokens` (of the response, a forced judge counted), all
+    of what was sampled first; `/flat_groups`, `/left_out_groups` (shares), `/skipped_prompts`,
+    `/sync_seconds`, `/sample_seconds` (that the trainer waits), `/reward_seconds`, `/layout_seconds`, and
     `/logprob_gap`, the mean absolute difference between the engine's and the trainer's log-probabilities of
     the sampled tokens; where these are stale, of a few more that the engine samples after each sync
-    (`katlit.rollout.probe`). `/sample_seconds` are those that the trainer waits. With `max_staleness: 1` also
-    `/staleness`, the optimizer steps between the weights that sampled and those that are trained, and
-    `/hidden_seconds` of sampling that nobody waited for. Where the engine drafts with the MTP modules, also
-    `/draft_acceptance` (share) and `/tokens_per_pass`. Of each component of the reward, `reward/<component>`.
+    (`katlit.rollout.probe`). With `max_staleness: 1` also `/staleness`, the optimizer steps between the
+    weights that sampled and those that are trained, and `/hidden_seconds` of sampling that nobody waited for.
+    Where the engine drafts with the MTP modules, also `/draft_acceptance` (share) and `/tokens_per_pass`.
+    Of each component of the reward, `reward/<component>`, of what was sampled first. Data with a history also
+    log `history/…` (`datamodules.history.History.counts`).
 
     Where there are validation prompts, each is answered once, left to decide, and `val/accuracy`,
     `/mean_tokens`, `/think_rate`, `/format_valid` and `/unjudged` are logged, over all ranks.
@@ -69,6 +81,10 @@ class RolloutSampler(Callback):
         seed: Seed of all sampling.
         max_staleness: 1 samples one optimizer step ahead; for an engine outside of the trainer's process.
         max_unjudged_share: Stop the run where more of a step's rollouts could not be judged.
+        on_flat_groups: What to do with groups whose rollouts all earned the same, so that their advantages
+            are 0: `keep` them in the mean over tokens, `skip` them in training, or `resample` them and skip
+            what is flat still.
+        extra_rounds: Of `resample`: how often at most.
     """
 
     def __init__(
@@ -83,7 +99,11 @@ class RolloutSampler(Callback):
         seed: int = 0,
         max_staleness: Literal[0, 1] = 0,
         max_unjudged_share: float = 0.1,
+        on_flat_groups: OnFlatGroups = "keep",
+        extra_rounds: int = 2,
     ) -> None:
+        if extra_rounds < 1:
+            raise UserError(f"extra_rounds: {extra_rounds}; give at least 1, or on_flat_groups: skip")
         self.engine = engine
         self.sampling = sampling or SamplingParameters()
         self._settings = RolloutSettings(reward or CompositeReward(), self.sampling, seed)
@@ -92,33 +112,26 @@ class RolloutSampler(Callback):
         self.max_staleness = max_staleness
         self.max_unjudged_share = max_unjudged_share
         thinking = forced_modes(samples, forced_share)
-        self._sampler = StepSampler(engine, self._settings, thinking, max_staleness)
+        self.on_flat_groups = on_flat_groups
+        rounds = extra_rounds if on_flat_groups == "resample" else 0
+        self._sampler = StepSampler(engine, self._settings, thinking, max_staleness, rounds)
         self.skipped = 0  # prompts of the present step
         self.seconds: dict[str, float] = {}  # of the present step, for each of `PARTS`
         self._synced_at: int | None = None
         self._policy = PolicyMetrics()  # of the present validation
         self._batch: RolloutBatch | None = None
-        self._window: list[RolloutBatch] = []  # micro-batches of this optimizer step still to come
-        self._parts = 1  # its micro-batches
-        self._gap = 0.0
-        self._statistics: dict[str, float] = {}
+        self._window = RolloutWindow()
+        self._gap = 0.0  # of the present optimizer step
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the engine from the weights as they are now, a restored checkpoint's included."""
-        expected = getattr(pl_module, "temperature", self.sampling.temperature)
-        if expected != self.sampling.temperature:
-            raise UserError(
-                f"sampling.temperature: {self.sampling.temperature}, but model.temperature is {expected}; "
-                "log-probabilities can only be compared at one temperature"
-            )
-        loader = trainer.train_dataloader
-        if self.max_staleness and not isinstance(loader, LooksAhead):
-            raise UserError(
-                f"max_staleness: {self.max_staleness}, but a {type(loader).__name__} does not say which "
-                "batches come next; use datamodules.PromptData, or 0"
-            )
+        check_settings(trainer, pl_module, self.sampling, self.max_staleness, self.on_flat_groups)
         self._sync(trainer, pl_module)
+
+    @override
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        measure_epoch(trainer)
 
     @override
     def on_train_batch_start(
@@ -126,56 +139,70 @@ class RolloutSampler(Callback):
     ) -> None:
         """Bring the engine up to date, sample, score, fill `batch` in place.
 
-        The micro-batches of an optimizer step are sampled together, before its first one.
+        The prompts of a window are sampled together, before its first optimizer step.
         """
+        if batch_idx == 0:
+            measure_epoch(trainer)
         window = batch.get("window", [batch])
+        self._window.expect(new=bool(window))
         if window:
             following = self._following(trainer, batch_idx + len(window))
-            step = Step(trainer.global_step, trainer.current_epoch, _prompts(window), following)
-            self._fill(trainer, pl_module, window, step)
-            self._window, self._parts, self._gap = list(window), len(window), 0.0
+            step = Step(trainer.global_step, trainer.current_epoch, prompts_of(window), following)
+            self._sample(trainer, pl_module, len(window), step)
+        elif not self._window.in_step:
+            self._pass_time(dict.fromkeys(PARTS, 0.0))
         self._batch = batch
-        batch.update(self._window.pop(0))
-        self._log(pl_module, self._statistics)
+        batch.update(self._window.take(pl_module.device))  # type: ignore[typeddict-item]
+        self._log(pl_module, self._window.statistics)
+
+    def _pass_time(self, seconds: dict[str, float]) -> None:
+        """Keep what an optimizer step spends on rollouts; the later ones of a window spend nothing."""
+        self.seconds = seconds
+        self._window.statistics |= {f"{name}_seconds": value for name, value in seconds.items()}
 
     def _following(self, trainer: Trainer, batches: int) -> list[Prompt]:
         """The prompts of the step after one that ends after so many batches of the epoch."""
         last = batches >= trainer.num_training_batches or trainer.global_step + 1 == trainer.max_steps
         if last or not self.max_staleness:
             return []
-        return _prompts(trainer.train_dataloader.upcoming())
+        return prompts_of(trainer.train_dataloader.upcoming())
 
-    def _fill(
-        self, trainer: Trainer, pl_module: LightningModule, window: Sequence[RolloutBatch], step: Step
-    ) -> None:
-        """Sample and score the prompts of all batches of an optimizer step in one go."""
+    def _sample(self, trainer: Trainer, pl_module: LightningModule, parts: int, step: Step) -> None:
+        """Sample and score the prompts of a window in one go; divide the rollouts among its micro-batches."""
         protocol, watch = pl_module.backbone.protocol, Stopwatch(*PARTS)
-        peers = Peers(pl_module.device_mesh)
+        peers, decide = Peers(pl_module.device_mesh), trainer.strategy.reduce_boolean_decision
         mine = replace(step, prompts=peers.share(step.prompts), following=peers.share(step.following))
-        got = self._sampler.sample(mine, protocol, lambda: self._sync(trainer, pl_module), watch)
-        with watch.time("reward"):
-            scored = score(got.sampled, protocol, mine.prompts, self._settings.reward)
-            rollouts = _in_order(peers.together(scored))
-            require_judged(rollouts, self.max_unjudged_share, step.number)
-        probes = None
-        if got.probes is not None:
-            probes = [one for part in peers.together(got.probes) for one in part]
+        sync, anywhere = partial(self._sync, trainer, pl_module), partial(decide, all=False)
+        got = self._sampler.sample(mine, protocol, sync, anywhere, watch)
+        rollouts, first = (in_order(peers.together(own)) for own in (got.rollouts, got.first_round))
+        require_judged(first, self.max_unjudged_share, step.number)
+        left_out = set() if self.on_flat_groups == "keep" else flat_groups(rollouts)
+        probes = None if got.probes is None else [one for part in peers.together(got.probes) for one in part]
+        origin = step.origin(self._settings.seed, got.staleness)
         with watch.time("layout"):
-            origin = step.origin(self._settings.seed, got.staleness)
-            fill(window, rollouts, probes, self.row_tokens, protocol, pl_module.device, origin)
+            filled = fill(
+                parts,
+                step.prompts,
+                rollouts,
+                probes,
+                self.row_tokens,
+                protocol,
+                pl_module.device,
+                origin,
+                left_out,
+            )
             if isinstance(data := getattr(trainer, "datamodule", None), TakesOutcomes):
-                for part in window:
-                    data.record_outcomes(part)
-        self.seconds = watch.seconds
-        self.skipped = len(step.prompts) - len({rollout.group for rollout in rollouts})
-        components = self._settings.reward.rewards
-        self._statistics = statistics(rollouts, protocol, components) | {
-            "skipped_prompts": float(self.skipped)
-        }
-        self._statistics |= {f"{name}_seconds": value for name, value in self.seconds.items()}
-        self._statistics |= self.engine.statistics()
+                data.record_outcomes({"prompts": [*step.prompts]} | filled[0])  # type: ignore[arg-type]
+        self.skipped = len(step.prompts) - len({rollout.group for rollout in first})
+        counted = statistics(first, protocol, self._settings.reward.rewards)
+        counted |= {"skipped_prompts": float(self.skipped)}
+        counted |= shares(first, left_out) | self.engine.statistics()
+        if isinstance(data, HasHistory):
+            counted |= {f"history/{name}": float(number) for name, number in data.history_counts().items()}
         if self.max_staleness:
-            self._statistics |= {"staleness": float(got.staleness), "hidden_seconds": got.hidden}
+            counted |= {"staleness": float(got.staleness), "hidden_seconds": got.hidden}
+        self._window.open(filled, min(parts, trainer.accumulate_grad_batches), counted)
+        self._pass_time(watch.seconds)
 
     @override
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -187,10 +214,10 @@ class RolloutSampler(Callback):
         ):
             row |= {"judge_advantage": judge, "answer_advantage": answer}
         part = float(trainer.strategy.reduce(self._batch["logprob_gap"], reduce_op="mean"))
-        self._gap += part / self._parts
-        if self._window:
+        self._gap += part / self._window.each
+        if self._window.in_step:
             return
-        gap = self._gap
+        gap, self._gap = self._gap, 0.0
         self._log(pl_module, {"logprob_gap": gap})
         if self.max_logprob_gap is not None and not gap <= self.max_logprob_gap:
             raise UserError(
@@ -214,7 +241,8 @@ class RolloutSampler(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep the rollouts of the next step: the weights that sampled them are gone after the update."""
+        """Keep rollouts that are still to be trained on: the weights that sampled them are gone."""
+        checkpoint["rollout_window"] = gathered(self._window.state())
         if self.max_staleness:
             checkpoint["rollouts_ahead"] = gathered(self._sampler.ahead.state())
 
@@ -222,6 +250,8 @@ class RolloutSampler(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        if trainer.training:
+            self._window.restore(checkpoint.get("rollout_window", []), trainer.global_rank)
         states: list[AheadState | None] = checkpoint.get("rollouts_ahead", [])
         if states and (not self.max_staleness or len(states) != trainer.world_size):
             logger.warning(
@@ -233,7 +263,7 @@ class RolloutSampler(Callback):
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._close()
-        self._synced_at = None
+        self._synced_at, self._window = None, RolloutWindow()
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -284,17 +314,3 @@ class RolloutSampler(Callback):
     def _log(self, pl_module: LightningModule, values: dict[str, float]) -> None:
         rows = {name if "/" in name else f"rollout/{name}": value for name, value in values.items()}
         pl_module.log_dict(rows, on_step=True, on_epoch=False, sync_dist=True, batch_size=1)
-
-
-def _prompts(batches: Sequence[RolloutBatch]) -> list[Prompt]:
-    return [prompt for batch in batches for prompt in batch["prompts"]]
-
-
-def _in_order(parts: Sequence[Sequence[Rollout]]) -> list[Rollout]:
-    """The rollouts of every n-th prompt, for each of n ranks, as those of all prompts."""
-    all_of_them = [
-        replace(rollout, group=rollout.group * len(parts) + rank)
-        for rank, part in enumerate(parts)
-        for rollout in part
-    ]
-    return sorted(all_of_them, key=lambda rollout: rollout.group)

@@ -24,6 +24,8 @@ class RolloutLog(Callback):
     a reward could not judge included; n counts the optimizer steps before the one that they are trained on. A
     file is whole or absent. A run that goes on from a checkpoint, or starts afresh where an earlier one left
     rollouts, moves those of the steps to come into a folder `aside-<n>`, so that each step is there once.
+    Rollouts of several updates are in the file of the first one. Where a flat group was sampled anew, the
+    file has the new one, its rollouts numbered on.
 
     On disk a token takes 2 bytes, 0.9 without log-probabilities, as measured with the demo's vocabulary; at
     most about 7 and 3, which random ones of 152,000 tokens take.

@@ -1,9 +1,10 @@
 """Losses of an output head, from hidden states: logits of a few targets exist at a time.
 
-`selected_log_probs` serves cross-entropy and policy loss, `distillation` adds a divergence from a teacher. A
-chunk of targets is multiplied by the head, swept (`katlit.kernels`) and forgotten; the backward pass
-multiplies again and adds the chunks' gradients up in float32. Recomputing costs one product more than forming
-gradients in the forward pass would, but leaves values that the caller may weight, clip or average at will.
+`selected_log_probs` serves cross-entropy and policy loss, `distillation` adds a divergence from a teacher,
+`top_distillation` from one of whom only the likeliest tokens are known. A chunk of targets is multiplied by
+the head, swept (`katlit.kernels`) and forgotten; the backward pass multiplies again and adds the chunks'
+gradients up in float32. Recomputing costs one product more than forming gradients in the forward pass would,
+but leaves values that the caller may weight, clip or average at will.
 
 All depths of multi-token prediction go through one call, so the head they share has one gradient, and the
 teacher's logits of a target are computed once for all of them.
@@ -12,7 +13,7 @@ Shapes: G depths, T targets, P of them with a teacher, H and K widths, V and W v
 chunk.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +25,7 @@ from katlit.kernels import log_prob
 from katlit.kernels.log_prob import LogProbs
 from katlit.kernels.rows import wide_dtype
 from katlit.losses.divergence import Divergence
+from katlit.losses.top_k import TopLogProbs
 
 CHUNK_BYTES = {"cpu": 2**26, "cuda": 2**28}  # of the student's logits; a GPU wants more rows at a time
 
@@ -70,7 +72,7 @@ def distillation(
     targets: Tensor,  # [T] int64
     teacher_hidden: Tensor,  # [P, K]
     teacher_weight: Tensor,  # [W, K]
-    divergence: Divergence,
+    divergence: Divergence[Tensor],
 ) -> tuple[Tensor, Tensor]:  # [G, T], [G, P]
     """Log-probability of each target, and divergence of its distribution from the teacher's.
 
@@ -90,17 +92,27 @@ def distillation(
     return found[0], found[2]
 
 
+def top_distillation(
+    hidden: Tensor,  # [G, T, H]
+    weight: Tensor,  # [V, H]
+    targets: Tensor,  # [T] int64
+    teacher: TopLogProbs,  # P rows
+    divergence: Divergence[TopLogProbs],
+) -> tuple[Tensor, Tensor]:  # [G, T], [G, P]
+    """`distillation` from what is known of the distributions of the first P targets."""
+    settings = _Settings(divergence=divergence, teacher=TopLogProbs)
+    found = _HeadLosses.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, targets, *teacher, settings
+    )
+    return found[0], found[2]
+
+
 @torch.no_grad()
 def greedy_tokens(hidden: Tensor, weight: Tensor) -> Tensor:  # [..., H], [V, H] -> [...]
     """The likeliest token of each hidden state."""
     rows = hidden.flatten(0, -2)
     parts = torch.split(rows, chunk_targets(len(weight), device=rows.device.type))
     return torch.cat([(part @ weight.T).argmax(dim=-1) for part in parts]).view(hidden.shape[:-1])
-
-
-class _Settings(NamedTuple):
-    temperature: float = 1.0  # of the log-probabilities
-    divergence: Divergence | None = None
 
 
 class _Head(NamedTuple):
@@ -122,12 +134,30 @@ class _Head(NamedTuple):
         return logits.view(len(self.hidden), -1, len(self.weight))
 
 
+class _TeacherHead(NamedTuple):
+    """A teacher whose logits are made a chunk at a time."""
+
+    hidden: Tensor  # [P, K]
+    weight: Tensor  # [W, K]
+
+    def reader(self, size: int, dtype: torch.dtype | None) -> Callable[[slice], Tensor]:  # -> [R, W]
+        head = _Head(self.hidden.unsqueeze(0), self.weight.to(dtype or self.weight.dtype))
+        room = head.room(size)
+        return lambda where: head.logits(head.rows(where), room)[0]
+
+
+class _Settings(NamedTuple):
+    temperature: float = 1.0  # of the log-probabilities
+    divergence: Divergence[Any] | None = None
+    teacher: type[_TeacherHead] | type[TopLogProbs] = _TeacherHead  # what its two tensors are
+
+
 class _Chunk(NamedTuple):
     where: slice  # of the targets
     ids: Tensor  # [G · R], the targets of each row
     rows: Tensor  # [G · R, H], hidden states
     logits: Tensor  # [G, R, V]; gone when the next chunk comes
-    teacher_logits: Tensor | None  # [R, W]; None where these targets have no teacher
+    teacher: Tensor | TopLogProbs | None  # logits [R, W], or what else is known; None for targets without
 
 
 class _Swept(NamedTuple):
@@ -137,24 +167,18 @@ class _Swept(NamedTuple):
     compared: tuple[Tensor, ...]  # by the divergence; empty where there is no teacher
 
 
-def _chunks(student: _Head, teacher: _Head, targets: Tensor) -> Iterator[_Chunk]:
+def _chunks(
+    student: _Head, teacher: _TeacherHead | TopLogProbs, targets: Tensor, dtype: torch.dtype | None
+) -> Iterator[_Chunk]:
     """All targets; those of one chunk all have a teacher, or none has."""
-    depths, number, paired = len(student.hidden), len(targets), teacher.hidden.shape[1]
+    depths, number, paired = len(student.hidden), len(targets), len(teacher[0])
     size = chunk_targets(len(student.weight), depths, targets.device.type)
-    room, teacher_room = student.room(size), teacher.room(size)
+    room, read = student.room(size), teacher.reader(size, dtype)
     for start in (*range(0, paired, size), *range(paired, number, size)):
         where = slice(start, min(start + size, paired if start < paired else number))
         rows = student.rows(where)
-        theirs = teacher.logits(teacher.rows(where), teacher_room)[0] if start < paired else None
+        theirs = read(where) if start < paired else None
         yield _Chunk(where, targets[where].repeat(depths), rows, student.logits(rows, room), theirs)
-
-
-def _heads(
-    dtype: torch.dtype | None, hidden: Tensor, weight: Tensor, teacher_hidden: Tensor, teacher_weight: Tensor
-) -> tuple[_Head, _Head]:
-    """Student and teacher, their matrices in `dtype` if one is given."""
-    student = _Head(hidden, weight.to(dtype or weight.dtype))
-    return student, _Head(teacher_hidden.unsqueeze(0), teacher_weight.to(dtype or teacher_weight.dtype))
 
 
 def _autocast_dtype(weight: Tensor) -> torch.dtype | None:
@@ -174,24 +198,25 @@ class _HeadLosses(Function):
         hidden: Tensor,
         weight: Tensor,
         targets: Tensor,
-        teacher_hidden: Tensor,
-        teacher_weight: Tensor,
+        teacher_rows: Tensor,  # hidden states, or ids
+        teacher_columns: Tensor,  # the head, or log-probabilities
         settings: _Settings,
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(hidden, weight, targets, teacher_hidden, teacher_weight)
+        ctx.save_for_backward(hidden, weight, targets, teacher_rows, teacher_columns)
         ctx.settings, ctx.dtype, ctx.swept = settings, _autocast_dtype(weight), []
         log_probs = hidden.new_empty(hidden.shape[:2], dtype=wide_dtype(weight))
         entropy = torch.empty_like(log_probs)
-        values = log_probs.new_empty(len(hidden), len(teacher_hidden))
-        student, teacher = _heads(ctx.dtype, hidden, weight, teacher_hidden, teacher_weight)
-        for chunk in _chunks(student, teacher, targets):
+        values = log_probs.new_empty(len(hidden), len(teacher_rows))
+        student = _Head(hidden, weight.to(ctx.dtype or weight.dtype))
+        teacher = settings.teacher(teacher_rows, teacher_columns)
+        for chunk in _chunks(student, teacher, targets, ctx.dtype):
             found = log_prob.forward(chunk.logits.flatten(0, 1), chunk.ids, settings.temperature)
             log_probs[:, chunk.where] = found.log_probs.view(len(hidden), -1)
             entropy[:, chunk.where] = found.entropy.view(len(hidden), -1)
             compared: tuple[Tensor, ...] = ()
-            if settings.divergence is not None and chunk.teacher_logits is not None:
-                compared = settings.divergence.sweep(chunk.logits, chunk.teacher_logits)
+            if settings.divergence is not None and chunk.teacher is not None:
+                compared = settings.divergence.sweep(chunk.logits, chunk.teacher)
                 values[:, chunk.where] = compared[0]
             ctx.swept.append(_Swept(found, compared))
         ctx.mark_non_differentiable(entropy)
@@ -203,11 +228,13 @@ class _HeadLosses(Function):
         ctx: Any, to_log_probs: Tensor | None, _: None, to_values: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         hidden, weight, targets, *of_teacher = ctx.saved_tensors
-        student, teacher = _heads(ctx.dtype, hidden, weight, *of_teacher)
+        student = _Head(hidden, weight.to(ctx.dtype or weight.dtype))
+        teacher = ctx.settings.teacher(*of_teacher)
         to_hidden = torch.empty_like(hidden)
         to_weight = torch.zeros_like(weight, dtype=wide_dtype(weight)) if ctx.needs_input_grad[1] else None
         room: Tensor | None = None
-        for chunk, swept in zip(_chunks(student, teacher, targets), ctx.swept, strict=True):
+        chunks = _chunks(student, teacher, targets, ctx.dtype)
+        for chunk, swept in zip(chunks, ctx.swept, strict=True):
             if room is None and swept.compared:  # the first chunk is the largest of those with a teacher
                 room = torch.empty_like(chunk.logits, dtype=wide_dtype(weight))
             gradient = _logit_gradient(chunk, swept, to_log_probs, to_values, ctx.settings, room)
@@ -235,9 +262,9 @@ def _logit_gradient(
     else:
         upstream = to_log_probs[:, chunk.where].flatten()
     log_prob.backward(logits, chunk.ids, swept.found, upstream, out.flatten(0, 1), settings.temperature)
-    if settings.divergence is not None and chunk.teacher_logits is not None and to_values is not None:
+    if settings.divergence is not None and chunk.teacher is not None and to_values is not None:
         upstream = to_values[:, chunk.where]
-        settings.divergence.add_gradient(chunk.logits, chunk.teacher_logits, swept.compared, upstream, out)
+        settings.divergence.add_gradient(chunk.logits, chunk.teacher, swept.compared, upstream, out)
     return out
 
 

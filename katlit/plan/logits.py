@@ -28,7 +28,7 @@ def kept_bytes(
         teacher: Shape of the one that distillation compares with.
     """
     student = targets * depths * shape.hidden * precision.stream
-    if loss == "log_probs" or teacher is None:
+    if loss in ("log_probs", "top_k") or teacher is None:
         return student
     return student + targets * teacher.hidden * precision.stream
 
@@ -54,8 +54,11 @@ def working_bytes(
     rows = targets * depths * shape.hidden * precision.stream
     chunk = min(targets, chunk_targets(shape.vocabulary, depths))
     logits = chunk * depths * shape.vocabulary
+    with_gradient = logits * (WIDE + half * precision.compute)
+    if loss == "top_k":
+        return head + rows + logits * precision.compute + with_gradient
     if loss == "log_probs" or teacher is None:
         return head + rows + logits * precision.compute
     sort = _SORT_ARRAYS * min(BLOCK_BYTES, chunk * max(shape.vocabulary, teacher.vocabulary) * WIDE)
-    compared = logits * (WIDE + half * precision.compute) + chunk * teacher.vocabulary * precision.compute
+    compared = with_gradient + chunk * teacher.vocabulary * precision.compute
     return head + rows + logits * precision.compute + compared + (sort if loss == "uld" else 0)

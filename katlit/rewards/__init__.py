@@ -1,6 +1,7 @@
 """Rewards: how good a response is, from its text alone."""
 
 from katlit.rewards.base import Reward, Sample, Verdict, verdicts_of
+from katlit.rewards.code import CodeReward
 from katlit.rewards.composite import AccuracyReward, CompositeReward, RewardBatch
 from katlit.rewards.format import FormatReward
 from katlit.rewards.language import LanguageReward
@@ -11,6 +12,7 @@ from katlit.rewards.task import TaskReward
 
 __all__ = [
     "AccuracyReward",
+    "CodeReward",
     "CompositeReward",
     "FormatReward",
     "LanguageReward",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from katlit.errors import UserError
 from katlit.rewards.base import Reward, Sample, Verdict, verdicts_of
+from katlit.rewards.code import CodeReward
 from katlit.rewards.format import FormatReward
 from katlit.rewards.match import MatchReward
 from katlit.rewards.math import MathReward
@@ -19,6 +20,7 @@ class AccuracyReward(Reward):
 
     - `match`: `MatchReward`;
     - `math`: `MathReward`;
+    - `code`: `CodeReward`;
     - any other: `TaskReward`, by reasoning-gym's data set of that name.
 
     Args:
@@ -31,6 +33,7 @@ class AccuracyReward(Reward):
         self._verifiers: dict[str, Reward] = {
             "match": MatchReward(),
             "math": MathReward(),
+            "code": CodeReward(),
         } | dict(verifiers or {})
 
     def __call__(self, samples: Sequence[Sample]) -> list[Verdict]:

@@ -44,7 +44,7 @@ def scorer(name: str) -> Scorer:
 
     if name not in DATASETS:
         raise UserError(
-            f"verifier: {name!r} is unknown; give 'match', 'math' or the name of a reasoning-gym data set"
+            f"verifier: {name!r} is unknown; give 'match', 'math', 'code' or a data set of reasoning-gym"
         )
     data_set, configuration = DATASETS[name]
     if name not in _READ and data_set.score_answer is not ProceduralDataset.score_answer:

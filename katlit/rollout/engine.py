@@ -7,7 +7,7 @@ temperature.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -85,12 +85,14 @@ class RolloutEngine(ABC):
         prompts: Sequence[Sequence[int]],
         sampling: SamplingParameters,
         seeds: Sequence[int] | None = None,
+        finished: Callable[[int, Completion], None] | None = None,
     ) -> list[Completion]:
         """Sample one completion a prompt, in order.
 
         The same prompt, sampling parameters, weights and seed give the same tokens, whatever else is in the
         batch (but for rounding, where two tokens are all but equally likely). Prompts must fit: see `fits`.
-        Without `seeds`, each call draws new ones; a run is then reproduced only as a whole.
+        Without `seeds`, each call draws new ones; a run is then reproduced only as a whole. An engine that
+        can calls `finished` with the index of each completion as it finishes, once and in this thread.
 
         Raises:
             ValueError: where a prompt is empty or does not fit, or `seeds` has another length.

@@ -3,7 +3,7 @@
 Shapes: B rows in flight, L tokens a row, V vocabulary.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -81,6 +81,7 @@ class HFEngine(RolloutEngine):
         prompts: Sequence[Sequence[int]],
         sampling: SamplingParameters,
         seeds: Sequence[int] | None = None,
+        finished: Callable[[int, Completion], None] | None = None,
     ) -> list[Completion]:
         """Sample one completion a prompt, in order; see `RolloutEngine.generate`."""
         model = self._started()
@@ -92,7 +93,10 @@ class HFEngine(RolloutEngine):
         for first in range(0, len(prompts), self.batch_size):
             indices = by_length[first : first + self.batch_size]
             rows = [_Row(index, prompts[index], seeds[index]) for index in indices]
-            completions.update(_sample(model, rows, sampling))
+            for index, completion in _sample(model, rows, sampling):
+                completions[index] = completion
+                if finished is not None:
+                    finished(index, completion)
         return [completions[index] for index in range(len(prompts))]
 
     def sync_weights(self, named_weights: Iterable[tuple[str, Tensor]]) -> None:

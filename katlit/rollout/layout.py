@@ -27,6 +27,11 @@ class Sampled(NamedTuple):
     number: int  # among the rollouts of its prompt
     seed: int  # of its request
 
+    @property
+    def truncated(self) -> bool:
+        """Whether the length limit ended it."""
+        return self.completion.finish_reason == "length"
+
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
@@ -59,25 +64,40 @@ class Rollout:
         return self.thinking != "auto"
 
 
+def outcomes(rollouts: Sequence[Rollout]) -> dict[str, torch.Tensor]:
+    """What is known of each of N rollouts, [N]."""
+    return {
+        "group_ids": torch.tensor([rollout.group for rollout in rollouts], dtype=torch.int64),
+        "modes": torch.tensor([_MODES[rollout.parsed.mode] for rollout in rollouts], dtype=torch.int64),
+        "rewards": torch.tensor([rollout.reward for rollout in rollouts], dtype=torch.float32),
+        "correct": torch.tensor([rollout.correct for rollout in rollouts], dtype=torch.bool),
+        "truncated": torch.tensor([rollout.truncated for rollout in rollouts], dtype=torch.bool),
+        "forced": torch.tensor([rollout.forced for rollout in rollouts], dtype=torch.bool),
+    }
+
+
 def lay_out(
     rollouts: Sequence[Rollout],
+    members: Sequence[int],
     row_tokens: int,
     protocol: Protocol,
     probes: Sequence[Sampled] | None = None,
-) -> dict[str, Any]:
+) -> dict[str, torch.Tensor]:
     """Pack rollouts into rows; without any, one row of padding keeps the step defined.
 
     Args:
         rollouts: N of them.
+        members: Which of them this micro-batch trains on, as indices.
         row_tokens: Length of a packed row; a longer rollout has a row of its own.
         protocol: Of the policy, for padding and segments.
         probes: Completions that carry no loss; None where nothing has to be probed.
 
     Returns:
-        All tensors of a `RolloutBatch` but the advantages; `probe_mask` only where there are probes.
+        The tokens of a `RolloutBatch`, [B, L] each; `probe_mask` only where there are probes.
     """
-    documents: list[Rollout | Sampled] = [*rollouts, *(probes or [])]
-    lengths = [len(document.prompt_ids) + len(document.completion.token_ids) for document in documents]
+    own = [rollouts[index] for index in members]
+    documents: list[Rollout | Sampled] = [*own, *(probes or [])]
+    lengths = [document_tokens(document) for document in documents]
     rows = best_fit_decreasing(lengths, row_tokens) if documents else [[]]
 
     def filled(values: list[list[Any]], padding: Any) -> list[torch.Tensor]:
@@ -90,10 +110,11 @@ def lay_out(
         for document in documents
     ]
     log_probs = [[0.0] * len(document.prompt_ids) + document.completion.log_probs for document in documents]
-    number = len(rollouts)
+    number = len(own)
     nothing = [[False] * length for length in lengths]
-    judge = [_judge_mask(rollout, protocol) for rollout in rollouts] + nothing[number:]
-    owner = [[index if index < number else -1] * length for index, length in enumerate(lengths)]
+    judge = [_judge_mask(rollout, protocol) for rollout in own] + nothing[number:]
+    owners = [*members, *([-1] * (len(documents) - number))]
+    owner = [[index] * length for index, length in zip(owners, lengths, strict=True)]
     mask = {} if probes is None else {"probe_mask": filled(nothing[:number] + sampled[number:], False)[0]}
     return mask | {
         "input_ids": input_ids,
@@ -102,13 +123,12 @@ def lay_out(
         "judge_mask": filled(judge, False)[0],
         "rollout_log_probs": filled(log_probs, 0.0)[0],
         "rollout_ids": filled(owner, -1)[0],
-        "group_ids": torch.tensor([rollout.group for rollout in rollouts], dtype=torch.int64),
-        "modes": torch.tensor([_MODES[rollout.parsed.mode] for rollout in rollouts], dtype=torch.int64),
-        "rewards": torch.tensor([rollout.reward for rollout in rollouts], dtype=torch.float32),
-        "correct": torch.tensor([rollout.correct for rollout in rollouts], dtype=torch.bool),
-        "truncated": torch.tensor([rollout.truncated for rollout in rollouts], dtype=torch.bool),
-        "forced": torch.tensor([rollout.forced for rollout in rollouts], dtype=torch.bool),
     }
+
+
+def document_tokens(document: Rollout | Sampled) -> int:
+    """Tokens of prompt and completion."""
+    return len(document.prompt_ids) + len(document.completion.token_ids)
 
 
 def _judge_mask(rollout: Rollout, protocol: Protocol) -> list[bool]:

@@ -1,15 +1,15 @@
 """From prompts to scored rollouts: encode, sample, parse, reward; and what is reported of them."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from katlit.batch import Prompt
 from katlit.errors import UserError
-from katlit.protocol import Mode, Protocol, Thinking
+from katlit.protocol import Mode, ParsedResponse, Protocol, Thinking
 from katlit.rewards import CompositeReward, Sample
-from katlit.rollout.engine import RolloutEngine, SamplingParameters
+from katlit.rollout.engine import Completion, RolloutEngine, SamplingParameters
 from katlit.rollout.layout import Rollout, Sampled
 from katlit.rollout.record import Origin, recorded
 from katlit.rollout.seeds import request_seed
@@ -76,6 +76,7 @@ def requests_of(
     thinking: Sequence[Thinking],
     settings: RolloutSettings,
     step: str,
+    first: int = 0,
 ) -> list[Request]:
     """The rollouts of every prompt that fits, in order of the prompts.
 
@@ -86,6 +87,7 @@ def requests_of(
         thinking: How each of a prompt's rollouts is prompted.
         settings: Sampling and seed.
         step: What tells the seeds of this call from those of another one.
+        first: Number of a prompt's first rollout, where it has had others in this step.
     """
     return [
         Request(
@@ -96,43 +98,72 @@ def requests_of(
             request_seed(settings.seed, step, prompts[group]["id"], index),
         )
         for group in fitting(engine, protocol, prompts, thinking, settings.sampling.max_tokens)
-        for index, mode in enumerate(thinking)
+        for index, mode in enumerate(thinking, first)
     ]
 
 
 def complete(
-    engine: RolloutEngine, requests: Sequence[Request], sampling: SamplingParameters
+    engine: RolloutEngine,
+    requests: Sequence[Request],
+    sampling: SamplingParameters,
+    finished: Callable[[int, Sampled], None] | None = None,
 ) -> list[Sampled]:
     """Have an engine that has the policy's weights answer.
 
-    Nothing else happens here, so that it may run in a thread of its own: a tokenizer, for one, must not.
+    Without `finished` nothing else happens here, so that it may run in a thread of its own: a tokenizer, for
+    one, must not.
+
+    Args:
+        engine: What samples.
+        requests: All of them.
+        sampling: How.
+        finished: Called with the index of a request and its completion, by engines that can tell early.
     """
     if not requests:
         return []
-    completions = engine.generate(
-        [request.prompt_ids for request in requests], sampling, [request.seed for request in requests]
+    prompts = [request.prompt_ids for request in requests]
+    seeds = [request.seed for request in requests]
+    if finished is None:
+        completions = engine.generate(prompts, sampling, seeds)
+    else:
+        tell = finished
+        completions = engine.generate(
+            prompts, sampling, seeds, lambda index, one: tell(index, _sampled(requests[index], one))
+        )
+    return list(map(_sampled, requests, completions))
+
+
+def _sampled(request: Request, completion: Completion) -> Sampled:
+    return Sampled(
+        request.group, request.thinking, request.prompt_ids, completion, request.number, request.seed
     )
-    return [
-        Sampled(request.group, request.thinking, request.prompt_ids, completion, request.number, request.seed)
-        for request, completion in zip(requests, completions, strict=True)
-    ]
 
 
 def score(
     sampled: Sequence[Sampled], protocol: Protocol, prompts: Sequence[Prompt], reward: CompositeReward
 ) -> list[Rollout]:
     """Parse and reward what was sampled."""
-    if not sampled:
-        return []
-    truncated = [one.completion.finish_reason == "length" for one in sampled]
-    parsed = [
-        protocol.parse_ids(one.completion.token_ids, one.thinking, truncated=cut)
-        for one, cut in zip(sampled, truncated, strict=True)
+    return rewarded(sampled, parse(sampled, protocol), prompts, reward)
+
+
+def parse(sampled: Sequence[Sampled], protocol: Protocol) -> list[ParsedResponse]:
+    """The responses in their parts."""
+    return [
+        protocol.parse_ids(one.completion.token_ids, one.thinking, truncated=one.truncated) for one in sampled
     ]
+
+
+def rewarded(
+    sampled: Sequence[Sampled],
+    parsed: Sequence[ParsedResponse],
+    prompts: Sequence[Prompt],
+    reward: CompositeReward,
+) -> list[Rollout]:
+    """What was sampled, with its rewards."""
     scores = reward(
         [
-            Sample(prompts[one.group], response, cut)
-            for one, response, cut in zip(sampled, parsed, truncated, strict=True)
+            Sample(prompts[one.group], response, one.truncated)
+            for one, response in zip(sampled, parsed, strict=True)
         ]
     )
     return [

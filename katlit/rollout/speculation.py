@@ -16,6 +16,7 @@ from torch import Tensor
 from katlit.errors import UserError
 from katlit.export import MTP_ARCHITECTURES, MTP_FOLDER
 from katlit.mtp import MTP_PREFIX
+from katlit.rollout.in_place import load_in_place
 
 
 @dataclass
@@ -106,14 +107,23 @@ def without_mtp(
             yield name, weight
 
 
-def load_drafter(worker: Any, weights: list[tuple[str, Tensor]]) -> None:
-    """Load MTP modules in a worker of vLLM; embedding and head are the model's, and have come with it."""
+def load_drafter(worker: Any, weights: list[tuple[str, Tensor]], in_place: bool) -> None:
+    """Load MTP modules in a worker of vLLM; embedding and head are the model's, and have come with it.
+
+    Args:
+        worker: Of vLLM.
+        weights: Of the modules, by their names in vLLM.
+        in_place: Whether their layers are those of `katlit.rollout.in_place`.
+    """
     from vllm.model_executor.model_loader.reload import (
         finalize_layerwise_reload,
         initialize_layerwise_reload,
     )
 
     drafter = worker.get_draft_model()
+    if in_place:
+        load_in_place(drafter, weights)
+        return
     initialize_layerwise_reload(drafter)
     drafter.load_weights(weights)
     finalize_layerwise_reload(drafter, worker.speculative_config.draft_model_config)

@@ -1,6 +1,6 @@
 """When the prompts of an optimizer step are sampled: as it begins, or while the one before it trains."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -9,10 +9,12 @@ from katlit.errors import UserError
 from katlit.protocol import Protocol, Thinking
 from katlit.rollout.ahead import Ahead
 from katlit.rollout.engine import RolloutEngine, SamplingParameters
-from katlit.rollout.layout import Sampled
+from katlit.rollout.flat_groups import resampled
+from katlit.rollout.layout import Rollout, Sampled
 from katlit.rollout.probe import probe
 from katlit.rollout.record import Origin
-from katlit.rollout.roll_out import Request, RolloutSettings, complete, requests_of
+from katlit.rollout.roll_out import Request, RolloutSettings, complete, requests_of, score
+from katlit.rollout.scoring import Scoring
 from katlit.rollout.stopwatch import Stopwatch
 
 
@@ -42,7 +44,8 @@ class Step:
 class StepRollouts(NamedTuple):
     """What a step trains on."""
 
-    sampled: list[Sampled]
+    rollouts: list[Rollout]
+    first_round: list[Rollout]  # as the policy gave them, before flat groups were sampled anew
     probes: list[Sampled] | None  # None where the rollouts are of the present weights
     staleness: int  # optimizer steps between the weights that sampled and those that are trained
     hidden: float  # seconds of sampling that nobody waited for
@@ -58,6 +61,7 @@ class StepSampler:
         settings: How to sample.
         thinking: How each of a prompt's rollouts is prompted.
         max_staleness: 0 or 1, for which the engine must have processes of its own.
+        extra_rounds: How often flat groups are sampled anew.
     """
 
     def __init__(
@@ -66,22 +70,34 @@ class StepSampler:
         settings: RolloutSettings,
         thinking: Sequence[Thinking],
         max_staleness: int,
+        extra_rounds: int = 0,
     ) -> None:
         if max_staleness and not engine.samples_beside_training:
             raise UserError(
                 f"max_staleness: {max_staleness}, but {type(engine).__name__} samples in the trainer's own "
                 "process; use katlit.rollout.VLLMServer (configs/rollout/vllm_server.yaml), or 0"
             )
+        if max_staleness and extra_rounds:
+            raise UserError(
+                f"on_flat_groups: resample, but max_staleness is {max_staleness}: the engine is then busy "
+                "with the next step; use skip, or max_staleness: 0"
+            )
         self.ahead = Ahead(engine)
         self._engine = engine
         self._settings = settings
         self._thinking = thinking
         self._max_staleness = max_staleness
+        self._extra_rounds = extra_rounds
 
     def sample(
-        self, step: Step, protocol: Protocol, sync: Callable[[], None], watch: Stopwatch
+        self,
+        step: Step,
+        protocol: Protocol,
+        sync: Callable[[], None],
+        anywhere: Callable[[bool], bool],
+        watch: Stopwatch,
     ) -> StepRollouts:
-        """Bring the engine to the present weights; what the step trains on.
+        """Bring the engine to the present weights; sample and score what the step trains on.
 
         Nothing samples while weights are sent: what is in flight is of the older ones, and is waited for.
         So a server that fails meanwhile starts again from the very weights that its requests belong to.
@@ -90,8 +106,32 @@ class StepSampler:
             step: That is about to train.
             protocol: Of the policy.
             sync: Sends the present weights to the engine; a collective.
-            watch: Takes the seconds of `sync` and of `sample`, the latter as far as they are waited for.
+            anywhere: Whether something is so in any process; a collective.
+            watch: Takes the seconds of `sync`, and of `reward` and `sample` as far as they are waited for.
         """
+        with Scoring(protocol, step.prompts, self._settings.reward) as scoring:
+            sampled, probes, staleness, hidden = self._first_round(step, protocol, sync, watch, scoring)
+            with watch.time("reward"):
+                first_round = scoring.all_of(sampled)
+
+        def again(groups: Collection[int], number: int) -> list[Rollout]:
+            places = sorted(groups)
+            prompts = [step.prompts[place] for place in places]
+            with watch.time("sample"):
+                requests = self._requests(step.epoch, prompts, protocol, number)
+                requests = [request._replace(group=places[request.group]) for request in requests]
+                more = complete(self._engine, requests, self._sampling(protocol))
+            with watch.time("reward"):
+                return score(more, protocol, step.prompts, self._settings.reward)
+
+        rollouts = resampled(first_round, self._extra_rounds, again, anywhere)
+        self._engine.sleep()
+        return StepRollouts(rollouts, first_round, probes, staleness, hidden)
+
+    def _first_round(
+        self, step: Step, protocol: Protocol, sync: Callable[[], None], watch: Stopwatch, scoring: Scoring
+    ) -> tuple[list[Sampled], list[Sampled] | None, int, float]:
+        """Samples, probes, staleness and hidden seconds, as in `StepRollouts`; starts on the next step."""
         sampling = self._sampling(protocol)
         with watch.time("sample"):
             stale = self.ahead.take(_name(step.epoch, step.prompts))
@@ -100,23 +140,26 @@ class StepSampler:
         with watch.time("sample"):
             if stale is None:
                 requests = self._requests(step.epoch, step.prompts, protocol)
-                rollouts = StepRollouts(complete(self._engine, requests, sampling), None, 0, 0.0)
+                sampled, probes = complete(self._engine, requests, sampling, scoring.add), None
             else:
-                probes = probe(self._engine, stale.sampled, sampling, self._settings.seed, step.number)
-                rollouts = StepRollouts(stale.sampled, probes, step.number - stale.step, stale.hidden)
+                sampled = stale.sampled
+                probes = probe(self._engine, sampled, sampling, self._settings.seed, step.number)
             if self._max_staleness and step.following:
                 requests = self._requests(step.epoch, step.following, protocol)
                 self.ahead.start(_name(step.epoch, step.following), requests, sampling, step.number)
-            self._engine.sleep()
-        return rollouts
+        staleness, hidden = (0, 0.0) if stale is None else (step.number - stale.step, stale.hidden)
+        return sampled, probes, staleness, hidden
 
     def answer(self, prompts: Sequence[Prompt], protocol: Protocol) -> list[Sampled]:
         """One response to each validation prompt, left to decide, by the weights that the engine has."""
         requests = requests_of(self._engine, protocol, prompts, ["auto"], self._settings, "validation")
         return complete(self._engine, requests, self._sampling(protocol))
 
-    def _requests(self, epoch: int, prompts: Sequence[Prompt], protocol: Protocol) -> list[Request]:
-        return requests_of(self._engine, protocol, prompts, self._thinking, self._settings, str(epoch))
+    def _requests(
+        self, epoch: int, prompts: Sequence[Prompt], protocol: Protocol, extra_round: int = 0
+    ) -> list[Request]:
+        first = extra_round * len(self._thinking)
+        return requests_of(self._engine, protocol, prompts, self._thinking, self._settings, str(epoch), first)
 
     def _sampling(self, protocol: Protocol) -> SamplingParameters:
         return replace(self._settings.sampling, stop_token_ids=[protocol.end_id])

@@ -5,7 +5,7 @@ Over 300 lines because whatever vLLM does to that process is undone where it hap
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -234,6 +234,7 @@ class VLLMEngine(RolloutEngine):
         prompts: Sequence[Sequence[int]],
         sampling: SamplingParameters,
         seeds: Sequence[int] | None = None,
+        finished: Callable[[int, Completion], None] | None = None,  # noqa: ARG002 (vLLM tells at the end)
     ) -> list[Completion]:
         """Sample one completion a prompt, in order; see `RolloutEngine.generate`."""
         llm = self._started()
@@ -287,7 +288,7 @@ class VLLMEngine(RolloutEngine):
             llm.apply_model(forget_expert_kernels)
             llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         if self.takes_mtp:
-            llm.collective_rpc(load_drafter, args=(drafter,))
+            llm.collective_rpc(load_drafter, args=(drafter, self._in_place))
         llm.reset_prefix_cache()
 
     def close(self) -> None:

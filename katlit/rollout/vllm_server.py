@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -181,6 +181,7 @@ class VLLMServer(RolloutEngine):
         prompts: Sequence[Sequence[int]],
         sampling: SamplingParameters,
         seeds: Sequence[int] | None = None,
+        finished: Callable[[int, Completion], None] | None = None,
     ) -> list[Completion]:
         """Sample one completion a prompt, in order; see `RolloutEngine.generate`.
 
@@ -193,11 +194,17 @@ class VLLMServer(RolloutEngine):
             seeds = torch.randint(2**31, (len(prompts),), generator=self._call_seeds).tolist()
         requests = dict(enumerate(map(Request, prompts, seeds)))
         completions: dict[int, Completion] = {}
+
+        def keep(index: int, completion: Completion) -> None:
+            completions[index] = completion
+            if finished is not None:
+                finished(index, completion)
+
         faults = 0
         while len(completions) < len(requests):
             pending = {index: request for index, request in requests.items() if index not in completions}
             try:
-                client.generate(pending, sampling, self._version, completions.__setitem__, closing)
+                client.generate(pending, sampling, self._version, keep, closing)
             except ServerDownError as error:
                 faults += 1
                 self._wait_until_back(str(error), self._version, last=faults == _ATTEMPTS)

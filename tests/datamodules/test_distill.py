@@ -74,7 +74,7 @@ def test_one_tokenizer_pairs_every_target_with_itself(
     dialect = KatlitDialect(protocols[name])
     document = encode_pair(record, dialect, dialect)
     targets = [index for index, target in enumerate(document.student.loss_mask) if target]
-    assert document.teacher_ids == document.student.token_ids
+    assert document.teacher.token_ids == document.student.token_ids
     assert document.pairs == [(index, index) for index in targets]
 
 
@@ -109,7 +109,7 @@ def test_pairs_across_our_tokenizers_have_consumed_the_same_text(
     assert len(document.pairs) > 5
     for left, right in document.pairs:
         assert student.protocol.decode(document.student.token_ids[reply:left]) == teacher.protocol.decode(
-            document.teacher_ids[teacher_reply:right]
+            document.teacher.token_ids[teacher_reply:right]
         )
 
 
@@ -121,7 +121,7 @@ def test_a_plain_teacher_pairs_content_markers_and_the_end(
     tokenizer = AutoTokenizer.from_pretrained(models_root / "plain")
     document = encode_pair(PLAIN, student, teacher)
     left = [student.protocol.decode(document.student.token_ids[:index]) for index, _ in document.pairs]
-    right = [tokenizer.decode(document.teacher_ids[:index]) for _, index in document.pairs]
+    right = [tokenizer.decode(document.teacher.token_ids[:index]) for _, index in document.pairs]
     ends = [
         (mine.rpartition("<think>\n")[2], theirs.rpartition("<think>\n")[2])
         for mine, theirs in zip(left, right, strict=True)
@@ -139,7 +139,7 @@ def test_a_plain_teacher_pairs_content_markers_and_the_end(
     assert all(mine == theirs for mine, theirs in answers[:-1])
     last = document.pairs[-1]
     assert document.student.token_ids[last[0]] == student.protocol.end_id
-    assert document.teacher_ids[last[1]] == tokenizer.eos_token_id
+    assert document.teacher.token_ids[last[1]] == tokenizer.eos_token_id
 
 
 KINDS = ("byte-small", "byte-composing", "characters", "unigram", "byte-fallback", "word-piece", "words")

@@ -27,11 +27,26 @@ def test_state_survives_json_and_copies() -> None:
     state = history.state_dict()
     other.load_state_dict(json.loads(json.dumps(state)))
     history.record("b", [True], epoch=4)
-    assert other.state_dict() == {"solved": {"a": 3}} == state
+    assert other.state_dict() == {"solved": {"a": 3}, "latest": {"a": 1.0}} == state
+    other.load_state_dict({"solved": {"a": 2}})  # of a checkpoint that knew no more
+    assert other.active(["a", "b"], 3) == ["b"]
 
 
-def test_merging_takes_the_earliest_epoch() -> None:
+def test_the_earliest_epoch_counts() -> None:
     history = History()
-    history.record("a", [True], epoch=3)
-    history.merge([{"solved": {"a": 2, "b": 5}}, {"solved": {"b": 4}}])
-    assert history.state_dict() == {"solved": {"a": 2, "b": 4}}
+    for epoch in (3, 2, 4):
+        history.record("a", [True], epoch)
+    assert history.state_dict()["solved"] == {"a": 2}
+
+
+def test_the_counts_say_why_a_prompt_is_not_drawn() -> None:
+    history = History()
+    names = [*"abcdef"]
+    for name, correct in zip("abcd", ([True], [True, False], [False], [True, True]), strict=True):
+        history.record(name, correct, epoch=0)
+    now = {"prompts": 6, "active": 6, "dropped_solved": 0}
+    assert history.counts(names, 0) == now | {"solved": 2, "mixed": 1, "all_wrong": 1, "unseen": 2}
+    history.record("b", [True], epoch=1)
+    later = {"prompts": 6, "active": 4, "dropped_solved": 2}
+    assert history.counts(names, 1) == later | {"solved": 1, "mixed": 0, "all_wrong": 1, "unseen": 2}
+    assert history.counts(["a", "d"], 1)["active"] == 2  # an epoch is never empty

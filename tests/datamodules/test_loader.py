@@ -79,6 +79,20 @@ def test_ranks_get_equally_many_complete_steps_and_together_everything(
     assert sum(map(len, shards)) < count + world * window
 
 
+@pytest.mark.parametrize("stop", range(5))
+def test_a_state_between_two_updates_goes_on_within_what_belongs_together(stop: int) -> None:
+    share = Share(updates=2)
+    assert numbers(share).updates == 2
+    whole = list(numbers(share))
+    assert [seen_in(batch["window"]) for batch in whole] == [[0, 1], [], [2, 3], []]
+    first = numbers(share)
+    list(zip(range(stop), first, strict=False))
+    first._position = stop  # zip takes one more
+    second = numbers(share)
+    second.load_state_dict(first.state_dict())
+    assert list(second) == whole[stop:]
+
+
 def test_the_loader_shards() -> None:
     batches = numbers(Share(rank=1, world=3))
     assert len(batches) == 2
@@ -86,14 +100,14 @@ def test_the_loader_shards() -> None:
 
 
 def test_a_step_of_several_batches_is_announced_by_its_first() -> None:
-    batches = list(numbers(Share(rank=1, world=2, window=2)))
+    batches = list(numbers(Share(rank=1, world=2, step=2)))
     assert seen_in(batches) == [1, 3]
     assert seen_in(batches[0]["window"]) == [1, 3]
     assert batches[1]["window"] == []
     assert "window" not in next(iter(numbers()))
 
 
-@pytest.mark.parametrize("share", [WHOLE, Share(window=2), Share(rank=1, world=2)])
+@pytest.mark.parametrize("share", [WHOLE, Share(step=2), Share(rank=1, world=2), Share(updates=4)])
 def test_what_is_announced_is_what_comes(share: Share) -> None:
     batches = numbers(share)
     announced: list[int] = []
@@ -109,4 +123,5 @@ def test_the_share_of_a_trainer() -> None:
     trainer = Trainer(accelerator="cpu", accumulate_grad_batches=4, logger=False)
     assert share_of(trainer) == Share(0, 1, 4)
     assert share_of(trainer, steps=False) == Share(0, 1, 1)
+    assert share_of(trainer, updates=3) == Share(0, 1, 4, 3)
     assert share_of(None) == Share(0, 1, 1)

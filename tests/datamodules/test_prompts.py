@@ -6,9 +6,10 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from datamodules import FilePrompts, PromptData
+from datamodules import Curriculum, CurriculumStage, FilePrompts, PromptData
 from datamodules.jsonl import write_rows
 from katlit.batch import Prompt, RolloutBatch
+from katlit.callbacks.epoch_length import measure_epoch
 from katlit.errors import UserError
 
 
@@ -160,3 +161,52 @@ def test_lightning_drops_solved_prompts_and_resumes_within_an_epoch(
     for stop in (3, 5, 6):
         checkpoint = tmp_path / "whole" / f"step={stop}.ckpt"
         assert fit(tmp_path / str(stop), source, str(checkpoint)).seen == whole[stop:], stop
+
+
+class Epochs(Callback):
+    """Has Lightning ask anew how long each epoch is, as the rollout callback does."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        measure_epoch(trainer)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: RolloutBatch, batch_idx: int
+    ) -> None:
+        if batch_idx == 0:
+            measure_epoch(trainer)
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_a_curriculum_goes_from_a_small_set_to_a_larger_one_and_resumes(
+    source: FilePrompts, sums: list[Prompt], tmp_path: Path
+) -> None:
+    write_rows(tmp_path / "few.jsonl", (dict(prompt) for prompt in sums[:8]))
+    few = FilePrompts(str(tmp_path / "few.jsonl"))
+
+    def seen(name: str, checkpoint: Path | None = None) -> list[tuple[int, list[str]]]:
+        module = Recorder()
+        curriculum = Curriculum([CurriculumStage(few, epochs=2), CurriculumStage(source)])
+        trainer = Trainer(
+            max_steps=11, max_epochs=-1, accelerator="cpu", logger=False, enable_progress_bar=False,
+            enable_model_summary=False, default_root_dir=tmp_path / name,
+            callbacks=[
+                Epochs(), Score(),
+                ModelCheckpoint(tmp_path / name, filename="{step}", every_n_train_steps=1, save_top_k=-1),
+            ],
+        )  # fmt: skip
+        trainer.fit(module, PromptData(train=curriculum, batch_size=4), ckpt_path=checkpoint)
+        return module.seen
+
+    whole = seen("whole")
+    lengths = [[epoch for epoch, _ in whole].count(epoch) for epoch in range(4)]
+    assert lengths == [2, 2, 3, 2]  # the small set is solved at once; 12 are left of the larger one, then 8
+    early = {prompt["id"] for prompt in sums[:8]}
+    assert all(set(names) <= early for epoch, names in whole if epoch < 2)
+    for stop in (1, 4, 6):
+        assert seen(f"from-{stop}", tmp_path / f"whole/step={stop}.ckpt") == whole[stop:]
+
+
+@pytest.mark.parametrize("epochs", [[], [1, 0]])
+def test_a_curriculum_without_epochs_is_refused(source: FilePrompts, epochs: list[int]) -> None:
+    with pytest.raises(UserError, match="each of at least one epoch"):
+        Curriculum([CurriculumStage(source, number) for number in epochs])

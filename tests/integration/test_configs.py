@@ -60,7 +60,7 @@ def test_a_command_parses_and_its_printed_form_means_the_same(
 
 def test_no_settings_file_is_left_out() -> None:
     used = {word for command in COMPOSED for word in shlex.split(command)}
-    kinds = ("stage", "backbone", "rollout", "demo", "plan", "real")
+    kinds = ("stage", "backbone", "rollout", "demo", "plan", "real", "teacher")
     files = {
         str(path.relative_to(ROOT)) for kind in kinds for path in (ROOT / "configs" / kind).glob("*.yaml")
     }

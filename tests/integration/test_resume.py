@@ -15,10 +15,17 @@ STEPS = 8
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
+# One update on each batch of rollouts, or two: then most checkpoints lie between two of them.
+UPDATES = {"one update": (), "two updates": ("--data.init_args.updates=2",)}
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("whole")
-    finish(start(directory))
+    return uninterrupted(tmp_path_factory.mktemp("whole"), "one update")
+
+
+def uninterrupted(directory: Path, updates: str) -> Path:
+    finish(start(directory, *UPDATES[updates]))
     assert sorted(rows(directory)) == list(range(1, STEPS + 1))
     return directory
 
@@ -36,17 +43,18 @@ def assert_same_end(directory: Path, whole: Path) -> None:
     assert all(bool((ours[name] == theirs[name]).all()) for name in ours)
 
 
-def kill_and_resume(directory: Path, whole: Path, chance: random.Random) -> None:
+def kill_and_resume(directory: Path, whole: Path, chance: random.Random, updates: str = "one update") -> None:
     """Kill -9 within or after a random step, often while a checkpoint is being written."""
-    run = start(directory)
+    words = UPDATES[updates]
+    run = start(directory, *words)
     wait_for(directory, run, chance.randint(1, STEPS - 3))
     time.sleep(chance.uniform(0, 0.2))
     kill(run)
-    finish(start(directory, "--ckpt_path=last"))
+    finish(start(directory, *words, "--ckpt_path=last"))
     assert_same_end(directory, whole)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_killed_run_ends_as_the_uninterrupted_one(whole: Path, tmp_path: Path, seed: int) -> None:
     kill_and_resume(tmp_path, whole, random.Random(seed))
 
@@ -67,12 +75,27 @@ def test_every_rollout_is_replayed_alone_to_the_token(
         assert shown.count("as trained on") == 2
 
 
+def test_a_run_killed_between_two_updates_on_the_same_rollouts(tmp_path: Path) -> None:
+    whole = uninterrupted(tmp_path / "whole", "two updates")
+    shares = [row["train/ratio"] for row in rows(whole).values()]
+    assert all((share == 1) == (step % 2 == 0) for step, share in enumerate(shares))
+    killed = tmp_path / "killed"
+    run = start(killed, *UPDATES["two updates"])
+    wait_for(killed, run, 3)
+    kill(run)
+    within = killed / "checkpoints/step-00000003.ckpt"
+    finish(start(killed, *UPDATES["two updates"], f"--ckpt_path={within}"))
+    assert_same_end(killed, whole)
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(5400)
-def test_twenty_kills(whole: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("updates", UPDATES)
+def test_twenty_kills(tmp_path: Path, updates: str) -> None:
+    truth = uninterrupted(tmp_path / "whole", updates)
     chance = random.Random(time.time_ns())
     for number in range(20):
-        kill_and_resume(tmp_path / str(number), whole, chance)
+        kill_and_resume(tmp_path / str(number), truth, chance, updates)
 
 
 def test_sigterm_writes_a_checkpoint_and_a_status_that_schedulers_know(whole: Path, tmp_path: Path) -> None:

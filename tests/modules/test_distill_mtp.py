@@ -178,6 +178,70 @@ def test_acceptance_compares_the_same_target(tmp_path: Path) -> None:
     assert accepted.tolist() == [1, 1, 1, 1, 0]  # targets 2, 3, 4 and 7, 8
 
 
+def with_top(batch: dict[str, Tensor], stage: DistillMTP, k: int) -> dict[str, Tensor]:
+    """What a cache would say of the paired targets, from a stage that has the teacher."""
+    with torch.no_grad():
+        rows = {name: batch[f"teacher_{name}"] for name in ("input_ids", "position_ids")}
+        logits = stage._teacher.model(**rows, use_cache=False).logits.flatten(0, 1)
+    p, ids = logits[batch["teacher_targets"] - 1].double().softmax(dim=-1).sort(dim=-1, descending=True)
+    top = torch.cat([p[:, :k], p[:, k:].sum(dim=-1, keepdim=True)], dim=-1).log().float()
+    return batch | {"teacher_top_ids": ids[:, :k].int(), "teacher_top_log_probs": top}
+
+
+@pytest.mark.parametrize("kd", ["jsd", "uld"])
+def test_a_cache_of_all_tokens_is_the_teacher_at_every_depth(tmp_path: Path, kd: Any) -> None:
+    source = teacher(tmp_path)
+    stages = [
+        DistillMTP(tiny_backbone(tmp_path, mtp_depth=2), source, FAST, kd=kd, teacher_placement=placement)
+        for placement in ("device", "cached")
+    ]
+    for stage in stages:
+        torch.manual_seed(0)
+        stage.configure_model()
+        stage.log_training = lambda values: None
+    live, cached = stages
+    assert cached._teacher is None
+    batch = batch_of([[6, 2, 3], [8, 1]])
+    batch["student_targets"], batch["teacher_targets"] = (
+        batch[f"{side}_targets"][::2] for side in ("student", "teacher")
+    )
+    size = len(live.backbone.head_weight)
+    losses = [live.training_step(batch, 0), cached.training_step(with_top(batch, live, size), 0)]
+    torch.testing.assert_close(*losses)
+    for loss in losses:
+        loss.backward()
+    for ours, theirs in zip(live.parameters(), cached.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, atol=2e-6, rtol=1e-4)
+    few = with_top(batch, live, 3)
+    assert cached.training_step(few, 0) < losses[0]  # less is known of the teacher, so less differs
+    metrics = fit(cached, [few], max_steps=10).callback_metrics
+    assert metrics["val/kd"] >= 0
+    assert metrics["val/mtp2_kd"] >= 0
+
+
+def test_what_a_cache_does_not_tell_is_refused(tmp_path: Path) -> None:
+    source = teacher(tmp_path)
+    for settings, message in (
+        ({"temperature": 2.0}, r"model\.temperature: 2\.0, but a cached teacher is known at 1\.0 only"),
+        ({"uld_matching": "hybrid"}, r"model\.uld_matching: hybrid needs all tokens"),
+    ):
+        with pytest.raises(UserError, match=message):
+            DistillMTP(
+                tiny_backbone(tmp_path), source, teacher_placement="cached", **settings
+            ).configure_model()
+    larger = tiny_backbone(tmp_path / "other", QWEN | {"vocab_size": 300})
+    larger.materialize()
+    larger.export(tmp_path / "larger")
+    with pytest.raises(UserError, match=r"jsd needs one vocabulary.*300 logits"):
+        DistillMTP(
+            tiny_backbone(tmp_path), str(tmp_path / "larger"), kd="jsd", teacher_placement="cached"
+        ).configure_model()
+    stage = DistillMTP(tiny_backbone(tmp_path), source, teacher_placement="cached")
+    stage.configure_model()
+    with pytest.raises(UserError, match=r"teacher_placement: cached, but the data have no teacher"):
+        stage.training_step(batch_of([[5]]), 0)
+
+
 def test_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"model\.teacher: not given; kd 'uld' needs one"):
         DistillMTP(tiny_backbone(tmp_path)).configure_model()

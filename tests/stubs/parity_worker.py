@@ -21,7 +21,8 @@ def command(stage: str, output: Path, merged: bool, words: list[str]) -> list[st
     if stage == "distill":
         model += [f"{backbone}.mtp_depth=1", f"--model.init_args.teacher={output}/teacher/model"]
     if stage == "srpo":
-        model += ["--model.init_args.kl_weight=0.1"]
+        model += ["--model.init_args.kl_weight=0.1", "--model.init_args.streams=separate"]
+        model += ["--model.init_args.aggregation=sequence"]
     ranks, parts = int(os.environ.get("WORLD_SIZE", "1")), 1 if merged else 4
     folder = output / stage
     return [

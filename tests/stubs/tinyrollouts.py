@@ -27,8 +27,12 @@ SHAPE = QWEN | {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_head
 class Whole:
     """Random weights never end a response by themselves; a cut one would carry no loss."""
 
-    def generate(self, *arguments: Any) -> list[Completion]:
-        return [replace(completion, finish_reason="stop") for completion in super().generate(*arguments)]  # type: ignore[misc]
+    def generate(
+        self, prompts: Any, sampling: Any, seeds: Any = None, finished: Any = None
+    ) -> list[Completion]:
+        tell = finished and (lambda index, one: finished(index, replace(one, finish_reason="stop")))
+        completions = super().generate(prompts, sampling, seeds, tell)  # type: ignore[misc]
+        return [replace(completion, finish_reason="stop") for completion in completions]
 
 
 class Finishing(Whole, HFEngine): ...
@@ -70,8 +74,11 @@ class Watch(Callback):
 
 
 class Outcomes(LightningDataModule):
-    def __init__(self, batches: list[list[Prompt]], validation: list[list[Prompt]] | None) -> None:
+    def __init__(
+        self, batches: list[list[Prompt]], validation: list[list[Prompt]] | None, updates: int
+    ) -> None:
         super().__init__()
+        self.updates = updates
         self.batches = batches
         if validation is not None:
             loader = EpochLoader(lambda epoch: validation, lambda prompts: {"prompts": prompts})
@@ -80,7 +87,9 @@ class Outcomes(LightningDataModule):
 
     def train_dataloader(self) -> Any:
         return EpochLoader(
-            lambda epoch: self.batches, lambda prompts: {"prompts": prompts}, share_of(self.trainer)
+            lambda epoch: self.batches,
+            lambda prompts: {"prompts": prompts},
+            share_of(self.trainer, updates=self.updates),
         )
 
     def record_outcomes(self, batch: Any) -> None:
@@ -102,6 +111,7 @@ def train(
     reward: CompositeReward | None = None,
     temperature: float = 0.7,
     parts: int = 1,
+    updates: int = 1,
     validation: list[list[Prompt]] | None = None,
     fit: Mapping[str, Any] = MappingProxyType({}),
     resumed_from: Path | None = None,
@@ -116,7 +126,7 @@ def train(
     sampler = RolloutSampler(
         engine, reward, SamplingParameters(temperature=0.7, max_tokens=12), row_tokens=96, **settings
     )
-    watch, data = Watch(), Outcomes(batches, validation)
+    watch, data = Watch(), Outcomes(batches, validation, updates)
     trainer = Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
         callbacks=[sampler, watch, *callbacks], default_root_dir=directory,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +14,9 @@ from torch import Tensor
 
 from datamodules.loader import EpochLoader
 from katlit.callbacks.rollout import RolloutSampler
+from katlit.callbacks.rollout_checks import check_settings
 from katlit.errors import UserError
-from katlit.rewards import CompositeReward, Sample, Verdict
+from katlit.rewards import CompositeReward, Reward, Sample, Verdict
 from katlit.rollout import HFEngine, SamplingParameters, VLLMEngine
 from modules import StepSRPO
 
@@ -107,10 +109,15 @@ def test_the_micro_batches_of_a_step_are_sampled_together(tmp_path: Path) -> Non
     watch, data, _ = train(tmp_path, engine, BATCHES, parts=2, samples=4)
     assert engine.requests == [16, 16]  # two micro-batches of two prompts, four rollouts each
     assert engine.syncs == 1
-    assert [batch["group_ids"].tolist() for batch in watch.batches] == [[0] * 4 + [1] * 4] * 4
-    assert [number for number, *_ in data.recorded] == [2] * 4
+    everyone = [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4
+    assert [batch["group_ids"].tolist() for batch in watch.batches] == [everyone] * 4
+    assert [(number, groups) for number, groups, _ in data.recorded] == [(4, everyone)] * 2
     shown = [[sample["prompt"].count("ab") for sample in batch["samples"]] for batch in watch.batches]
-    assert shown == [[1] * 4 + [2] * 4] * 4
+    assert shown == [([1] * 4 + [2] * 4) * 2] * 4
+    for step in (watch.batches[:2], watch.batches[2:]):  # each rollout in one of the two, as it is divided
+        own = [set(batch["rollout_ids"].flatten().tolist()) - {-1} for batch in step]
+        assert own[0] | own[1] == set(range(16))
+        assert not own[0] & own[1]
     for batch, truth in zip(watch.batches, watch.truth, strict=True):
         assert (truth - batch["rollout_log_probs"])[batch["loss_mask"]].abs().max() < 2e-4
     assert all(logged["rollout/logprob_gap"] < 1e-4 for logged in watch.logged[1::2])
@@ -238,3 +245,44 @@ def test_unjudged_rollouts_are_left_out_and_counted(tmp_path: Path) -> None:
         UserError, match=rf"rollouts of step 0 .* max_unjudged_share 0.1; the first: ({cause})"
     ):
         train(tmp_path / "strict", Finishing(), BATCHES[:1], **settings)
+
+
+class Sometimes(Reward):
+    """All 1 in the first round, of four a prompt; later every second one of the second prompt's."""
+
+    def __init__(self) -> None:
+        self.seen = 0  # of the second prompt's
+
+    def __call__(self, samples: list[Sample]) -> list[Verdict]:
+        return [Verdict(self._value() if sample.prompt["id"] == "p1" else 1.0, "") for sample in samples]
+
+    def _value(self) -> float:
+        self.seen += 1
+        return float(self.seen <= 4 or self.seen % 2)
+
+
+@pytest.mark.parametrize(
+    ("on_flat_groups", "requests", "trained"),
+    [("keep", [8], range(8)), ("skip", [8], []), ("resample", [8, 8, 4], range(4, 8))],
+)
+def test_flat_groups(tmp_path: Path, on_flat_groups: Any, requests: list[int], trained: Any) -> None:
+    engine = Counting()
+    reward = CompositeReward({"accuracy": Sometimes()}, {"accuracy": 1.0})
+    watch, data, _ = train(
+        tmp_path, engine, BATCHES[:1], reward=reward, samples=4, on_flat_groups=on_flat_groups
+    )
+    assert engine.requests == requests
+    (batch,), (logged,) = watch.batches, watch.logged
+    assert set(batch["rollout_ids"].flatten().tolist()) - {-1} == set(trained)
+    assert batch["group_ids"].tolist() == [0] * 4 + [1] * 4  # what was left out is known all the same
+    assert len(data.recorded[0][1]) == 8
+    assert logged["rollout/flat_groups"] == 1
+    assert logged["rollout/left_out_groups"] == {"keep": 0, "skip": 1, "resample": 0.5}[on_flat_groups]
+    assert logged["rollout/accuracy"] == 1  # as the policy answered at first
+    assert (logged["train/loss"] != 0) == (on_flat_groups == "resample")
+
+
+def test_groups_that_the_bias_learns_from_are_not_left_out() -> None:
+    stage = SimpleNamespace(bias_when_solved=True)
+    with pytest.raises(UserError, match=r"on_flat_groups: skip, but model.bias_when_solved is true"):
+        check_settings(SimpleNamespace(), stage, SamplingParameters(), 0, "skip")  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from tinyrollouts import BATCHES, Finishing, prompt, train
 
+from katlit.callbacks.checkpoint import StepCheckpoint
 from katlit.callbacks.rollout_log import RolloutLog
 from katlit.errors import UserError
 from katlit.rewards import CompositeReward, Reward, Sample, Verdict
@@ -17,13 +18,24 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 
 
 class EveryThird(Reward):
-    """Fails on some, rewards the others by their length."""
+    """Fails on some, rewards others, by a number that the response alone decides."""
 
     def __call__(self, samples: list[Sample]) -> list[Verdict]:
+        numbers = [sum(repr(sample.parsed).encode()) for sample in samples]
         return [
-            Verdict(None if index % 3 == 2 else float(index % 2), f"number {index}")
-            for index in range(len(samples))
+            Verdict(None if number % 3 == 2 else float(number % 2), f"number {number}") for number in numbers
         ]
+
+
+class LaterDiffers(Reward):
+    """All 1 among the first eight; then every second one."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def __call__(self, samples: list[Sample]) -> list[Verdict]:
+        self.seen += len(samples)
+        return [Verdict(float(self.seen <= 8 or index % 2), "") for index in range(len(samples))]
 
 
 def steps(folder: Path) -> list[int]:
@@ -34,13 +46,10 @@ def steps(folder: Path) -> list[int]:
 def test_every_rollout_is_there_with_what_was_trained_on(tmp_path: Path, parts: int) -> None:
     watch, _, _ = train(tmp_path, Finishing(), BATCHES, parts=parts, seed=5, callbacks=[RolloutLog()])
     assert steps(tmp_path) == list(range(4 // parts))
-    batches = [watch.batches[start : start + parts] for start in range(0, 4, parts)]
-    for step, micro_batches in enumerate(batches):
+    for step, batch in enumerate(watch.batches[::parts]):  # each micro-batch knows all rollouts of its step
         records = read_records(tmp_path / "rollouts", step)
-        rows = [row for batch in micro_batches for row in batch["samples"]]
-        assert [one["reward"] for one in records] == [row["reward"] for row in rows]
-        trained = [pair for batch in micro_batches for pair in batch["advantages"].tolist()]
-        assert [one["advantages"] for one in records] == trained
+        assert [one["reward"] for one in records] == [row["reward"] for row in batch["samples"]]
+        assert [one["advantages"] for one in records] == batch["advantages"].tolist()
         assert len({(one["prompt_id"], one["index"]) for one in records}) == 16 * parts
         for one in records:
             assert (one["step"], one["policy_step"], one["epoch"], one["run_seed"]) == (step, step, 0, 5)
@@ -59,6 +68,36 @@ def test_a_rollout_that_could_not_be_judged_is_there_without_advantages(tmp_path
         number = int(verdict["reason"].removeprefix("number "))
         assert (verdict["value"] is None) == (one["reward"] is None) == (one["advantages"] is None)
         assert (verdict["value"] is None) == (number % 3 == 2)
+
+
+def test_rollouts_of_several_updates_are_there_once_whole_and_of_their_first(tmp_path: Path) -> None:
+    reward = CompositeReward({"accuracy": EveryThird()}, {"accuracy": 1.0})
+    settings: dict[str, Any] = {"reward": reward, "samples": 4, "updates": 2, "max_unjudged_share": 0.5}
+    saved, again = (StepCheckpoint(str(tmp_path / name), every_n_steps=1, keep=None) for name in "ab")
+    fit = {"enable_checkpointing": True, "max_epochs": -1, "max_steps": 4}
+    watch, *_ = train(tmp_path, Finishing(), BATCHES, fit=fit, callbacks=[RolloutLog(), saved], **settings)
+    assert steps(tmp_path) == [0, 2]
+    for step in (0, 2):
+        records = read_records(tmp_path / "rollouts", step)
+        assert len({(one["prompt_id"], one["index"]) for one in records}) == len(records) == 16
+        assert {(one["step"], one["policy_step"]) for one in records} == {(step, step)}
+        trained = [one["advantages"] for one in records if one["advantages"] is not None]
+        assert trained == watch.batches[step]["advantages"].tolist()
+        assert len(trained) < 16
+    files = [path.read_bytes() for _, path in record_files(tmp_path / "rollouts")]
+    settings |= {"resumed_from": tmp_path / "a/step-00000001.ckpt"}
+    train(tmp_path, Finishing(), BATCHES, fit=fit, callbacks=[RolloutLog(), again], **settings)
+    assert [path.read_bytes() for _, path in record_files(tmp_path / "rollouts")] == files
+
+
+def test_a_group_sampled_anew_is_there_in_place_of_the_flat_one(tmp_path: Path) -> None:
+    reward = CompositeReward({"accuracy": LaterDiffers()}, {"accuracy": 1.0})
+    settings: dict[str, Any] = {"reward": reward, "samples": 4, "on_flat_groups": "resample"}
+    train(tmp_path, Finishing(), BATCHES[:1], seed=5, callbacks=[RolloutLog()], **settings)
+    records = read_records(tmp_path / "rollouts", 0)
+    assert [one["index"] for one in records] == [4, 5, 6, 7] * 2
+    for one in records:
+        assert one["seed"] == request_seed(5, 0, one["prompt_id"], one["index"])
 
 
 def test_an_earlier_run_is_moved_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,6 +1,7 @@
 """Advantages against groups worked out by hand and against loops written from the formulas of recipe §5."""
 
 import math
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -32,15 +33,119 @@ def rollouts(
 
 
 def close(actual: Tensor, expected: list[list[float]]) -> None:
-    torch.testing.assert_close(actual, torch.tensor(expected), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(actual, torch.tensor(expected, dtype=torch.float32), atol=1e-6, rtol=1e-6)
 
 
-def test_process_by_hand() -> None:
-    # on: 1 and 1; off: 1 and 0. r̄ = 3/4, r̄_on = 1, r̄_off = 1/2; the gain 1/2 is beyond the bias 0.1.
-    # judge rewards ±1/4, normalised ±1; answers: std = √3/4, so 1/√3 and -√3.
-    third = 1 / math.sqrt(3)
-    expected = [[1 + third, third], [1 + third, third], [-1 + third, third], [-1 - 3 * third, -3 * third]]
-    close(process(rollouts([1, 1, 1, 0], [1, 1, 0, 0]), bias=0.1), expected)
+class Group(NamedTuple):
+    """One group, and the advantages worked out on paper; ω = 0.1, γ = 0.5."""
+
+    rewards: list[float]
+    modes: list[int]
+    process: list[tuple[float, float]]  # (judge, answer)
+    hipo: list[tuple[float, float]]
+    grpo: list[float]  # of both segments
+    truncated: tuple[int, ...] = ()
+    forced: tuple[int, ...] = ()
+
+
+T = 1 / math.sqrt(3)  # of one odd reward in four: the others deviate by T, it by 3 T
+H = 1 / math.sqrt(2)
+ON_ON_OFF_OFF, ZEROS = [1, 1, 0, 0], [(0.0, 0.0)] * 4
+GROUPS = {
+    # r̄ = 3/4, std = T·3/4; on 1, off 1/2, so j = ±1/4
+    "thinking is better": Group(
+        [1, 1, 1, 0], ON_ON_OFF_OFF,
+        [(1 + T, T), (1 + T, T), (-1 + T, T), (-1 - 3 * T, -3 * T)],
+        [(1.5 * T, 0), (1.5 * T, 0), (-0.5 * T, 1), (-2.5 * T, -1)],
+        [T, T, T, -3 * T],
+    ),
+    # r̄ = 1/4; on 0, off 1/2: no bias on top
+    "thinking is worse": Group(
+        [0, 0, 1, 0], ON_ON_OFF_OFF,
+        [(-1 - T, -T), (-1 - T, -T), (1 + 3 * T, 3 * T), (1 - T, -T)],
+        [(-1.5 * T, 0), (-1.5 * T, 0), (2.5 * T, 1), (0.5 * T, -1)],
+        [-T, -T, 3 * T, -T],
+    ),
+    # r̄ = std = 1/2; both modes 1/2, the bias makes off 0.55, so j = 0 and 0.05
+    "both modes alike": Group(
+        [1, 0, 1, 0], ON_ON_OFF_OFF,
+        [(0, 1), (-2, -1), (2, 1), (0, -1)],
+        [(0.5, 1), (-0.5, -1), (0.6, 1), (-0.4, -1)],
+        [1, -1, 1, -1],
+    ),
+    # on 1, off 15/16: within the bias, so off counts 1.0375; r̄ = 31/32, std = √3/32
+    "hardly better is worse": Group(
+        [1, 1, 1, 0.875], ON_ON_OFF_OFF,
+        [(-1 + T, T), (-1 + T, T), (1 + T, T), (1 - 3 * T, -3 * T)],
+        [(1.5 * T, 0), (1.5 * T, 0), (2.7 * T, 1), (0.7 * T, -1)],
+        [T, T, T, -3 * T],
+    ),
+    "one mode only": Group(
+        [1, 0, 0, 0], [1, 1, 1, 1],
+        [(3 * T, 3 * T), (-T, -T), (-T, -T), (-T, -T)],
+        [(1.5 * T, 3 * T), (-0.5 * T, -T), (-0.5 * T, -T), (-0.5 * T, -T)],
+        [3 * T, -T, -T, -T],
+    ),
+    "all right": Group([1.25] * 4, ON_ON_OFF_OFF, ZEROS, ZEROS, [0.0] * 4),
+    "all wrong, all in one mode": Group([0.25] * 4, [0, 0, 0, 0], ZEROS, ZEROS, [0.0] * 4),
+    # as "thinking is better" mirrored: on 1/2, off 0; the truncated one counts in all means
+    "truncated": Group(
+        [1, 0, 0, 0], ON_ON_OFF_OFF,
+        [(1 + 3 * T, 3 * T), (1 - T, -T), (-1 - T, -T), (0, 0)],
+        [(2.5 * T, 1), (0.5 * T, -1), (-1.5 * T, 0), (0, 0)],
+        [3 * T, -T, -T, 0],
+        truncated=(3,),
+    ),
+    "forced": Group(
+        [1, 1, 1, 0], ON_ON_OFF_OFF,
+        [(0, T), (1 + T, T), (0, T), (-1 - 3 * T, -3 * T)],
+        [(0, 0), (1.5 * T, 0), (0, 1), (-2.5 * T, -1)],
+        [T, T, T, -3 * T],
+        forced=(0, 2),
+    ),
+    "one sample of each mode": Group(
+        [1, 0], [1, 0], [(2, 1), (-2, -1)], [(1.5, 0), (-1.5, 0)], [1, -1]
+    ),
+    # r̄ = std = 1/2; on 1, off 1/3: j = 1/2 and -1/6, whose std is 1/√12
+    "one sample of one mode": Group(
+        [1, 0, 0, 1], [1, 0, 0, 0],
+        [(1 + 3 * T, 1), (-1 - T, -1), (-1 - T, -1), (1 - T, 1)],
+        [(1.5, 0), (-5 / 6, -H), (-5 / 6, -H), (1 / 6, 2 * H)],
+        [1, -1, -1, 1],
+    ),
+    "rollouts without a mode": Group(
+        [1, 0, 0, 0], [0, 0, -1, -1],
+        [(1 + 3 * T, 3 * T), (1 - T, -T), (-1 - T, -T), (-1 - T, -T)],
+        [(2.5 * T, 1), (0.5 * T, -1), (-1.5 * T, 0), (-1.5 * T, 0)],
+        [3 * T, -T, -T, -T],
+    ),
+}  # fmt: skip
+
+
+def advantages_by_hand(group: Group) -> dict[str, list[tuple[float, float]]]:
+    plain = [(0.0 if place in group.forced else a, a) for place, a in enumerate(group.grpo)]
+    return {"process": group.process, "hipo": group.hipo, "grpo": plain}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_group_by_hand(estimator, name: str) -> None:
+    group = GROUPS[name]
+    given = rollouts(group.rewards, group.modes, None, list(group.truncated), list(group.forced))
+    close(estimator(given), advantages_by_hand(group)[estimator.__name__])
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_all_groups_by_hand_at_once(estimator) -> None:
+    rewards, modes, ids, truncated, forced, expected = [], [], [], [], [], []
+    for number, group in enumerate(GROUPS.values()):
+        truncated += [len(rewards) + place for place in group.truncated]
+        forced += [len(rewards) + place for place in group.forced]
+        rewards += group.rewards
+        modes += group.modes
+        ids += [number] * len(group.rewards)
+        expected += advantages_by_hand(group)[estimator.__name__]
+    close(estimator(rollouts(rewards, modes, ids, truncated, forced)), expected)
 
 
 def test_the_bias_turns_a_small_gain_around() -> None:
@@ -66,19 +171,6 @@ def test_an_equal_mean_counts_for_off_and_a_better_off_gets_nothing_on_top() -> 
     # off better: hipo's judge without γ is j / std = (r̄_mode - r̄) / std(r), r̄ = 1/4, std = √3/4
     judge = hipo(rollouts([0, 0, 1, 0], [1, 1, 0, 0]), bias=0.9, judge_gamma=0.0)[:, 0]
     close(judge[:, None], [[-1 / math.sqrt(3)]] * 2 + [[1 / math.sqrt(3)]] * 2)
-
-
-def test_hipo_by_hand() -> None:
-    # r̄ = 3/4, std = √3/4; judge (±1/4 + γ(r - 3/4)) / std; answers: on all equal 0, off ±1.
-    root = math.sqrt(3)
-    expected = [[(1 + 0.5) / root, 0], [(1 + 0.5) / root, 0], [(-1 + 0.5) / root, 1], [(-1 - 1.5) / root, -1]]
-    close(hipo(rollouts([1, 1, 1, 0], [1, 1, 0, 0]), bias=0.1, judge_gamma=0.5), expected)
-
-
-def test_grpo_by_hand() -> None:
-    third = 1 / math.sqrt(3)
-    answers = [third, third, third, -3 * third]
-    close(grpo(rollouts([1, 1, 1, 0], [1, 1, 0, 0])), [[answer, answer] for answer in answers])
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)

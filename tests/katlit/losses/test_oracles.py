@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from katlit.losses.aggregation import Aggregation, Segments
 from katlit.losses.distill import jsd
-from katlit.losses.policy import importance_weights, k3, policy_loss
+from katlit.losses.policy import clipped, importance_weights, k3, policy_loss
 from katlit.losses.reduce import token_mean
 from katlit.losses.uld import uld
 
@@ -67,8 +68,12 @@ def test_universal_logit_distillation(gold: Any, vocabularies: tuple[int, int]) 
 
 
 @pytest.mark.parametrize("kl_weight", [0.0, 0.3])
-def test_the_policy_loss(kl_weight: float) -> None:
-    """Token mean (TRL's `bnpo`), two-sided clipping, truncated importance weights, k3."""
+@pytest.mark.parametrize(
+    ("unit", "loss_type"), [("token", "bnpo"), ("sequence", "grpo"), ("constant", "dr_grpo")]
+)
+@pytest.mark.parametrize("clip", [(0.2, 0.2), (0.1, 0.4)])
+def test_the_policy_loss(unit: Any, loss_type: str, kl_weight: float, clip: tuple[float, float]) -> None:
+    """Each aggregation, two-sided clipping, truncated importance weights, k3."""
     from trl import GRPOTrainer
 
     generator = torch.Generator().manual_seed(3)
@@ -85,8 +90,9 @@ def test_the_policy_loss(kl_weight: float) -> None:
     trainer = SimpleNamespace(
         _get_per_token_logps_and_entropies=lambda *_, **__: (present, torch.zeros_like(present), None),
         aux_loss_enabled=False, top_entropy_quantile=1.0, off_policy_mask_threshold=None,
-        importance_sampling_level="token", beta=kl_weight, loss_type="bnpo", epsilon_low=0.2,
-        epsilon_high=0.28, use_vllm=True, vllm_importance_sampling_correction=True,
+        importance_sampling_level="token", beta=kl_weight, loss_type=loss_type, epsilon_low=clip[0],
+        epsilon_high=clip[1], max_completion_length=11, use_vllm=True,
+        vllm_importance_sampling_correction=True,
         model=SimpleNamespace(training=True), current_gradient_accumulation_steps=1,
         args=SimpleNamespace(delta=None, use_bias_correction_kl=False), _entropy_bonus_enabled=False,
         accelerator=same, _metrics={"train": defaultdict(list)},
@@ -98,6 +104,12 @@ def test_the_policy_loss(kl_weight: float) -> None:
     }  # fmt: skip
     theirs = GRPOTrainer._compute_loss(trainer, None, inputs)
     spread = advantages[:, None].expand(BATCH, LENGTH)[mask]
-    ours = weights[mask] * policy_loss(present[mask], old[mask], spread, 0.2, 0.28)
+    ours = weights[mask] * policy_loss(present[mask], old[mask], spread, *clip)
     ours = ours + kl_weight * k3(present[mask], reference[mask])
-    assert_same(token_mean(ours), theirs, present)
+    form = Aggregation(unit, length=11)
+    owners = torch.arange(BATCH)[:, None].expand(BATCH, LENGTH)
+    segments = Segments(torch.zeros_like(mask), owners, BATCH)
+    places = mask.flatten().nonzero()[:, 0]
+    mean = form.mean(ours, segments.of(places), form.numbers(mask, segments))
+    assert clipped(present[mask], old[mask], spread, *clip).any()
+    assert_same(mean, theirs, present)

@@ -102,6 +102,13 @@ def sync(running: Running) -> None:
     running.engine.sync_weights(running.model.state_dict().items())
 
 
+def test_what_is_handed_over_early_is_what_is_returned(running: Running) -> None:
+    told: list[tuple[int, Completion]] = []
+    completions = running.engine.generate(PROMPTS, FREE, SEEDS, lambda *one: told.append(one))
+    if not isinstance(running.engine, VLLMEngine):  # that one tells nothing early
+        assert [completion for _, completion in sorted(told, key=lambda one: one[0])] == completions
+
+
 def test_log_probs_agree_after_the_start(running: Running) -> None:
     assert running.first_gap < 1e-5
 

@@ -1,0 +1,142 @@
+"""Whether the policy still uses both modes, by difficulty and by prompt; a warning where it does not."""
+
+import logging
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from typing_extensions import override
+
+from katlit.errors import UserError
+from katlit.strategies import gathered
+
+logger = logging.getLogger(__name__)
+
+Counts = dict[str, int]
+
+
+class ModeWatch(Callback):
+    """Logs which modes the rollouts chose by themselves; those of a forced mode do not count.
+
+    For every optimizer step, over all ranks: `modes/think_rate/difficulty-<d>` for each difficulty of the
+    prompts, `modes/one_mode_groups`, the share of groups that chose a single mode, and `modes/entropy`, in
+    nats, of the share of think-on among all that chose one (0.69 where both are equally frequent).
+
+    A group of one mode is no fault where other groups have the other: then the policy decides by the prompt.
+    So collapsed is a policy whose entropy over all prompts stays low. That is warned of once, with the
+    settings that work against it (our choice).
+
+    Args:
+        min_entropy: The policy counts as collapsed below it; 0.1 are 2 % of one mode.
+        patience: Optimizer steps in a row after which it is warned of.
+    """
+
+    def __init__(self, min_entropy: float = 0.1, patience: int = 20) -> None:
+        if not 0 <= min_entropy <= math.log(2) or patience < 1:
+            raise UserError(
+                f"ModeWatch: min_entropy {min_entropy}, patience {patience}; give an entropy from 0 to "
+                "0.69 (ln 2) and at least 1 step"
+            )
+        self.min_entropy = min_entropy
+        self.patience = patience
+        self._low = 0  # steps in a row
+        self._warned = False
+        self._last_step = 0
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._last_step = trainer.global_step
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self._last_step:
+            return
+        self._last_step = trainer.global_step
+        counts = added(gathered(mode_counts(batch)))
+        rates = mode_rates(counts)
+        for name, value in rates.items():
+            # The same on all ranks, whatever difficulties each has seen.
+            pl_module.log(f"modes/{name}", value, on_step=True, on_epoch=False, batch_size=1)
+        self._watch(counts, rates)
+
+    def _watch(self, counts: Counts, rates: Mapping[str, float]) -> None:
+        chosen = counts["on"] + counts["off"]
+        if not chosen:
+            return
+        self._low = self._low + 1 if rates["entropy"] < self.min_entropy else 0
+        if self._low < self.patience or self._warned:
+            return
+        self._warned = True
+        logger.warning("%s", advice(counts["on"] / chosen, self._low))
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"low": self._low, "warned": self._warned}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._low, self._warned = state_dict["low"], state_dict["warned"]
+
+
+def advice(think_rate: float, steps: int) -> str:
+    """What to turn where one mode has died out."""
+    share = "raise forced_share of the rollout callback, so that the other mode is seen and valued"
+    bias = "raise model.bias" if think_rate > 0.5 else "lower model.bias (and set bias_when_solved: false)"
+    return (
+        f"the modes have collapsed: {think_rate:.0%} of the free rollouts think, for {steps} steps. "
+        f"In this order: {share}; {bias}; lower model.judge_weight"
+    )
+
+
+def mode_counts(batch: Mapping[str, Any]) -> Counts:
+    """Counts of the rollouts whose mode was not forced.
+
+    Args:
+        batch: With `modes`, `group_ids`, `difficulties` and `forced`.
+
+    Returns:
+        `on` and `off`; `groups` that chose a mode, and `one_mode` of them; `on/<d>` and all, `free/<d>`, of
+        each difficulty.
+    """
+    free = ~batch["forced"].cpu()
+    names = ("modes", "group_ids", "difficulties")
+    modes, groups, difficulties = (batch[name].cpu()[free] for name in names)
+    counts = {"on": _number(modes == 1), "off": _number(modes == 0), "groups": 0, "one_mode": 0}
+    for group in groups.unique():
+        own = modes[(groups == group) & (modes >= 0)].unique()
+        counts["groups"] += len(own) > 0
+        counts["one_mode"] += len(own) == 1
+    for difficulty in difficulties.unique().tolist():
+        own = modes[difficulties == difficulty]
+        counts |= {f"on/{difficulty}": _number(own == 1), f"free/{difficulty}": len(own)}
+    return counts
+
+
+def mode_rates(counts: Mapping[str, int]) -> dict[str, float]:
+    """From counts of all ranks to what is logged; 0 where there was nothing."""
+    difficulties = sorted(int(name.removeprefix("free/")) for name in counts if name.startswith("free/"))
+    rates = {f"think_rate/difficulty-{d}": counts[f"on/{d}"] / counts[f"free/{d}"] for d in difficulties}
+    on, off = counts["on"], counts["off"]
+    shares = torch.tensor([on, off], dtype=torch.float64) / max(on + off, 1)
+    return rates | {
+        "one_mode_groups": counts["one_mode"] / max(counts["groups"], 1),
+        "entropy": float(-torch.special.xlogy(shares, shares).sum()),
+    }
+
+
+def added(parts: Iterable[Mapping[str, int]]) -> Counts:
+    """The sum of the counts of several ranks, which need not have the same names."""
+    total: Counts = {}
+    for part in parts:
+        for name, number in part.items():
+            total[name] = total.get(name, 0) + number
+    return total
+
+
+def _number(mask: Tensor) -> int:
+    return int(mask.sum())

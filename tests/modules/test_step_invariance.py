@@ -1,0 +1,148 @@
+"""The loss of a step and its gradient, however its rollouts fall into rows, micro-batches and ranks."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from tinymodel import tiny_backbone
+from torch import Tensor
+
+import katlit.module
+from katlit.packing import best_fit_decreasing, fill_rows
+from modules import StepSRPO
+
+NUMBER = 12
+Rows = list[list[int]]  # the rollouts of each row
+
+
+class Made(NamedTuple):
+    """Rollouts as the sampler and the rewards leave them."""
+
+    documents: list[dict[str, list[Any]]]
+    outcomes: dict[str, Tensor]  # of all of them
+
+
+@pytest.fixture(scope="module")
+def made() -> Made:
+    """Twelve rollouts of three prompts; some truncated, some forced, some longer than a row."""
+    chance = random.Random(5)
+    documents = []
+    for index in range(NUMBER):
+        prompt, judge, answer = chance.randint(1, 4), chance.randint(1, 3), chance.randint(1, 9)
+        forced = index % 4 == 0
+        length = prompt + judge + answer
+        documents.append(
+            {
+                "input_ids": [chance.randrange(1, 256) for _ in range(length)],
+                "loss_mask": [False] * prompt + [True] * (judge + answer),
+                "judge_mask": [False] * prompt + [not forced] * judge + [False] * answer,
+                "rollout_log_probs": [0.0] * prompt + [chance.uniform(-7, -3) for _ in range(judge + answer)],
+                "rollout_ids": [index] * length,
+            }
+        )
+    index = torch.arange(NUMBER)
+    outcomes = {
+        "group_ids": index // 4,
+        "modes": index % 2,
+        "rewards": torch.tensor([chance.choice([0.0, 0.2, 1.0, 1.2]) for _ in range(NUMBER)]),
+        "correct": index % 3 == 0,
+        "truncated": index == 6,
+        "forced": index % 4 == 0,
+    }
+    return Made(documents, outcomes)
+
+
+def micro_batch(made: Made, rows: Rows, padding: int = 0) -> dict[str, Any]:
+    """The tokens of some rollouts in rows, the outcomes of all."""
+
+    def filled(name: str, value: Any) -> Tensor:
+        columns = [[made.documents[index][name] for index in row] for row in rows]
+        return torch.nn.functional.pad(fill_rows(columns, value)[0], (0, padding), value=value)
+
+    positions = fill_rows([[made.documents[index]["input_ids"] for index in row] for row in rows], 0)[1]
+    extra = torch.arange(padding).expand(len(rows), padding)
+    return made.outcomes | {
+        "prompts": [],
+        "position_ids": torch.cat([positions, extra], dim=1),
+        "input_ids": filled("input_ids", 0),
+        "loss_mask": filled("loss_mask", False),
+        "judge_mask": filled("judge_mask", False),
+        "rollout_log_probs": filled("rollout_log_probs", 0.0),
+        "rollout_ids": filled("rollout_ids", -1),
+    }
+
+
+def packed(made: Made, members: Sequence[int], row_tokens: int) -> Rows:
+    rows = best_fit_decreasing([len(made.documents[index]["input_ids"]) for index in members], row_tokens)
+    return [[members[place] for place in row] for row in rows]
+
+
+def step(
+    stage: StepSRPO, ranks: list[list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> tuple[Tensor, list[Tensor]]:
+    """Loss and gradient of a step: Lightning's means over the micro-batches of a rank, and over ranks."""
+    stage.log_training = lambda values: None
+    numbers = [[stage._token_numbers(part) for part in parts] for parts in ranks]
+    everything = [torch.stack(list(part.values())) for rank in numbers for part in rank]
+    total = torch.stack(everything).sum(dim=0)
+    monkeypatch.setattr(katlit.module, "add_over_data_ranks", lambda values, mesh: (total, len(ranks)))
+    losses = []
+    stage.zero_grad()
+    for parts in ranks:
+        for index, part in enumerate(parts):
+            window = [dict(each) for each in parts] if index == 0 else []
+            loss = stage.training_step(part | {"window": window}, index) / (len(parts) * len(ranks))
+            loss.backward()
+            losses.append(loss.detach())
+    return torch.stack(losses).sum(), [parameter.grad.clone() for parameter in stage.parameters()]
+
+
+SETTINGS = [
+    {},
+    {"streams": "separate", "judge_weight": 0.7},
+    {"streams": "separate", "aggregation": "sequence"},
+    {"streams": "joint", "aggregation": "sequence"},
+    {"streams": "separate", "aggregation": "constant", "aggregation_length": 20},
+    {"streams": "separate", "kl_weight": 0.3, "estimator": "hipo"},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_the_loss_and_its_gradient_do_not_depend_on_the_layout(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    stage = StepSRPO(tiny_backbone(tmp_path), **settings)
+    stage.configure_model()
+    stage.double()
+    if stage._reference is not None:
+        stage._reference.model.double()
+        with torch.no_grad():
+            for parameter in stage.parameters():
+                parameter += 0.02  # from where the reference is
+    everyone = list(range(NUMBER))
+    mixed = random.Random(2).sample(everyone, NUMBER)
+
+    def parts(members: Sequence[int], number: int, row_tokens: int = 1) -> list[dict[str, Any]]:
+        groups = [members[first::number] for first in range(number)]
+        return [micro_batch(made, packed(made, group, row_tokens) or [[]]) for group in groups]
+
+    truth, gradients = step(stage, [parts(everyone, 1)], monkeypatch)
+    layouts = {
+        "padding": [[micro_batch(made, [[index] for index in everyone], padding=5)]],
+        "packing": [parts(everyone, 1, row_tokens=40)],
+        "another order": [parts(mixed, 1, row_tokens=25)],
+        "one rollout a micro-batch": [parts(mixed, NUMBER)],
+        "accumulation": [parts(everyone, 5, row_tokens=30)],
+        "ranks": [parts(mixed[:7], 1), parts(mixed[7:], 1, row_tokens=30)],
+        "ranks that accumulate, one with nothing": [parts(mixed, 3, 25), parts([], 3), parts([], 3)],
+        "uneven ranks": [parts(mixed[:2], 2), parts(mixed[2:], 2, row_tokens=40)],
+    }
+    assert truth.abs() > 1e-3
+    for name, ranks in layouts.items():
+        loss, found = step(stage, ranks, monkeypatch)
+        torch.testing.assert_close(loss, truth, atol=1e-6, rtol=1e-6, msg=name)
+        for ours, theirs in zip(found, gradients, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6, msg=name)

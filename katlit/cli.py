@@ -20,6 +20,7 @@ TRAINER_COMMANDS = {
 COMMANDS = TRAINER_COMMANDS | {
     "plan": "with the settings of fit: how much memory it would take on each device",
     "consolidate": "make one file of a checkpoint that FSDP2 or ZeRO has split over the ranks",
+    "replay": "show a rollout of a run, explain its advantage, and sample it once more",
     "report": "read a finished run and write report.md, report.json, pareto.png",
 }
 
@@ -72,6 +73,10 @@ def _dispatch(arguments: Sequence[str]) -> int:
         from katlit.consolidate import main as consolidate
 
         return consolidate(arguments[1:])
+    if command == "replay":
+        from katlit.replay.command import main as replay
+
+        return replay(arguments[1:])
     if command == "plan":
         from katlit.plan.command import main as plan
 

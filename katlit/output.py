@@ -1,5 +1,7 @@
-"""Results on disk: can the folder be written, asked before the work; and no file half written."""
+"""Results on disk: can the folder be written, asked before the work; no file half written or overwritten."""
 
+from collections.abc import Iterable
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -34,3 +36,13 @@ def replace_file(path: Path, content: str | bytes) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_bytes(content.encode() if isinstance(content, str) else content)
     partial.replace(path)
+
+
+def set_aside(paths: Iterable[Path], folder: Path) -> Path:
+    """Move what an earlier run left into a new folder `aside-<n>` below `folder`; returns that."""
+    number = next(n for n in count(1) if not (folder / f"aside-{n}").exists())
+    aside = folder / f"aside-{number}"
+    aside.mkdir()
+    for path in paths:
+        path.rename(aside / path.name)
+    return aside

@@ -188,14 +188,19 @@ class StepSRPO(KatModule):
 
     def _advantages(self, batch: RolloutBatch) -> Tensor:
         """Judge and answer advantage of each rollout, [N, 2]."""
-        rollouts = Rollouts(
-            batch["rewards"],
-            batch["correct"],
-            batch["group_ids"],
-            batch["modes"],
-            batch["truncated"],
-            batch["forced"],
+        return self.advantages(
+            Rollouts(
+                batch["rewards"],
+                batch["correct"],
+                batch["group_ids"],
+                batch["modes"],
+                batch["truncated"],
+                batch["forced"],
+            )
         )
+
+    def advantages(self, rollouts: Rollouts) -> Tensor:
+        """What the estimator makes of rollouts, judge and answer, [N, 2]."""
         if self.estimator == "grpo":
             return grpo(rollouts)
         if self.estimator == "hipo":

@@ -15,7 +15,7 @@ MAX_LINES = 300
 HEAVY = ("vllm", "deepspeed", "mlflow", "reasoning_gym", "matplotlib", "peft")
 TOP = (
     "katlit.callbacks", "katlit.cli", "katlit.trainer", "katlit.tracking", "katlit.strategies",
-    "katlit.plan.command",
+    "katlit.plan.command", "katlit.replay",
 )  # fmt: skip
 FORBIDDEN: dict[str, tuple[str, ...]] = {
     "katlit": ("modules", "datamodules", "tests", *TOP, "katlit.report", "katlit.demo"),

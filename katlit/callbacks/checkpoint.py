@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import threading
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from typing_extensions import override
 
 from katlit.errors import UserError
-from katlit.output import require_writable
+from katlit.output import require_writable, set_aside
 from katlit.strategies import data_ranks, gathered
 
 logger = logging.getLogger(__name__)
@@ -136,14 +135,10 @@ class StepCheckpoint(Checkpoint):
 
     def _set_aside(self, trainer: Trainer) -> None:
         folder = self.folder(trainer)
-        newer = [path for path in checkpoints(folder) if _step(path) > trainer.global_step]
+        newer = [path for path in checkpoints(folder) if step_of(path) > trainer.global_step]
         if not newer:
             return
-        number = next(n for n in count(1) if not (folder / f"aside-{n}").exists())
-        aside = folder / f"aside-{number}"
-        aside.mkdir()
-        for path in newer:
-            path.rename(aside / path.name)
+        aside = set_aside(newer, folder)
         logger.warning("%d checkpoints of an earlier run are now in %s", len(newer), aside)
 
     def _save(self, trainer: Trainer) -> None:
@@ -166,7 +161,7 @@ class StepCheckpoint(Checkpoint):
 def checkpoints(directory: str | Path) -> list[Path]:
     """The complete checkpoints of a directory, oldest first."""
     found = [path for path in Path(directory).glob("step-*.ckpt") if _NAME.fullmatch(path.name)]
-    return sorted(found, key=_step)
+    return sorted(found, key=step_of)
 
 
 def newest_checkpoint(trainer: Trainer, *, required: bool) -> Path | None:
@@ -202,7 +197,7 @@ def _recount_batches(trainer: Trainer, progress: dict[str, int], saved_by: int) 
     progress.update(ready=ready, started=ready, processed=ready, completed=ready - unfinished)
 
 
-def _step(path: Path) -> int:
+def step_of(path: Path) -> int:
     """The optimizer steps in the name of a checkpoint."""
     return int(path.name.removeprefix("step-").removesuffix(".ckpt"))
 

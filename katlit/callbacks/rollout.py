@@ -58,7 +58,8 @@ class RolloutSampler(Callback):
     (`katlit.rollout.probe`). With `max_staleness: 1` also `/staleness`, the optimizer steps between the
     weights that sampled and those that are trained, and `/hidden_seconds` of sampling that nobody waited for.
     Where the engine drafts with the MTP modules, also `/draft_acceptance` (share) and `/tokens_per_pass`.
-    Data with a history also log `history/…` (`datamodules.history.History.counts`).
+    Of each component of the reward, `reward/<component>`, of what was sampled first. Data with a history also
+    log `history/…` (`datamodules.history.History.counts`).
 
     Where there are validation prompts, each is answered once, left to decide, and `val/accuracy`,
     `/mean_tokens`, `/think_rate`, `/format_valid` and `/unjudged` are logged, over all ranks.
@@ -175,17 +176,26 @@ class RolloutSampler(Callback):
         got = self._sampler.sample(mine, protocol, sync, anywhere, watch)
         rollouts, first = (in_order(peers.together(own)) for own in (got.rollouts, got.first_round))
         require_judged(first, self.max_unjudged_share, step.number)
-        rollouts = [rollout for rollout in rollouts if not rollout.unjudged]
         left_out = set() if self.on_flat_groups == "keep" else flat_groups(rollouts)
         probes = None if got.probes is None else [one for part in peers.together(got.probes) for one in part]
+        origin = step.origin(self._settings.seed, got.staleness)
         with watch.time("layout"):
             filled = fill(
-                parts, step.prompts, rollouts, probes, self.row_tokens, protocol, pl_module.device, left_out
+                parts,
+                step.prompts,
+                rollouts,
+                probes,
+                self.row_tokens,
+                protocol,
+                pl_module.device,
+                origin,
+                left_out,
             )
             if isinstance(data := getattr(trainer, "datamodule", None), TakesOutcomes):
                 data.record_outcomes({"prompts": [*step.prompts]} | filled[0])  # type: ignore[arg-type]
         self.skipped = len(step.prompts) - len({rollout.group for rollout in first})
-        counted = statistics(first, protocol) | {"skipped_prompts": float(self.skipped)}
+        counted = statistics(first, protocol, self._settings.reward.rewards)
+        counted |= {"skipped_prompts": float(self.skipped)}
         counted |= shares(first, left_out) | self.engine.statistics()
         if isinstance(data, HasHistory):
             counted |= {f"history/{name}": float(number) for name, number in data.history_counts().items()}

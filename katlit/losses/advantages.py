@@ -63,8 +63,38 @@ def hipo(rollouts: Rollouts, bias: float = 0.1, judge_gamma: float = 0.5) -> Ten
     judge = (_judge_rewards(groups, rollouts.modes, bias) + judge_gamma * deviation) / groups.std(
         groups.rewards
     )
-    by_mode = _Groups(rollouts._replace(group_ids=3 * rollouts.group_ids + rollouts.modes + 1))
+    by_mode = _Groups(_split_by_mode(rollouts))
     return _finish(groups, rollouts, judge, by_mode.normalized(groups.rewards))
+
+
+def terms(rollouts: Rollouts, bias: float = 0.1) -> dict[str, Tensor]:
+    """What the advantages are made of, to follow one of them by hand: [N] float64 each, by name.
+
+    Means are NaN where no rollout of the group has the mode. `bias` is what was added to `mean_off` already.
+
+    Args:
+        rollouts: Their rewards and modes.
+        bias: ω, as in `process`.
+    """
+    groups = _Groups(rollouts)
+    by_mode = _Groups(_split_by_mode(rollouts))
+    means, added = _mode_means(groups, rollouts.modes, bias)
+    judge = _judge_rewards(groups, rollouts.modes, bias)
+    none, off, on = means[:, groups.ids]
+    return {
+        "reward": groups.rewards,
+        "mean": groups.mean(groups.rewards)[groups.ids],
+        "std": groups.std(groups.rewards),
+        "mean_on": on,
+        "mean_off": off,
+        "mean_none": none,
+        "bias": added[groups.ids],
+        "judge_reward": judge,
+        "judge_normalized": groups.normalized(judge),
+        "answer_normalized": groups.normalized(groups.rewards),
+        "mode_mean": by_mode.mean(groups.rewards)[by_mode.ids],
+        "mode_std": by_mode.std(groups.rewards),
+    }
 
 
 def grpo(rollouts: Rollouts) -> Tensor:  # [N, 2]
@@ -107,13 +137,23 @@ class _Groups:
         return torch.where(self.varies(values), self.centred(values) / self.std(values), 0.0)
 
 
-def _judge_rewards(groups: _Groups, modes: Tensor, bias: float) -> Tensor:
-    """`j = r̄_mode - r̄`, think-off favoured by the bias; 0 where a group has one mode only."""
+def _split_by_mode(rollouts: Rollouts) -> Rollouts:
+    """Each mode of a group as a group of its own."""
+    return rollouts._replace(group_ids=3 * rollouts.group_ids + rollouts.modes + 1)
+
+
+def _mode_means(groups: _Groups, modes: Tensor, bias: float) -> tuple[Tensor, Tensor]:
+    """Mean reward of each mode and group, [3, groups]: none, think-off with its bias, think-on; the bias."""
     none, off, on = (groups.mean(groups.rewards, modes == mode) for mode in (-1, 0, 1))
     gain, margin = on - off, bias * on.abs()
-    off = torch.where((gain >= -EQUAL) & (gain <= margin + EQUAL), off + margin, off)
-    value = torch.stack([none, off, on])[modes + 1, groups.ids]
-    judge = value - groups.mean(groups.rewards)[groups.ids]
+    added = torch.where((gain >= -EQUAL) & (gain <= margin + EQUAL), margin, 0.0)
+    return torch.stack([none, off + added, on]), added
+
+
+def _judge_rewards(groups: _Groups, modes: Tensor, bias: float) -> Tensor:
+    """`j = r̄_mode - r̄`, think-off favoured by the bias; 0 where a group has one mode only."""
+    means, _ = _mode_means(groups, modes, bias)
+    judge = means[modes + 1, groups.ids] - groups.mean(groups.rewards)[groups.ids]
     return torch.where(groups.varies(modes.double()), judge, 0.0)
 
 

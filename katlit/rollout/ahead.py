@@ -37,6 +37,8 @@ class AheadState(TypedDict):
     step: int
     groups: list[int]
     thinking: list[Thinking]
+    numbers: list[int]
+    seeds: list[int]
     finish_reasons: list[Literal["stop", "length"]]
     lengths: Tensor  # [N, 2] int64, of prompt and completion
     token_ids: Tensor  # [sum of lengths] int64, prompt and completion by turns
@@ -124,6 +126,8 @@ class Ahead:
             "step": batch.step,
             "groups": [one.group for one in sampled],
             "thinking": [one.thinking for one in sampled],
+            "numbers": [one.number for one in sampled],
+            "seeds": [one.seed for one in sampled],
             "finish_reasons": [completion.finish_reason for completion in completions],
             "lengths": torch.tensor([len(ids) for ids in tokens], dtype=torch.int64).reshape(-1, 2),
             "token_ids": torch.tensor([token for ids in tokens for token in ids], dtype=torch.int64),
@@ -149,4 +153,5 @@ def _unpacked(state: AheadState) -> list[Sampled]:
     tokens = [ids.tolist() for ids in torch.split(state["token_ids"], lengths.flatten().tolist())]
     log_probs = [values.tolist() for values in torch.split(state["log_probs"], lengths[:, 1].tolist())]
     completions = map(Completion, tokens[1::2], log_probs, state["finish_reasons"])
-    return list(map(Sampled, state["groups"], state["thinking"], tokens[::2], completions))
+    names = state["numbers"], state["seeds"]
+    return list(map(Sampled, state["groups"], state["thinking"], tokens[::2], completions, *names))

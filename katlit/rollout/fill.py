@@ -10,6 +10,7 @@ from katlit.batch import Prompt, RolloutBatch
 from katlit.packing import balanced
 from katlit.protocol import Protocol
 from katlit.rollout.layout import Rollout, Sampled, document_tokens, lay_out, outcomes
+from katlit.rollout.record import Origin
 from katlit.rollout.roll_out import table_row
 
 
@@ -21,12 +22,16 @@ def fill(
     row_tokens: int,
     protocol: Protocol,
     device: torch.device,
+    origin: Origin,
     left_out: Collection[int] = (),
 ) -> list[dict[str, Any]]:
     """Divide rollouts among micro-batches of nearly equal numbers of tokens, as tensors and rows of a table.
 
     Rollouts of one prompt may be in several micro-batches: each knows the outcomes of all rollouts, so their
-    advantages do not depend on it.
+    advantages do not depend on it. Unjudged ones carry no loss and are in no group's statistics: they are
+    rows of the first micro-batch alone, without tensors.
+
+    Unjudged ones are apart, without tensors: they carry no loss and are in no group's statistics.
 
     Args:
         parts: How many micro-batches.
@@ -36,23 +41,26 @@ def fill(
         row_tokens: Length of a packed row.
         protocol: Of the policy.
         device: Where the tensors go.
+        origin: Of the rollouts, for their records.
         left_out: Groups that are not trained on; what they earned is known all the same.
 
     Returns:
         All of a `RolloutBatch` but its prompts and what the module writes, for each micro-batch.
     """
+    unjudged = [table_row(rollout, prompts, protocol, origin) for rollout in rollouts if rollout.unjudged]
+    rollouts = [rollout for rollout in rollouts if not rollout.unjudged]
     difficulties = torch.tensor([prompts[r.group]["difficulty"] for r in rollouts], dtype=torch.int64)
     known = outcomes(rollouts) | {"difficulties": difficulties}
     known = {name: tensor.to(device) for name, tensor in known.items()}
-    samples = [table_row(rollout, prompts, protocol) for rollout in rollouts]
+    samples = [table_row(rollout, prompts, protocol, origin) for rollout in rollouts]
     filled = []
     kept = [index for index, rollout in enumerate(rollouts) if rollout.group not in left_out]
     for places in balanced([document_tokens(rollouts[index]) for index in kept], parts):
         members = [kept[place] for place in places]
         tokens = lay_out(rollouts, members, row_tokens, protocol, probes)
-        filled.append(
-            known | {name: tensor.to(device) for name, tensor in tokens.items()} | {"samples": samples}
-        )
+        tokens = {name: tensor.to(device) for name, tensor in tokens.items()}
+        filled.append(known | tokens | {"samples": samples, "unjudged": unjudged})
+        unjudged = []
         probes = None if probes is None else []
     return filled
 

@@ -24,6 +24,8 @@ class Sampled(NamedTuple):
     thinking: Thinking
     prompt_ids: list[int]
     completion: Completion
+    number: int  # among the rollouts of its prompt
+    seed: int  # of its request
 
     @property
     def truncated(self) -> bool:
@@ -39,6 +41,8 @@ class Rollout:
     thinking: Thinking  # on and off: the mode was forced
     prompt_ids: list[int]  # through `<judge>` or, where the mode was forced, through the forced prefill
     completion: Completion
+    number: int  # among the rollouts of its prompt
+    seed: int  # of its request
     parsed: ParsedResponse
     reward: float  # NaN where it is unjudged
     correct: bool

@@ -30,7 +30,7 @@ def probe(
     """
     every = -(-len(rollouts) // _COMPLETIONS) or 1
     requests = [
-        Request(one.group, one.thinking, one.prompt_ids, request_seed(*name, "probe", index))
+        Request(one.group, one.thinking, one.prompt_ids, index, request_seed(*name, "probe", index))
         for index, one in enumerate(rollouts[::every])
     ]
     return complete(engine, requests, replace(sampling, max_tokens=min(_TOKENS, sampling.max_tokens)))

@@ -1,7 +1,7 @@
 """From prompts to scored rollouts: encode, sample, parse, reward; and what is reported of them."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from katlit.protocol import Mode, ParsedResponse, Protocol, Thinking
 from katlit.rewards import CompositeReward, Sample
 from katlit.rollout.engine import Completion, RolloutEngine, SamplingParameters
 from katlit.rollout.layout import Rollout, Sampled
+from katlit.rollout.record import Origin, recorded
 from katlit.rollout.seeds import request_seed
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ class Request(NamedTuple):
     group: int  # index of the prompt
     thinking: Thinking
     prompt_ids: list[int]
+    number: int  # among the rollouts of its prompt
     seed: int
 
 
@@ -92,6 +94,7 @@ def requests_of(
             group,
             mode,
             protocol.encode_prompt(prompts[group]["messages"], mode),
+            index,
             request_seed(settings.seed, step, prompts[group]["id"], index),
         )
         for group in fitting(engine, protocol, prompts, thinking, settings.sampling.max_tokens)
@@ -131,7 +134,9 @@ def complete(
 
 
 def _sampled(request: Request, completion: Completion) -> Sampled:
-    return Sampled(request.group, request.thinking, request.prompt_ids, completion)
+    return Sampled(
+        request.group, request.thinking, request.prompt_ids, completion, request.number, request.seed
+    )
 
 
 def score(
@@ -179,8 +184,10 @@ def response_text(rollout: Rollout, protocol: Protocol) -> str:
     return protocol.decode([*prefill, *rollout.completion.token_ids])
 
 
-def table_row(rollout: Rollout, prompts: Sequence[Prompt], protocol: Protocol) -> dict[str, object]:
-    """What the table of samples shows, but for the advantages."""
+def table_row(
+    rollout: Rollout, prompts: Sequence[Prompt], protocol: Protocol, origin: Origin
+) -> dict[str, object]:
+    """What the table of samples shows and the log of rollouts keeps, but for the advantages."""
     mode = rollout.parsed.mode
     return {
         "prompt": prompts[rollout.group]["messages"][-1]["content"],
@@ -188,6 +195,7 @@ def table_row(rollout: Rollout, prompts: Sequence[Prompt], protocol: Protocol) -
         "mode": "none" if mode is None else f"{mode.value}{' (forced)' if rollout.forced else ''}",
         "correct": rollout.correct,
         "reward": rollout.reward,
+        "record": origin | recorded(rollout, prompts[rollout.group]["id"], protocol),
     }
 
 
@@ -208,8 +216,16 @@ def policy_row(rollout: Rollout, protocol: Protocol) -> tuple[bool, int, bool, b
     )
 
 
-def statistics(rollouts: Sequence[Rollout], protocol: Protocol) -> dict[str, float]:
-    """Means over the rollouts, rewards over those that are judged; 0 where there is none."""
+def statistics(
+    rollouts: Sequence[Rollout], protocol: Protocol, components: Iterable[str]
+) -> dict[str, float]:
+    """Means over the rollouts, rewards over those that are judged; 0 where there is none.
+
+    Args:
+        rollouts: Of a step.
+        protocol: Of the policy.
+        components: Of the reward, each a mean of its own, unweighted, as `reward/<component>`.
+    """
     chosen = [rollout for rollout in rollouts if not rollout.forced]
     judged = [rollout for rollout in rollouts if not rollout.unjudged]
     number = max(len(rollouts), 1)
@@ -223,7 +239,14 @@ def statistics(rollouts: Sequence[Rollout], protocol: Protocol) -> dict[str, flo
         "unjudged": (len(rollouts) - len(judged)) / number,
         "unjudged_errors": sum(_has_failed(rollout, timed_out=False) for rollout in rollouts) / number,
         "unjudged_timeouts": sum(_has_failed(rollout, timed_out=True) for rollout in rollouts) / number,
+        **{f"reward/{name}": _component_mean(rollouts, name) for name in components},
     }
+
+
+def _component_mean(rollouts: Sequence[Rollout], component: str) -> float:
+    values = [rollout.verdicts[component].value for rollout in rollouts]
+    judged = [value for value in values if value is not None]
+    return sum(judged) / max(len(judged), 1)
 
 
 def _has_failed(rollout: Rollout, *, timed_out: bool) -> bool:

@@ -12,6 +12,7 @@ from katlit.rollout.engine import RolloutEngine, SamplingParameters
 from katlit.rollout.flat_groups import resampled
 from katlit.rollout.layout import Rollout, Sampled
 from katlit.rollout.probe import probe
+from katlit.rollout.record import Origin
 from katlit.rollout.roll_out import Request, RolloutSettings, complete, requests_of, score
 from katlit.rollout.scoring import Scoring
 from katlit.rollout.stopwatch import Stopwatch
@@ -32,6 +33,12 @@ class Step:
     epoch: int
     prompts: Sequence[Prompt]
     following: Sequence[Prompt]
+
+    def origin(self, run_seed: int, staleness: int) -> Origin:
+        """What the records of its rollouts say of them all."""
+        return Origin(
+            run_seed=run_seed, epoch=self.epoch, step=self.number, policy_step=self.number - staleness
+        )
 
 
 class StepRollouts(NamedTuple):

@@ -100,6 +100,15 @@ def test_the_documented_rewards_are_built(tmp_path: Path, capsys: pytest.Capture
     assert sampler["max_unjudged_share"] == 0.1
 
 
+def test_the_documented_replay_asks_for_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (command,) = [line for line in documented() if line.startswith("katlit replay")]
+    monkeypatch.chdir(tmp_path)
+    assert main(shlex.split(command)[1:]) == 2
+    assert "no outputs/step_srpo/config.yaml" in capsys.readouterr().err
+
+
 def test_help_of_the_documented_report(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", "--help"]) == 0
     shown = capsys.readouterr().out

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from katlit.callbacks.samples import COLUMNS
 from katlit.demo import commands, report_command
+from katlit.rollout.record_files import read_records
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -27,11 +29,30 @@ SMALL = {
     "evaluate": ["--data.init_args.test.init_args.size=24"],
 }
 
+# One metric of each kind that a stage 3 is watched by.
+TRACKED = [
+    "reward/accuracy", "reward/format", "rollout/reward", "rollout/accuracy", "rollout/think_rate",
+    "rollout/mean_tokens", "rollout/truncated", "rollout/unjudged", "rollout/logprob_gap", "train/loss",
+    "train/entropy", "train/clip_share", "train/ratio", "train/importance_weight",
+    "train/effective_sample_share", "train/reward_on", "train/reward_off", "throughput/rollout_share",
+    "throughput/reward_share", "throughput/sync_share", "throughput/forward_backward_share",
+    "throughput/tokens_per_second",
+]  # fmt: skip
+
 
 def small(command: list[str]) -> list[str]:
     """The command with the settings that make its stage small."""
     (stage,) = (name for name in SMALL if f"configs/demo/{name}.yaml" in command)
     return [*command[1:], *SMALL[stage]]
+
+
+def katlit(folder: Path, words: list[str]) -> str:
+    """Run one command; what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "katlit.cli", *words], cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"{words}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    return done.stdout
 
 
 @pytest.mark.slow
@@ -42,10 +63,7 @@ def test_the_recipe_from_end_to_end(tmp_path: Path) -> None:
         (tmp_path / folder).symlink_to(ROOT / folder)
     plan = [small(command) for _, command in commands(seed=1)] + [report_command({"label": 1.0}, 1)[1:]]
     for words in plan:
-        done = subprocess.run(
-            [sys.executable, "-m", "katlit.cli", *words], cwd=tmp_path, capture_output=True, text=True
-        )
-        assert done.returncode == 0, f"{words}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+        katlit(tmp_path, words)
     demo = tmp_path / "outputs/demo"
     report = json.loads((demo / "report.json").read_text())
     assert report["engine"] == "vllm"
@@ -60,5 +78,19 @@ def test_the_recipe_from_end_to_end(tmp_path: Path) -> None:
     gaps = client.get_metric_history(reinforced.info.run_id, "rollout/logprob_gap")
     assert len(gaps) == 3
     assert all(gap.value < 1e-4 for gap in gaps)
+    for name in TRACKED:
+        assert len(client.get_metric_history(reinforced.info.run_id, name)) == 3, name
+    sections = {name.partition("/")[0] for name in reinforced.data.metrics if "/" in name}
+    assert sections == {"reward", "rollout", "throughput", "train"}
+    assert {name for name in reinforced.data.metrics if "/" not in name} <= {"epoch"}
+    table = client.load_table(experiment.experiment_id, "rollouts.json", [reinforced.info.run_id])
+    assert list(table.columns) == ["step", *COLUMNS]
+    assert set(table["step"]) == {1}
+    assert "</judge>" in table["text"][0]
     stored = {artifact.path for artifact in client.list_artifacts(reinforced.info.run_id)}
     assert {"config.yaml", "rollouts.json", "model"} <= stored
+    for record in read_records(demo / "step_srpo/rollouts", 0)[::20]:
+        name = f"0/{record['prompt_id']}/{record['index']}"
+        shown = katlit(tmp_path, ["replay", "--run=outputs/demo/step_srpo", f"--rollout={name}"])
+        assert f"the same {len(record['token_ids'])} tokens" in shown
+        assert shown.count("as trained on") == 2

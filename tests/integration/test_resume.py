@@ -5,8 +5,11 @@ import time
 from pathlib import Path
 
 import pytest
-from killable import finish, kill, rows, start, wait_for
+from killable import ROOT, finish, kill, rows, start, wait_for
 from safetensors.torch import load_file
+
+from katlit.cli import main
+from katlit.rollout.record_files import read_records
 
 STEPS = 8
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -27,8 +30,14 @@ def uninterrupted(directory: Path, updates: str) -> Path:
     return directory
 
 
+def rollouts(directory: Path) -> dict[str, bytes]:
+    """The log of rollouts, each step once."""
+    return {path.name: path.read_bytes() for path in (directory / "rollouts").glob("*.gz")}
+
+
 def assert_same_end(directory: Path, whole: Path) -> None:
     assert rows(directory) == rows(whole)
+    assert rollouts(directory) == rollouts(whole)
     ours, theirs = (load_file(run / "model/model.safetensors") for run in (directory, whole))
     assert ours.keys() == theirs.keys()
     assert all(bool((ours[name] == theirs[name]).all()) for name in ours)
@@ -48,6 +57,22 @@ def kill_and_resume(directory: Path, whole: Path, chance: random.Random, updates
 @pytest.mark.parametrize("seed", range(2))
 def test_a_killed_run_ends_as_the_uninterrupted_one(whole: Path, tmp_path: Path, seed: int) -> None:
     kill_and_resume(tmp_path, whole, random.Random(seed))
+
+
+@pytest.mark.parametrize("step", [0, 7])  # of the start's weights; of a checkpoint's
+def test_every_rollout_is_replayed_alone_to_the_token(
+    whole: Path, step: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(ROOT / "tests/stubs")
+    records = read_records(whole / "rollouts", step)
+    assert len(records) == 12
+    for record in records:
+        name = f"{step}/{record['prompt_id']}/{record['index']}"
+        assert main(["replay", f"--run={whole}", f"--rollout={name}"]) == 0
+        shown = capsys.readouterr().out
+        assert f"the same {len(record['token_ids'])} tokens" in shown
+        assert shown.count("as trained on") == 2
 
 
 def test_a_run_killed_between_two_updates_on_the_same_rollouts(tmp_path: Path) -> None:

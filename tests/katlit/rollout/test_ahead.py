@@ -13,7 +13,9 @@ from katlit.rollout.engine import Completion
 from katlit.rollout.roll_out import Request, complete
 
 SAMPLING = SamplingParameters()
-REQUESTS = [Request(0, "on", [1, 2, 3], 5), Request(0, "auto", [1], 6), Request(2, "off", [4, 4], 7)]
+REQUESTS = [
+    Request(0, "on", [1, 2, 3], 0, 5), Request(0, "auto", [1], 1, 6), Request(2, "off", [4, 4], 0, 7),
+]  # fmt: skip
 
 
 class Scripted(HFEngine):

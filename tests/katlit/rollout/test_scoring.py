@@ -35,7 +35,9 @@ def responses(number: int) -> list[Sampled]:
     draw = random.Random(3)
     ids = [[draw.randrange(300) for _ in range(5)] for _ in range(number)]
     completions = [Completion(one, [0.0] * 5, "stop") for one in ids]
-    return [Sampled(index % 2, "auto", [1, 2], one) for index, one in enumerate(completions)]
+    return [
+        Sampled(index % 2, "auto", [1, 2], one, index // 2, index) for index, one in enumerate(completions)
+    ]
 
 
 @pytest.mark.parametrize("early", [[], [7, 0, 3], list(range(12)), list(range(11, -1, -1))])

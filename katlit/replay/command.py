@@ -1,0 +1,138 @@
+"""`katlit replay`: a rollout of a run, followed from its prompt to its advantage, and sampled once more."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from jsonargparse import Namespace
+from typing_extensions import override
+
+from katlit.callbacks.rollout import RolloutSampler
+from katlit.callbacks.rollout_log import RolloutLog
+from katlit.errors import UserError
+from katlit.module import KatModule
+from katlit.replay.again import sample_again
+from katlit.replay.group import GivesAdvantages, chosen, explain, group_of
+from katlit.replay.view import advantage_text, again_text, reward_text, rollout_text
+from katlit.replay.weights import model_directory, source_of
+from katlit.rollout.record import RolloutRecord
+from katlit.rollout.record_files import read_records
+from katlit.trainer import KatCLI, run
+
+
+class Address(NamedTuple):
+    """What names a rollout of a run."""
+
+    step: int
+    prompt_id: str
+    number: int
+
+
+class ReplayCLI(KatCLI):
+    """Reads the settings of a run as `fit` does; instantiates model and callbacks, and trains nothing."""
+
+    @override
+    def instantiate_classes(self) -> None:
+        settings = self.config["fit"]
+        parser = self._parser("fit")
+        self.model = parser.instantiate_classes(Namespace(model=settings.model)).model
+        given = Namespace(trainer=Namespace(callbacks=settings.trainer.callbacks))
+        self.callbacks: list[Any] = parser.instantiate_classes(given).trainer.callbacks or []
+        self.checkpoints = settings.checkpoint.directory
+        self.subcommand = None
+
+    @override
+    def after_instantiate_classes(self) -> None:
+        """Nothing is written."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Show a recorded rollout, explain its advantage, and sample it again alone.
+
+    Args:
+        arguments: What follows `katlit replay`; `--help` lists them.
+
+    Returns:
+        The exit status: 1 where it was sampled again and came out otherwise.
+
+    Raises:
+        UserError: where the run, the rollout or the weights that sampled it are not there.
+    """
+    summary = "Show a recorded rollout, explain its advantage, and sample it again alone."
+    parser = argparse.ArgumentParser(prog="katlit replay", description=summary)
+    parser.add_argument("--run", required=True, metavar="FOLDER", help="the run's trainer.default_root_dir")
+    parser.add_argument(
+        "--rollout",
+        required=True,
+        metavar="STEP/PROMPT_ID/INDEX",
+        help="optimizer steps before it, its prompt, its number among the prompt's rollouts",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="PATH",
+        help="the weights that sampled it, a checkpoint or an exported model; by default the "
+        "run's checkpoint of that step, for step 0 what the run began with",
+    )
+    parser.add_argument("--only_show", action="store_true", help="do not sample it again")
+    options = parser.parse_args(list(arguments))
+    folder, address = Path(options.run), _address(options.rollout)
+    cli = _settings(folder)
+    records = read_records(_folder(cli, folder), address.step)
+    record = chosen(records, address.prompt_id, address.number)
+    _show(record, records, cli)
+    if options.only_show:
+        return 0
+    given = None if options.model is None else Path(options.model)
+    return 0 if _sample(record, cli, folder, given) else 1
+
+
+def _address(text: str) -> Address:
+    step, _, rest = text.partition("/")
+    prompt_id, _, index = rest.rpartition("/")
+    if not (step.isdecimal() and prompt_id and index.isdecimal()):
+        raise UserError(f"--rollout: {text!r}; give STEP/PROMPT_ID/INDEX, such as 12/gsm-1/0")
+    return Address(int(step), prompt_id, int(index))
+
+
+def _settings(folder: Path) -> ReplayCLI:
+    file = folder / "config.yaml"
+    if not file.is_file():
+        raise UserError(f"--run: no {file}; give the trainer.default_root_dir of a run of `katlit fit`")
+    cli = cast(ReplayCLI, run(["fit", "-c", str(file)], ReplayCLI))
+    if not isinstance(cli.model, KatModule) or not isinstance(cli.model, GivesAdvantages):
+        raise UserError(f"--run: {folder} trained {type(cli.model).__name__}, which learns from no rollouts")
+    return cli
+
+
+def _folder(cli: ReplayCLI, run_folder: Path) -> Path:
+    given = [one.directory for one in cli.callbacks if isinstance(one, RolloutLog)]
+    return Path(given[0]) if given and given[0] is not None else run_folder / "rollouts"
+
+
+def _show(record: RolloutRecord, records: Sequence[RolloutRecord], cli: ReplayCLI) -> None:
+    group = group_of(record, records)
+    parts = [
+        rollout_text(record, cli.model.backbone.protocol),
+        reward_text(record),
+        advantage_text(record, group, explain(record, group, cli.model), cli.model),
+    ]
+    sys.stdout.write("\n\n".join(parts) + "\n")
+    sys.stdout.flush()
+
+
+def _sample(record: RolloutRecord, cli: ReplayCLI, folder: Path, given: Path | None) -> bool:
+    """Sample the rollout again, and say how it came out; whether all tokens are the same."""
+    samplers = [one for one in cli.callbacks if isinstance(one, RolloutSampler)]
+    if not samplers:
+        raise UserError(f"--run: {folder}/config.yaml names no katlit.callbacks.rollout.RolloutSampler")
+    step = record["policy_step"]
+    checkpoints = Path(cli.checkpoints or folder / "checkpoints")
+    source = source_of(step, checkpoints) if given is None else given
+    protocol, engine = cli.model.backbone.protocol, samplers[0].engine
+    with model_directory(source, cli.model.backbone) as directory:
+        completion = sample_again(record, directory, engine, samplers[0].sampling, protocol)
+    weights = "the weights that the run began with" if source is None else str(source)
+    sys.stdout.write(f"\n{again_text(record, completion, weights, protocol)}\n")
+    return completion.token_ids == record["token_ids"]

@@ -1,0 +1,69 @@
+"""What is kept of a rollout, so that it can be followed and sampled again alone."""
+
+import math
+from typing import Any, TypedDict
+
+from katlit.protocol import Protocol, Thinking
+from katlit.rollout.layout import Rollout
+
+
+class Origin(TypedDict):
+    """Where the rollouts of an optimizer step come from."""
+
+    run_seed: int
+    epoch: int
+    step: int  # optimizer steps before the one that they are trained on in
+    policy_step: int  # optimizer steps behind the weights that sampled them
+
+
+class VerdictRecord(TypedDict):
+    """A `katlit.rewards.Verdict`."""
+
+    value: float | None
+    reason: str
+    timed_out: bool
+
+
+class RolloutRecord(Origin):
+    """One rollout, in types that JSON knows."""
+
+    prompt_id: str
+    index: int  # among the rollouts of its prompt
+    thinking: Thinking  # on and off: the mode was forced
+    seed: int  # of its request: `request_seed(run_seed, epoch, prompt_id, index)`
+    prompt_ids: list[int]
+    token_ids: list[int]
+    log_probs: list[float] | None  # of the tokens, by the engine
+    truncated: bool
+    judge_tokens: int  # how many of the tokens are of the judge segment; none of a forced judge
+    mode: str | None
+    violation: str | None  # the first one of the protocol
+    verdicts: dict[str, VerdictRecord]  # of each component of the reward
+    reward: float | None  # None where a component could not judge it: it was not trained on
+    correct: bool
+    advantages: list[float] | None  # of judge and answer, as trained on
+
+
+def recorded(rollout: Rollout, prompt_id: str, protocol: Protocol) -> dict[str, Any]:
+    """A `RolloutRecord` without its origin and its advantages."""
+    parsed = rollout.parsed
+    ids = rollout.completion.token_ids
+    return {
+        "prompt_id": prompt_id,
+        "index": rollout.number,
+        "thinking": rollout.thinking,
+        "seed": rollout.seed,
+        "prompt_ids": rollout.prompt_ids,
+        "token_ids": ids,
+        "log_probs": rollout.completion.log_probs,
+        "truncated": rollout.truncated,
+        "judge_tokens": 0 if rollout.forced else protocol.judge_length(ids),
+        "mode": None if parsed.mode is None else parsed.mode.value,
+        "violation": None if parsed.violation is None else parsed.violation.value,
+        "verdicts": {
+            name: VerdictRecord(value=verdict.value, reason=verdict.reason, timed_out=verdict.timed_out)
+            for name, verdict in rollout.verdicts.items()
+        },
+        "reward": None if math.isnan(rollout.reward) else rollout.reward,
+        "correct": rollout.correct,
+    }

@@ -1,0 +1,138 @@
+"""The log of rollouts of real, small training runs."""
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tinyrollouts import BATCHES, Finishing, prompt, train
+
+from katlit.callbacks.checkpoint import StepCheckpoint
+from katlit.callbacks.rollout_log import RolloutLog
+from katlit.errors import UserError
+from katlit.rewards import CompositeReward, Reward, Sample, Verdict
+from katlit.rollout.record_files import read_records, record_file, record_files
+from katlit.rollout.seeds import request_seed
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
+
+
+class EveryThird(Reward):
+    """Fails on some, rewards others, by a number that the response alone decides."""
+
+    def __call__(self, samples: list[Sample]) -> list[Verdict]:
+        numbers = [sum(repr(sample.parsed).encode()) for sample in samples]
+        return [
+            Verdict(None if number % 3 == 2 else float(number % 2), f"number {number}") for number in numbers
+        ]
+
+
+class LaterDiffers(Reward):
+    """All 1 among the first eight; then every second one."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def __call__(self, samples: list[Sample]) -> list[Verdict]:
+        self.seen += len(samples)
+        return [Verdict(float(self.seen <= 8 or index % 2), "") for index in range(len(samples))]
+
+
+def steps(folder: Path) -> list[int]:
+    return [step for step, _ in record_files(folder / "rollouts")]
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_every_rollout_is_there_with_what_was_trained_on(tmp_path: Path, parts: int) -> None:
+    watch, _, _ = train(tmp_path, Finishing(), BATCHES, parts=parts, seed=5, callbacks=[RolloutLog()])
+    assert steps(tmp_path) == list(range(4 // parts))
+    for step, batch in enumerate(watch.batches[::parts]):  # each micro-batch knows all rollouts of its step
+        records = read_records(tmp_path / "rollouts", step)
+        assert [one["reward"] for one in records] == [row["reward"] for row in batch["samples"]]
+        assert [one["advantages"] for one in records] == batch["advantages"].tolist()
+        assert len({(one["prompt_id"], one["index"]) for one in records}) == 16 * parts
+        for one in records:
+            assert (one["step"], one["policy_step"], one["epoch"], one["run_seed"]) == (step, step, 0, 5)
+            assert one["seed"] == request_seed(5, 0, one["prompt_id"], one["index"])
+            assert one["thinking"] == ("on", "off", *["auto"] * 6)[one["index"]]
+            assert len(one["log_probs"] or []) == len(one["token_ids"]) >= one["judge_tokens"]
+
+
+def test_a_rollout_that_could_not_be_judged_is_there_without_advantages(tmp_path: Path) -> None:
+    reward = CompositeReward({"accuracy": EveryThird()}, {"accuracy": 1.0})
+    train(tmp_path, Finishing(), BATCHES[:1], reward=reward, callbacks=[RolloutLog()], max_unjudged_share=0.5)
+    records = read_records(tmp_path / "rollouts", 0)
+    assert len(records) == 16
+    for one in records:
+        verdict = one["verdicts"]["accuracy"]
+        number = int(verdict["reason"].removeprefix("number "))
+        assert (verdict["value"] is None) == (one["reward"] is None) == (one["advantages"] is None)
+        assert (verdict["value"] is None) == (number % 3 == 2)
+
+
+def test_rollouts_of_several_updates_are_there_once_whole_and_of_their_first(tmp_path: Path) -> None:
+    reward = CompositeReward({"accuracy": EveryThird()}, {"accuracy": 1.0})
+    settings: dict[str, Any] = {"reward": reward, "samples": 4, "updates": 2, "max_unjudged_share": 0.5}
+    saved, again = (StepCheckpoint(str(tmp_path / name), every_n_steps=1, keep=None) for name in "ab")
+    fit = {"enable_checkpointing": True, "max_epochs": -1, "max_steps": 4}
+    watch, *_ = train(tmp_path, Finishing(), BATCHES, fit=fit, callbacks=[RolloutLog(), saved], **settings)
+    assert steps(tmp_path) == [0, 2]
+    for step in (0, 2):
+        records = read_records(tmp_path / "rollouts", step)
+        assert len({(one["prompt_id"], one["index"]) for one in records}) == len(records) == 16
+        assert {(one["step"], one["policy_step"]) for one in records} == {(step, step)}
+        trained = [one["advantages"] for one in records if one["advantages"] is not None]
+        assert trained == watch.batches[step]["advantages"].tolist()
+        assert len(trained) < 16
+    files = [path.read_bytes() for _, path in record_files(tmp_path / "rollouts")]
+    settings |= {"resumed_from": tmp_path / "a/step-00000001.ckpt"}
+    train(tmp_path, Finishing(), BATCHES, fit=fit, callbacks=[RolloutLog(), again], **settings)
+    assert [path.read_bytes() for _, path in record_files(tmp_path / "rollouts")] == files
+
+
+def test_a_group_sampled_anew_is_there_in_place_of_the_flat_one(tmp_path: Path) -> None:
+    reward = CompositeReward({"accuracy": LaterDiffers()}, {"accuracy": 1.0})
+    settings: dict[str, Any] = {"reward": reward, "samples": 4, "on_flat_groups": "resample"}
+    train(tmp_path, Finishing(), BATCHES[:1], seed=5, callbacks=[RolloutLog()], **settings)
+    records = read_records(tmp_path / "rollouts", 0)
+    assert [one["index"] for one in records] == [4, 5, 6, 7] * 2
+    for one in records:
+        assert one["seed"] == request_seed(5, 0, one["prompt_id"], one["index"])
+
+
+def test_an_earlier_run_is_moved_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train(tmp_path, Finishing(), BATCHES, callbacks=[RolloutLog()])
+    old = record_file(tmp_path / "rollouts", 3, 0).read_bytes()
+    train(tmp_path, Finishing(), BATCHES[:2], callbacks=[RolloutLog()])
+    assert steps(tmp_path) == [0, 1]
+    assert record_file(tmp_path / "rollouts/aside-1", 3, 0).read_bytes() == old
+    assert "aside-1" in caplog.text
+
+
+def test_old_steps_and_log_probabilities_can_be_left_out(tmp_path: Path) -> None:
+    train(tmp_path, Finishing(), BATCHES, callbacks=[RolloutLog(log_probs=False, keep=2)])
+    assert steps(tmp_path) == [2, 3]
+    assert {str(one["log_probs"]) for one in read_records(tmp_path / "rollouts", 3)} == {"None"}
+
+
+def test_a_trial_run_leaves_nothing(tmp_path: Path) -> None:
+    fit: dict[str, Any] = {"fast_dev_run": 1}
+    train(tmp_path, Finishing(), [[prompt(1)]], fit=fit, callbacks=[RolloutLog()])
+    assert steps(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"no gzip", b"\x1f\x8b\x08\x00", gzip.compress(b"{}\n"), gzip.compress(b"{")]
+)
+def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
+    path = record_file(tmp_path, 2, 0)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=str(path)):
+        read_records(tmp_path, 2)
+
+
+def test_steps_that_are_there_are_named(tmp_path: Path) -> None:
+    record_file(tmp_path, 2, 0).touch()
+    record_file(tmp_path, 5, 1).touch()
+    with pytest.raises(UserError, match="no rollouts of step 3; it has those of steps 2 to 5"):
+        read_records(tmp_path, 3)

@@ -15,6 +15,10 @@ from katlit.batch import TokenBatch
 
 # At least this share of a batch is not padding; a batch is closed early rather than break it.
 MIN_FILL = 0.95
+# Rows of this share of real tokens are full enough to be taken because they are short.
+SHORT_ROW_FILL = 0.97
+# Most row lengths that are tried for one batch.
+_TRIALS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,38 @@ def balanced(lengths: Sequence[int], parts: int) -> list[list[int]]:
         members[emptiest].append(index)
         filled[emptiest] += lengths[index]
     return [sorted(part) for part in members]
+
+
+def shortest_rows(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Distribute documents over the shortest rows that are at least `SHORT_ROW_FILL` full.
+
+    Attention costs the square of a row's length, whatever documents it holds, and all other layers do not
+    care; so a long row only earns its cost where shorter ones would leave more padding. Where no length is
+    that full, the fullest one tried is taken.
+
+    Args:
+        lengths: Tokens of each document; at least one document.
+        capacity: Longest row, but for a longer document, which is never cut.
+
+    Returns:
+        The indices of each row.
+    """
+    longest, total = max(lengths), sum(lengths)
+    capacity = max(capacity, longest)
+    fullest = best_fit_decreasing(lengths, capacity)
+    most, fewest = total // longest, total // capacity
+    for number in range(most, fewest, -max(1, (most - fewest) // _TRIALS)):
+        # The longest rows of which that many are full enough: the most room to fit the documents in.
+        rows = best_fit_decreasing(lengths, min(capacity, int(total / (SHORT_ROW_FILL * number))))
+        if _fill(lengths, rows) >= SHORT_ROW_FILL:
+            return rows
+        fullest = max(fullest, rows, key=lambda rows: _fill(lengths, rows))
+    return fullest
+
+
+def _fill(lengths: Sequence[int], rows: Sequence[Sequence[int]]) -> float:
+    """Share of real tokens, where all rows are padded to the longest."""
+    return sum(lengths) / (len(rows) * max(sum(lengths[index] for index in row) for row in rows))
 
 
 def bucket_by_length(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:

@@ -75,7 +75,7 @@ class RolloutSampler(Callback):
         samples: Rollouts of each prompt, G.
         forced_share: Share of them whose mode is forced by prefill, half think-on and half think-off, so that
             both modes are always seen (our choice).
-        row_tokens: Length of the packed rows.
+        row_tokens: Length of the longest packed rows.
         max_logprob_gap: Stop the run where `rollout/logprob_gap` is above; null never stops. Engines in half
             precision have gaps around 0.01, broken syncs above 0.1.
         seed: Seed of all sampling.

@@ -38,7 +38,7 @@ def fill(
         prompts: What was rolled out.
         rollouts: N of them.
         probes: All go into the first micro-batch; None where nothing has to be probed.
-        row_tokens: Length of a packed row.
+        row_tokens: Longest packed row.
         protocol: Of the policy.
         device: Where the tensors go.
         origin: Of the rollouts, for their records.

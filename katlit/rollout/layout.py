@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from katlit.packing import best_fit_decreasing, fill_rows
+from katlit.packing import fill_rows, shortest_rows
 from katlit.protocol import Mode, ParsedResponse, Protocol, Thinking
 from katlit.rewards import Verdict
 from katlit.rollout.engine import Completion
@@ -88,7 +88,7 @@ def lay_out(
     Args:
         rollouts: N of them.
         members: Which of them this micro-batch trains on, as indices.
-        row_tokens: Length of a packed row; a longer rollout has a row of its own.
+        row_tokens: Longest packed row; a longer rollout has a row of its own.
         protocol: Of the policy, for padding and segments.
         probes: Completions that carry no loss; None where nothing has to be probed.
 
@@ -98,7 +98,7 @@ def lay_out(
     own = [rollouts[index] for index in members]
     documents: list[Rollout | Sampled] = [*own, *(probes or [])]
     lengths = [document_tokens(document) for document in documents]
-    rows = best_fit_decreasing(lengths, row_tokens) if documents else [[]]
+    rows = shortest_rows(lengths, row_tokens) if documents else [[]]
 
     def filled(values: list[list[Any]], padding: Any) -> list[torch.Tensor]:
         return list(fill_rows([[values[index] for index in row] for row in rows], padding))

@@ -6,11 +6,13 @@ from hypothesis import strategies as st
 from katlit.batch import document_ids
 from katlit.packing import (
     MIN_FILL,
+    SHORT_ROW_FILL,
     Document,
     best_fit_decreasing,
     bucket_by_length,
     collate,
     plan_epoch,
+    shortest_rows,
 )
 
 LENGTHS = st.lists(st.integers(1, 120), min_size=1, max_size=80)
@@ -27,6 +29,33 @@ def test_best_fit_keeps_every_document_within_the_capacity(lengths: list[int], c
 def test_no_two_rows_of_best_fit_could_be_one(lengths: list[int], capacity: int) -> None:
     fills = sorted(sum(lengths[index] for index in row) for row in best_fit_decreasing(lengths, capacity))
     assert len(fills) < 2 or fills[0] + fills[1] > capacity
+
+
+def fill(lengths: list[int], rows: list[list[int]]) -> float:
+    """Share of real tokens where all rows are as long as the longest."""
+    return sum(lengths) / (len(rows) * max(sum(lengths[index] for index in row) for row in rows))
+
+
+@given(LENGTHS, st.integers(40, 400))
+def test_the_shortest_rows_are_full_and_lossless(lengths: list[int], capacity: int) -> None:
+    rows = shortest_rows(lengths, capacity)
+    assert sorted(index for row in rows for index in row) == list(range(len(lengths)))
+    assert max(sum(lengths[index] for index in row) for row in rows) <= max(capacity, *lengths)
+    plain = best_fit_decreasing(lengths, max(capacity, *lengths))
+    assert fill(lengths, rows) >= min(SHORT_ROW_FILL, fill(lengths, plain))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ([320] * 4 + [80] * 12, [320] * 7),  # two modes
+        ([320] * 16, [320] * 16),  # nothing to pack
+        ([70, 60, 30], [160]),  # no shorter row would be full
+    ],
+)
+def test_rows_are_no_longer_than_they_have_to_be(lengths: list[int], expected: list[int]) -> None:
+    rows = shortest_rows(lengths, 1024)
+    assert [sum(lengths[index] for index in row) for row in rows] == expected
 
 
 @settings(deadline=None)

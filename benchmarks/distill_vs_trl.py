@@ -233,7 +233,8 @@ def trl(student: str, teacher: str, texts: Texts, directory: Path) -> None:
         gradient_checkpointing=False, bf16=False, use_cpu=True, save_strategy="no", logging_strategy="no",
         report_to="none", disable_tqdm=True, max_length=1024, lmbda=0.0, use_uld_loss=True,
         uld_token_merge_strategy="bayesian",  # noqa: S106
-        uld_crossentropy_weight=1.0, uld_skip_student_eos=False, uld_skip_teacher_eos=False, model_init_kwargs={"dtype": "float32"},
+        uld_crossentropy_weight=1.0, uld_skip_student_eos=False, uld_skip_teacher_eos=False,
+        model_init_kwargs={"dtype": "float32"},
         teacher_model_init_kwargs={"dtype": "float32"},
     )  # fmt: skip
     prompts, completions = zip(*texts[: (1 + STEPS) * BATCH], strict=True)

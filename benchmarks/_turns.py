@@ -13,25 +13,48 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 THREADS = 2
 
 
-def _resident(field: str) -> int:
+def resident(field: str = "VmRSS") -> int:
     """Bytes of resident memory: VmRSS now, VmHWM at the peak."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return 1024 * int(status.partition(f"{field}:")[2].split()[0])
 
 
+class Turn(NamedTuple):
+    """One turn of a contender."""
+
+    before: int  # bytes of resident memory
+    started: float
+
+
+def next_turn(before: int | None = None) -> Turn | None:
+    """Wait for a line of standard input; None where there are no more.
+
+    Args:
+        before: What the peak of memory is counted from; what is resident now if not given.
+    """
+    if not sys.stdin.readline():
+        return None
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forgets the peak so far
+    return Turn(resident() if before is None else before, time.perf_counter())
+
+
+def report(turn: Turn) -> None:
+    """Write what the turn needed to standard output."""
+    seconds = time.perf_counter() - turn.started
+    print(json.dumps({"seconds": seconds, "bytes": resident("VmHWM") - turn.before}), flush=True)
+
+
 def serve(action: Callable[[], object]) -> None:
-    """Run the action for each line of standard input; to be called in a contender's process."""
-    for _ in sys.stdin:
-        gc.collect()
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forgets the peak so far
-        before, started = _resident("VmRSS"), time.perf_counter()
+    """Run the action once a turn; to be called in a contender's process."""
+    while turn := next_turn():
         action()
-        seconds = time.perf_counter() - started
-        print(json.dumps({"seconds": seconds, "bytes": _resident("VmHWM") - before}), flush=True)
+        report(turn)
 
 
 def run_in_turns(script: str, contenders: list[str], turns: int, *words: str) -> dict[str, dict[str, float]]:
@@ -57,7 +80,9 @@ def run_in_turns(script: str, contenders: list[str], turns: int, *words: str) ->
             assert worker.stdout is not None  # noqa: S101
             worker.stdin.write("\n")
             worker.stdin.flush()
-            found[name].append(json.loads(worker.stdout.readline()))
+            # Libraries write there too.
+            line = next(line for line in worker.stdout if line.startswith('{"seconds"'))
+            found[name].append(json.loads(line))
     for worker in workers.values():
         worker.communicate()
     return {

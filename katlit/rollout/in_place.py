@@ -1,10 +1,10 @@
-"""Layers for vLLM on the CPU that keep their weights as they are sent, beside what the kernels take.
+"""Layers for vLLM on the CPU that a sync only packs for the kernels.
 
-vLLM's own pack each weight for oneDNN, the embedding table's too, which no kernel takes, and most keep no
-other form: to sync, vLLM allocates each layer anew, loads, packs and copies it. Here a sync copies into
-weights that stay, and packs each while it is in the processor's cache. The price is memory: of each linear
-layer both forms are kept. vLLM takes the layers of others under the name of a quantization; this one
-quantizes nothing.
+vLLM's own pack each weight for oneDNN, the embedding table's too, which no kernel takes, and keep no other
+form: to sync, vLLM allocates each layer anew, loads, packs and copies it. Here a weight is packed from where
+it lies; one that is sent in parts is put together in a block that is given back at once, while it is in the
+processor's cache. vLLM takes the layers of others under the name of a quantization; this one quantizes
+nothing.
 """
 
 from collections.abc import Callable, Iterable
@@ -33,7 +33,10 @@ def register() -> None:
 
 
 def load_in_place(model: Any, named_weights: Iterable[tuple[str, Tensor]]) -> None:
-    """Copy weights, by their names in a checkpoint, into vLLM's model with these layers, and pack them."""
+    """Load weights, given by their names in a checkpoint, into vLLM's model with these layers.
+
+    The weights may change as soon as the next one is asked for.
+    """
     with reused_large_blocks():
         model.load_weights(named_weights)
         for layer in model.modules():
@@ -42,10 +45,14 @@ def load_in_place(model: Any, named_weights: Iterable[tuple[str, Tensor]]) -> No
 
 
 def _pack(layer: Any) -> None:
+    """Have the kernel make its copy of the weight."""
     from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
 
+    weight = layer.weight
     layer.cpu_linear = None  # give its memory back before as much is taken
-    dispatch_cpu_unquantized_gemm(layer, remove_weight=False)
+    dispatch_cpu_unquantized_gemm(layer, remove_weight=not layer.tied)
+    if layer.weight is not weight:  # else it is still needed
+        layer.weight, weight.data = weight, weight.data.new_empty(0)
     layer.unpacked = 0  # elements of the weight loaded since
 
 
@@ -57,6 +64,12 @@ def _packing(load: Callable[..., None], layer: Any) -> Callable[..., None]:
     """
 
     def load_part(weight: Tensor, part: Tensor, *arguments: Any) -> None:
+        if not weight.numel():
+            if part.shape == layer.weight_shape and part.dtype == weight.dtype and part.is_contiguous():
+                weight.data = part
+                _pack(layer)
+                return
+            weight.data = weight.data.new_empty(layer.weight_shape)
         load(weight, part, *arguments)
         layer.unpacked += part.numel()
         if layer.unpacked == weight.numel():
@@ -66,15 +79,16 @@ def _packing(load: Callable[..., None], layer: Any) -> Callable[..., None]:
 
 
 class _Packed:
-    """Mixed into vLLM's methods of layers: keep the weight, and pack it as soon as it is loaded."""
+    """Mixed into vLLM's methods of layers: pack the weight as soon as it is loaded, and do not keep it."""
 
     def create_weights(self, layer: Any, *arguments: Any, weight_loader: Any, **settings: Any) -> None:
-        layer.unpacked = 0
         load = _packing(weight_loader, layer)
         super().create_weights(layer, *arguments, weight_loader=load, **settings)  # type: ignore[misc]
+        layer.unpacked, layer.weight_shape, layer.tied = 0, layer.weight.shape, False
 
-    def process_weights_after_loading(self, layer: nn.Module) -> None:
-        _pack(layer)
+    def process_weights_after_loading(self, layer: Any) -> None:
+        if layer.weight.numel():
+            _pack(layer)
 
 
 # The other classes are defined where vLLM, whose classes they extend, is sure to be there.
@@ -103,7 +117,11 @@ def _table_methods() -> "tuple[type[UnquantizedEmbeddingMethod], type[Unquantize
             """Nothing to pack."""
 
     class InPlaceHeadMethod(_Packed, UnquantizedEmbeddingMethod):
-        """The output head."""
+        """The output head; where it is tied, the weight is the table's and stays."""
+
+        def tie_weights(self, layer: Any, embed_tokens: Any) -> Any:
+            layer.tied = True
+            return super().tie_weights(layer, embed_tokens)
 
     return TableMethod, InPlaceHeadMethod
 

@@ -42,8 +42,8 @@ class VLLMEngine(RolloutEngine):
     One engine a process at a time. Where `torch.distributed` runs, each rank has an engine of its own, and
     all ranks must start theirs together. Where it does not, vLLM needs a process group of one: it is the
     default group only while vLLM runs, so that the trainer is not taken for a distributed one. After a failed
-    `start`, `close` still has to be called. On the CPU the linear layers of a dense model are kept twice, as
-    they are sent and as the kernels take them, which makes a sync twice as fast (`in_place`).
+    `start`, `close` still has to be called. On the CPU a sync of a dense model only packs the weights for the
+    kernels (`in_place`).
 
     Args:
         max_context: Longest prompt plus completion, in tokens.

@@ -61,7 +61,8 @@ def sample_rollouts(directory: Path, lengths: list[int]) -> list[Rollout]:
         reward = torch.rand((), generator=generator).item()
         parsed = protocol.parse_ids([protocol.end_id], "auto")  # the loss does not look at it
         completion = Completion(sampled, chosen, "stop")
-        rollouts.append(Rollout(index // GROUP, "auto", prompt, completion, parsed, reward, False, {}))
+        group, number = divmod(index, GROUP)
+        rollouts.append(Rollout(group, "auto", prompt, completion, number, 0, parsed, reward, False, {}))
     return rollouts
 
 

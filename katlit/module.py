@@ -177,11 +177,18 @@ class KatModule(LightningModule):
         A name that has a group of its own, `<group>/<name>`, is taken as it is. Nothing waits for the device.
         """
         for name, value in values.items():
-            part = value.detach() / self._micro_batches
+            part = value.detach().float() / self._micro_batches
             self._logged[name] = self._logged[name] + part if name in self._logged else part
         if self._micro_batches_left == 0:
-            rows = {n if "/" in n else f"train/{n}": self._logged[n] for n in values}
-            self.log_dict(rows, on_step=True, on_epoch=False, sync_dist=True, batch_size=1)
+            parts = torch.stack([self._logged[name] for name in values])
+            total, ranks = add_over_data_ranks(parts, self.device_mesh)
+            means = self.summarize_training(dict(zip(values, (total / ranks).unbind(), strict=True)))
+            rows = {name if "/" in name else f"train/{name}": value for name, value in means.items()}
+            self.log_dict(rows, on_step=True, on_epoch=False, batch_size=1)
+
+    def summarize_training(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What is logged of a step's means; a stage may put in what follows from several of them."""
+        return means
 
     def count(self, name: str, values: Tensor) -> None:
         """Add one value a token to a validation mean; a stage counts the same names in every batch."""

@@ -125,11 +125,13 @@ class StepSRPO(KatModule):
         if "probe_mask" in batch:
             batch["logprob_gap"] = self._probed_gap(batch, states, weight, numbers["compared"])
         if self._reference is not None:
-            losses = losses + self.kl_weight * self._divergence(batch, self._reference, targets, log_probs)
+            divergence = self._divergence(batch, self._reference, targets, log_probs)
+            self.log_training({"kl": token_mean(divergence, number)})
+            losses = losses + self.kl_weight * divergence
         loss = self._aggregation.mean(losses, _segments(batch).of(targets), numbers)
         loss = self.add_router_loss(loss, batch, hidden.routing)
         self.log_training({"loss": loss, "entropy": token_mean(entropy, number)})
-        self.log_training(_group_statistics(batch))
+        self.log_training(_group_statistics(batch, numbers))
         return loss
 
     @override
@@ -144,7 +146,15 @@ class StepSRPO(KatModule):
             name: target_number(mask, batch["position_ids"], 0)
             for name, mask in (("tokens", trained), ("compared", compared))
         }
-        return numbers | self._aggregation.numbers(trained, _segments(batch))
+        modes = {f"rollouts_{name}": chosen.sum() for name, chosen in _by_mode(batch).items()}
+        return numbers | modes | self._aggregation.numbers(trained, _segments(batch))
+
+    @override
+    def summarize_training(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
+        if "importance_weight_square" not in means:
+            return means
+        square = means.pop("importance_weight_square")
+        return means | {"effective_sample_share": effective_sample_share(means["importance_weight"], square)}
 
     @torch.no_grad()
     def _present_log_probs(self, batch: RolloutBatch) -> Tensor:
@@ -174,7 +184,7 @@ class StepSRPO(KatModule):
                 "ratio": token_mean((log_probs.detach() - old).exp(), number),
                 "clip_share": token_mean(outside.float(), number),
                 "importance_weight": token_mean(weights, number),
-                "effective_sample_share": effective_sample_share(weights),
+                "importance_weight_square": token_mean(weights.square(), number),
             }
         )
         return weights * policy_loss(log_probs, old, advantages, self.clip_low, self.clip_high)
@@ -231,16 +241,19 @@ def _segments(batch: RolloutBatch) -> Segments:
     return Segments(batch["judge_mask"], batch["rollout_ids"], len(batch["rewards"]))
 
 
-def _group_statistics(batch: RolloutBatch) -> dict[str, Tensor]:
-    """Mean reward of each mode and the spread of the advantages; a mode that nobody chose counts as 0."""
+def _by_mode(batch: RolloutBatch) -> dict[str, Tensor]:
+    """Which rollouts chose each mode, or were made to, [N] bool."""
+    return {"on": batch["modes"] == 1, "off": batch["modes"] == 0}
+
+
+def _group_statistics(batch: RolloutBatch, numbers: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Mean reward of each mode, 0 where nobody chose it; and the spread of the batch's advantages."""
     judge, answer = (_spread(segment) for segment in batch["advantages"].unbind(dim=-1))
-    on, off = (batch["modes"] == mode for mode in (1, 0))
-    return {
-        "judge_advantage_std": judge,
-        "answer_advantage_std": answer,
-        "reward_on": (batch["rewards"] * on).sum() / on.sum().clamp(min=1),
-        "reward_off": (batch["rewards"] * off).sum() / off.sum().clamp(min=1),
+    rewards = {
+        f"reward_{name}": token_mean(batch["rewards"][chosen], numbers[f"rollouts_{name}"])
+        for name, chosen in _by_mode(batch).items()
     }
+    return {"judge_advantage_std": judge, "answer_advantage_std": answer} | rewards
 
 
 def _spread(values: Tensor) -> Tensor:

@@ -54,10 +54,14 @@ def importance_weights(old_log_probs: Tensor, sampled_log_probs: Tensor, cap: fl
     return (old_log_probs.detach() - sampled_log_probs).exp().clamp(max=cap)
 
 
-def effective_sample_share(weights: Tensor) -> Tensor:  # [T] -> []
-    """Kish's effective sample size over the number of samples: 1 where all weights are equal, 0 for none."""
-    squares = weights.numel() * weights.square().sum()
-    return weights.sum().square() / squares.clamp(min=torch.finfo(weights.dtype).tiny)
+def effective_sample_share(mean: Tensor, mean_square: Tensor) -> Tensor:  # [], [] -> []
+    """Kish's effective sample size over the number of samples: 1 where all weights are equal, 0 for none.
+
+    Args:
+        mean: Of the weights.
+        mean_square: Of their squares.
+    """
+    return mean.square() / mean_square.clamp(min=torch.finfo(mean.dtype).tiny)
 
 
 def k3(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:  # [T]

@@ -1,4 +1,4 @@
-"""The loss of a step and its gradient, however its rollouts fall into rows, micro-batches and ranks."""
+"""A step's loss, gradient and logged means, however its rollouts fall into rows, micro-batches and ranks."""
 
 import random
 from collections.abc import Sequence
@@ -16,6 +16,14 @@ from modules import StepSRPO
 
 NUMBER = 12
 Rows = list[list[int]]  # the rollouts of each row
+
+
+class Found(NamedTuple):
+    """What a step came to."""
+
+    loss: Tensor
+    gradients: list[Tensor]
+    logged: dict[str, Tensor]
 
 
 class Made(NamedTuple):
@@ -80,11 +88,17 @@ def packed(made: Made, members: Sequence[int], row_tokens: int) -> Rows:
     return [[members[place] for place in row] for row in rows]
 
 
-def step(
-    stage: StepSRPO, ranks: list[list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
-) -> tuple[Tensor, list[Tensor]]:
-    """Loss and gradient of a step: Lightning's means over the micro-batches of a rank, and over ranks."""
-    stage.log_training = lambda values: None
+def step(stage: StepSRPO, ranks: list[list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch) -> Found:
+    """One step: Lightning's means over the micro-batches of a rank, and over ranks."""
+    logged: dict[str, Tensor] = {}
+
+    def log_training(values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            if not name.endswith("_advantage_std"):  # of a micro-batch
+                part = value.detach() / (len(parts) * len(ranks))
+                logged[name] = logged[name] + part if name in logged else part
+
+    stage.log_training = log_training
     numbers = [[stage._token_numbers(part) for part in parts] for parts in ranks]
     everything = [torch.stack(list(part.values())) for rank in numbers for part in rank]
     total = torch.stack(everything).sum(dim=0)
@@ -97,7 +111,8 @@ def step(
             loss = stage.training_step(part | {"window": window}, index) / (len(parts) * len(ranks))
             loss.backward()
             losses.append(loss.detach())
-    return torch.stack(losses).sum(), [parameter.grad.clone() for parameter in stage.parameters()]
+    gradients = [parameter.grad.clone() for parameter in stage.parameters()]
+    return Found(torch.stack(losses).sum(), gradients, stage.summarize_training(logged))
 
 
 SETTINGS = [
@@ -129,7 +144,7 @@ def test_the_loss_and_its_gradient_do_not_depend_on_the_layout(
         groups = [members[first::number] for first in range(number)]
         return [micro_batch(made, packed(made, group, row_tokens) or [[]]) for group in groups]
 
-    truth, gradients = step(stage, [parts(everyone, 1)], monkeypatch)
+    truth = step(stage, [parts(everyone, 1)], monkeypatch)
     layouts = {
         "padding": [[micro_batch(made, [[index] for index in everyone], padding=5)]],
         "packing": [parts(everyone, 1, row_tokens=40)],
@@ -140,9 +155,22 @@ def test_the_loss_and_its_gradient_do_not_depend_on_the_layout(
         "ranks that accumulate, one with nothing": [parts(mixed, 3, 25), parts([], 3), parts([], 3)],
         "uneven ranks": [parts(mixed[:2], 2), parts(mixed[2:], 2, row_tokens=40)],
     }
-    assert truth.abs() > 1e-3
+    assert truth.loss.abs() > 1e-3
+    assert 0.1 < truth.logged["effective_sample_share"] < 0.999
     for name, ranks in layouts.items():
-        loss, found = step(stage, ranks, monkeypatch)
-        torch.testing.assert_close(loss, truth, atol=1e-6, rtol=1e-6, msg=name)
-        for ours, theirs in zip(found, gradients, strict=True):
-            torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6, msg=name)
+        found = step(stage, ranks, monkeypatch)
+        torch.testing.assert_close(found, truth, atol=1e-6, rtol=1e-6, msg=name)
+
+
+def test_rewards_of_a_mode_are_means_over_the_rollouts_of_all_ranks(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = StepSRPO(tiny_backbone(tmp_path))
+    stage.configure_model()
+    rows = [[index] for index in range(NUMBER)]
+    mixed, thinking = micro_batch(made, rows), micro_batch(made, rows)
+    thinking["modes"] = torch.ones(NUMBER, dtype=torch.int64)
+    logged = step(stage, [[mixed], [thinking]], monkeypatch).logged
+    rewards, on = made.outcomes["rewards"], made.outcomes["modes"] == 1
+    torch.testing.assert_close(logged["reward_on"], torch.cat([rewards[on], rewards]).mean())
+    torch.testing.assert_close(logged["reward_off"], rewards[~on].mean())

@@ -1,5 +1,6 @@
 """The policy loss against cases written out, and the estimate of KL against its expectation."""
 
+import pytest
 import torch
 
 from katlit.losses.policy import clipped, effective_sample_share, importance_weights, k3, policy_loss
@@ -52,11 +53,13 @@ def test_weighted_samples_of_an_older_policy_give_the_gradient_of_the_present_on
     torch.testing.assert_close(logits.grad, truth)
 
 
-def test_effective_sample_share() -> None:
-    assert effective_sample_share(torch.ones(5)) == 1
-    torch.testing.assert_close(effective_sample_share(torch.tensor([2.0, 0.0, 0.0, 0.0])), torch.tensor(0.25))
-    torch.testing.assert_close(effective_sample_share(torch.tensor([1.0, 2.0])), torch.tensor(9 / 10))
-    assert effective_sample_share(torch.zeros(0)) == 0
+@pytest.mark.parametrize(
+    ("weights", "share"), [([1.0] * 5, 1), ([2.0, 0, 0, 0], 1 / 4), ([1.0, 2], 9 / 10), ([0.0], 0)]
+)
+def test_effective_sample_share(weights: list[float], share: float) -> None:
+    given = torch.tensor(weights)
+    found = effective_sample_share(given.mean(), given.square().mean())
+    torch.testing.assert_close(found, torch.tensor(float(share)))
 
 
 def test_k3_is_never_negative_and_its_mean_is_the_divergence() -> None:

@@ -20,6 +20,7 @@ from katlit.callbacks.rollout_checks import check_settings
 from katlit.callbacks.start_engine import start_engine
 from katlit.errors import UserError
 from katlit.metrics.policy import PolicyMetrics
+from katlit.metrics.tally import means
 from katlit.rewards import CompositeReward
 from katlit.rollout.ahead import AheadState
 from katlit.rollout.engine import RolloutEngine, SamplingParameters
@@ -194,9 +195,9 @@ class RolloutSampler(Callback):
             if isinstance(data := getattr(trainer, "datamodule", None), TakesOutcomes):
                 data.record_outcomes({"prompts": [*step.prompts]} | filled[0])  # type: ignore[arg-type]
         self.skipped = len(step.prompts) - len({rollout.group for rollout in first})
-        counted = statistics(first, protocol, self._settings.reward.rewards)
-        counted |= {"skipped_prompts": float(self.skipped)}
-        counted |= shares(first, left_out) | self.engine.statistics()
+        tallies = statistics(first, protocol, self._settings.reward.rewards) | shares(first, left_out)
+        counted = means(gathered(tallies)) | {"skipped_prompts": float(self.skipped)}
+        counted |= self.engine.statistics()
         if isinstance(data, HasHistory):
             counted |= {f"history/{name}": float(number) for name, number in data.history_counts().items()}
         if self.max_staleness:

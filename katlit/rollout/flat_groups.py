@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
 from katlit.losses.advantages import EQUAL
+from katlit.metrics.tally import Tally
 from katlit.rollout.layout import Rollout
 
 OnFlatGroups = Literal["keep", "skip", "resample"]
@@ -55,7 +56,10 @@ def resampled(
     return [rollout for group in sorted(groups) for rollout in groups[group]]
 
 
-def shares(rollouts: Sequence[Rollout], left_out: Collection[int]) -> dict[str, float]:
-    """Flat groups and those left out of the training, over all groups; 0 where there is none."""
-    number = max(len({rollout.group for rollout in rollouts}), 1)
-    return {"flat_groups": len(flat_groups(rollouts)) / number, "left_out_groups": len(left_out) / number}
+def shares(rollouts: Sequence[Rollout], left_out: Collection[int]) -> dict[str, Tally]:
+    """Flat groups and those left out of the training, over all groups."""
+    number = len({rollout.group for rollout in rollouts})
+    return {
+        "flat_groups": Tally(len(flat_groups(rollouts)), number),
+        "left_out_groups": Tally(len(left_out), number),
+    }

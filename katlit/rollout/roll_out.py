@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from katlit.batch import Prompt
 from katlit.errors import UserError
+from katlit.metrics.tally import Tally, tally
 from katlit.protocol import Mode, ParsedResponse, Protocol, Thinking
 from katlit.rewards import CompositeReward, Sample
 from katlit.rollout.engine import Completion, RolloutEngine, SamplingParameters
@@ -218,35 +219,34 @@ def policy_row(rollout: Rollout, protocol: Protocol) -> tuple[bool, int, bool, b
 
 def statistics(
     rollouts: Sequence[Rollout], protocol: Protocol, components: Iterable[str]
-) -> dict[str, float]:
-    """Means over the rollouts, rewards over those that are judged; 0 where there is none.
+) -> dict[str, Tally]:
+    """Means over the rollouts, rewards over those that are judged, the think rate over those not forced.
 
     Args:
-        rollouts: Of a step.
+        rollouts: Of a step, on this rank.
         protocol: Of the policy.
         components: Of the reward, each a mean of its own, unweighted, as `reward/<component>`.
     """
-    chosen = [rollout for rollout in rollouts if not rollout.forced]
     judged = [rollout for rollout in rollouts if not rollout.unjudged]
-    number = max(len(rollouts), 1)
     return {
-        "reward": sum(rollout.reward for rollout in judged) / max(len(judged), 1),
-        "accuracy": sum(rollout.correct for rollout in judged) / max(len(judged), 1),
-        "format_valid": sum(rollout.parsed.valid for rollout in rollouts) / number,
-        "truncated": sum(rollout.truncated for rollout in rollouts) / number,
-        "think_rate": sum(rollout.parsed.mode is Mode.THINK_ON for rollout in chosen) / max(len(chosen), 1),
-        "mean_tokens": sum(response_tokens(rollout, protocol) for rollout in rollouts) / number,
-        "unjudged": (len(rollouts) - len(judged)) / number,
-        "unjudged_errors": sum(_has_failed(rollout, timed_out=False) for rollout in rollouts) / number,
-        "unjudged_timeouts": sum(_has_failed(rollout, timed_out=True) for rollout in rollouts) / number,
+        "reward": tally(rollout.reward for rollout in judged),
+        "accuracy": tally(rollout.correct for rollout in judged),
+        "format_valid": tally(rollout.parsed.valid for rollout in rollouts),
+        "truncated": tally(rollout.truncated for rollout in rollouts),
+        "think_rate": tally(
+            rollout.parsed.mode is Mode.THINK_ON for rollout in rollouts if not rollout.forced
+        ),
+        "mean_tokens": tally(response_tokens(rollout, protocol) for rollout in rollouts),
+        "unjudged": tally(bool(rollout.unjudged) for rollout in rollouts),
+        "unjudged_errors": tally(_has_failed(rollout, timed_out=False) for rollout in rollouts),
+        "unjudged_timeouts": tally(_has_failed(rollout, timed_out=True) for rollout in rollouts),
         **{f"reward/{name}": _component_mean(rollouts, name) for name in components},
     }
 
 
-def _component_mean(rollouts: Sequence[Rollout], component: str) -> float:
-    values = [rollout.verdicts[component].value for rollout in rollouts]
-    judged = [value for value in values if value is not None]
-    return sum(judged) / max(len(judged), 1)
+def _component_mean(rollouts: Sequence[Rollout], component: str) -> Tally:
+    values = (rollout.verdicts[component].value for rollout in rollouts)
+    return tally(value for value in values if value is not None)
 
 
 def _has_failed(rollout: Rollout, *, timed_out: bool) -> bool:

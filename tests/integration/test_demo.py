@@ -36,8 +36,10 @@ TRACKED = [
     "train/entropy", "train/clip_share", "train/ratio", "train/importance_weight",
     "train/effective_sample_share", "train/reward_on", "train/reward_off", "throughput/rollout_share",
     "throughput/reward_share", "throughput/sync_share", "throughput/forward_backward_share",
-    "throughput/tokens_per_second",
+    "throughput/tokens_per_second", "modes/one_mode_groups", "modes/entropy", "history/prompts",
+    "history/solved", "history/active",
 ]  # fmt: skip
+BY_DIFFICULTY = "modes/think_rate/difficulty-"
 
 
 def small(command: list[str]) -> list[str]:
@@ -81,7 +83,10 @@ def test_the_recipe_from_end_to_end(tmp_path: Path) -> None:
     for name in TRACKED:
         assert len(client.get_metric_history(reinforced.info.run_id, name)) == 3, name
     sections = {name.partition("/")[0] for name in reinforced.data.metrics if "/" in name}
-    assert sections == {"reward", "rollout", "throughput", "train"}
+    assert sections == {"history", "modes", "reward", "rollout", "throughput", "train"}
+    rates = [value for name, value in reinforced.data.metrics.items() if name.startswith(BY_DIFFICULTY)]
+    assert len(rates) > 1
+    assert all(0 <= rate <= 1 for rate in rates)
     assert {name for name in reinforced.data.metrics if "/" not in name} <= {"epoch"}
     table = client.load_table(experiment.experiment_id, "rollouts.json", [reinforced.info.run_id])
     assert list(table.columns) == ["step", *COLUMNS]

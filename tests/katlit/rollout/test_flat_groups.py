@@ -22,10 +22,10 @@ def test_a_group_is_flat_where_its_rewards_differ_by_rounding_at_most() -> None:
     groups = rollouts([1.2, 1.2], [0.0, 0.2], rounded, [0.7], [1.0, 1.0, 1.0 + 1e-6])
     assert rounded[0] != rounded[1]
     assert flat_groups(groups) == {0, 2, 3}
-    assert shares(groups, {0}) == {"flat_groups": 3 / 5, "left_out_groups": 1 / 5}
+    assert shares(groups, {0}) == {"flat_groups": (3, 5), "left_out_groups": (1, 5)}
     lost = SimpleNamespace(group=0, reward=math.nan, unjudged=["an error"])
     assert flat_groups([*groups, lost]) == {0, 2, 3}
-    assert shares([], ()) == {"flat_groups": 0.0, "left_out_groups": 0.0}
+    assert shares([], ()) == {"flat_groups": (0, 0), "left_out_groups": (0, 0)}
 
 
 @pytest.mark.parametrize(

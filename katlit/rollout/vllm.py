@@ -234,7 +234,7 @@ class VLLMEngine(RolloutEngine):
         prompts: Sequence[Sequence[int]],
         sampling: SamplingParameters,
         seeds: Sequence[int] | None = None,
-        finished: Callable[[int, Completion], None] | None = None,  # noqa: ARG002 (vLLM tells at the end)
+        finished: Callable[[int, Completion], None] | None = None,
     ) -> list[Completion]:
         """Sample one completion a prompt, in order; see `RolloutEngine.generate`."""
         llm = self._started()
@@ -261,14 +261,17 @@ class VLLMEngine(RolloutEngine):
             )
             for seed in seeds
         ]
-        with preserved_torch_seed(), self._own_group(), self._compilation():
-            outputs = llm.generate(
-                [TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts], requests, use_tqdm=False
-            )
         self._drafts = Drafts()
-        for output in outputs if self.takes_mtp else ():
-            self._drafts.count(output.outputs[0].spec_decode_metrics)
-        return [_completion(output.outputs[0]) for output in outputs]
+        completions: dict[int, Completion] = {}
+        with preserved_torch_seed(), self._own_group(), self._compilation():
+            inputs = [TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
+            for index, output in _outputs(llm, llm.enqueue(inputs, requests, use_tqdm=False)):
+                completions[index] = _completion(output)
+                if self.takes_mtp:
+                    self._drafts.count(output.spec_decode_metrics)
+                if finished is not None:
+                    finished(index, completions[index])
+        return [completions[index] for index in range(len(prompts))]
 
     def statistics(self) -> dict[str, float]:
         """Share of the drafted tokens that were kept, and tokens gained by a forward pass."""
@@ -318,6 +321,15 @@ def _name_rank() -> None:
     """Tell vLLM which of the trainer's processes this is; `preserved_process` takes it back."""
     device = torch.cuda.current_device() if torch.cuda.is_available() else dist.get_rank()
     os.environ.update(RANK=str(dist.get_rank()), LOCAL_RANK=str(device))
+
+
+def _outputs(llm: Any, names: Sequence[str]) -> Iterator[tuple[int, Any]]:
+    """Run vLLM; index and output of each of the requests that it was given, as they finish."""
+    # vLLM names a request by its number and a random word, and what comes of it by the number.
+    places = {name.partition("-")[0]: index for index, name in enumerate(names)}
+    while llm.llm_engine.has_unfinished_requests():
+        for output in llm.llm_engine.step():
+            yield places[output.request_id], output.outputs[0]
 
 
 def _completion(output: Any) -> Completion:

@@ -103,10 +103,15 @@ def sync(running: Running) -> None:
 
 
 def test_what_is_handed_over_early_is_what_is_returned(running: Running) -> None:
+    stops = [running.first[index].token_ids[place] for index, place in enumerate((20, 9, 3))]
+    stopping = SamplingParameters(max_tokens=24, stop_token_ids=stops)
     told: list[tuple[int, Completion]] = []
-    completions = running.engine.generate(PROMPTS, FREE, SEEDS, lambda *one: told.append(one))
-    if not isinstance(running.engine, VLLMEngine):  # that one tells nothing early
-        assert [completion for _, completion in sorted(told, key=lambda one: one[0])] == completions
+    completions = running.engine.generate(PROMPTS, stopping, SEEDS, lambda *one: told.append(one))
+    assert [completion for _, completion in sorted(told, key=lambda one: one[0])] == completions
+    lengths = [len(completion.token_ids) for _, completion in told]
+    assert len(set(lengths)) > 1
+    if isinstance(running.engine, VLLMEngine):  # all of them run at once
+        assert lengths == sorted(lengths)
 
 
 def test_log_probs_agree_after_the_start(running: Running) -> None:

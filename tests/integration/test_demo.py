@@ -88,10 +88,10 @@ def test_the_recipe_from_end_to_end(tmp_path: Path) -> None:
     assert len(rates) > 1
     assert all(0 <= rate <= 1 for rate in rates)
     assert {name for name in reinforced.data.metrics if "/" not in name} <= {"epoch"}
-    table = client.load_table(experiment.experiment_id, "rollouts.json", [reinforced.info.run_id])
-    assert list(table.columns) == ["step", *COLUMNS]
-    assert set(table["step"]) == {1}
-    assert "</judge>" in table["text"][0]
+    table = json.loads(Path(client.download_artifacts(reinforced.info.run_id, "rollouts.json")).read_text())
+    assert table["columns"] == ["step", *COLUMNS]
+    assert {row[0] for row in table["data"]} == {1}
+    assert "</judge>" in table["data"][0][2]
     stored = {artifact.path for artifact in client.list_artifacts(reinforced.info.run_id)}
     assert {"config.yaml", "rollouts.json", "model"} <= stored
     for record in read_records(demo / "step_srpo/rollouts", 0)[::20]:

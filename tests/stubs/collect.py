@@ -44,7 +44,8 @@ class Collect(Callback):
 
 def held(stage: LightningModule) -> dict[str, float]:
     """Bytes of a frozen model that this process holds."""
-    found = [value.model for value in vars(stage).values() if isinstance(value, FrozenModel)]
+    teachers = [teacher.frozen for teacher in getattr(stage, "_teachers", [])]
+    found = [value.model for value in (*vars(stage).values(), *teachers) if isinstance(value, FrozenModel)]
     parts = [part for model in found for part in model.parameters()]
     own = [part.to_local() if isinstance(part, DTensor) else part for part in parts]
     return {"frozen_bytes": float(sum(part.nbytes for part in own))} if found else {}

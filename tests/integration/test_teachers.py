@@ -50,7 +50,6 @@ def words_of(command: str, folder: Path, run: Path, teachers: int, *words: str) 
     second = [f"--model.init_args.think_on_teacher={folder}/think_on_teacher"] if teachers == 2 else []
     return [
         command, "-c", f"{ROOT}/configs/base.yaml", "-c", f"{ROOT}/configs/stage/distill.yaml",
-        *words,
         f"{backbone}.config={json.dumps(QWEN)}", f"{backbone}.tokenizer={folder}/student",
         f"--model.init_args.teacher={folder}/teacher", *second,
         f"--data.init_args.student_tokenizer={folder}/student",
@@ -58,7 +57,7 @@ def words_of(command: str, folder: Path, run: Path, teachers: int, *words: str) 
         f"{batches}.validation_share=0.0", f"{batches}.packing=true", f"{batches}.row_tokens=100",
         f"--trainer.default_root_dir={run}", "--trainer.max_steps=2", "--trainer.logger=false",
         "--trainer.accelerator=cpu", "--trainer.callbacks+=collect.Collect",
-        f"--trainer.callbacks.path={run}/log.jsonl",
+        f"--trainer.callbacks.path={run}/log.jsonl", *words,
     ]  # fmt: skip
 
 
@@ -110,15 +109,15 @@ def test_a_teacher_on_disk_teaches_what_the_live_one_does(
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_teachers_in_pieces_on_two_processes_change_nothing(folder: Path, tmp_path: Path) -> None:
-    """Some batches hold records of one teacher only; both are read on both processes all the same."""
-    small = "--data.init_args.batches.batch_tokens=100"
+    """A batch holds one record here, so of one teacher only; both are read on both processes all the same."""
+    small = [f"--data.init_args.batches.{name}=60" for name in ("batch_tokens", "row_tokens")]
     alone = ["--trainer.accumulate_grad_batches=2", "--trainer.limit_train_batches=4"]
-    katlit("fit", folder, tmp_path / "alone", 2, small, *alone)
+    katlit("fit", folder, tmp_path / "alone", 2, *small, *alone)
     files = [word for name in ("fsdp2", "cpu") for word in ("-c", f"{ROOT}/configs/strategy/{name}.yaml")]
     pieces = [*files, "--trainer.limit_train_batches=2", "--model.init_args.teacher_placement=sharded"]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "katlit.cli"]
     done = subprocess.run(
-        [sys.executable, *launcher, *words_of("fit", folder, tmp_path / "two", 2, small, *pieces)],
+        [sys.executable, *launcher, *words_of("fit", folder, tmp_path / "two", 2, *small, *pieces)],
         env=os.environ | {"PYTHONPATH": f"{ROOT}/tests/stubs{os.pathsep}{ROOT}"},
         capture_output=True, text=True,
     )  # fmt: skip

@@ -41,25 +41,39 @@ class DualRegimeSettings:
 
 
 def label_dual_regime(
-    prompts: Sequence[Prompt], teacher: ChatModel, accuracy: Reward, settings: DualRegimeSettings
+    prompts: Sequence[Prompt],
+    teacher: ChatModel,
+    accuracy: Reward,
+    settings: DualRegimeSettings,
+    think_on_teacher: ChatModel | None = None,
 ) -> list[Record]:
-    """Tag queries by the teacher's votes and let it answer in that mode, by rejection sampling.
+    """Tag queries by a teacher's votes and let each regime's teacher answer, by rejection sampling.
 
-    Queries without a correct answer within `tries` samples are dropped and counted in the log. Where there
-    is no reference the first well-formed answer is kept, unverified.
+    Opens `teacher` and then `think_on_teacher`, one after the other, so they may share an engine. Queries
+    without a correct answer within `tries` samples are dropped and counted in the log. Where there is no
+    reference the first well-formed answer is kept, unverified.
+
+    Args:
+        prompts: Queries to label.
+        teacher: Votes, and answers in both modes, or without thinking only.
+        accuracy: Gives 1 to a correct answer; only asked where there is a reference.
+        settings: Ballots, tries, shares, seed.
+        think_on_teacher: Another one, who answers where thinking is voted for.
     """
     start = time.monotonic()
-    seeds = [request_seeds(settings.seed, "ballot", prompt, settings.ballots) for prompt in prompts]
-    ballots = teacher.ballots([prompt["messages"] for prompt in prompts], seeds)
-    modes = [
-        explore(majority([b.mode for b in votes]), settings.epsilon, Random(f"{settings.seed}/{p['id']}"))  # noqa: S311
-        for p, votes in zip(prompts, ballots, strict=True)
-    ]
-    solutions, drawn = _solve(prompts, modes, teacher, accuracy, settings)
+    own = list(Mode) if think_on_teacher is None else [Mode.THINK_OFF]
+    with teacher:
+        ballots, modes = _tag(prompts, teacher, settings)
+        solutions, drawn = _solve(prompts, modes, own, teacher, accuracy, settings)
+    if think_on_teacher is not None and Mode.THINK_ON in modes:
+        with think_on_teacher:
+            others = _solve(prompts, modes, [Mode.THINK_ON], think_on_teacher, accuracy, settings)
+        solutions, drawn = solutions | others[0], drawn + others[1]
+    writers = {Mode.THINK_OFF: teacher, Mode.THINK_ON: think_on_teacher or teacher}
     records = [
-        _record(prompt, mode, votes, solution, teacher.directory, settings)
-        for prompt, mode, votes, solution in zip(prompts, modes, ballots, solutions, strict=True)
-        if solution is not None
+        _record(prompt, mode, votes, solutions[index], writers[mode].directory, settings)
+        for index, (prompt, mode, votes) in enumerate(zip(prompts, modes, ballots, strict=True))
+        if index in solutions
     ]
     solved = len(records)
     if settings.think_share is not None:
@@ -70,17 +84,31 @@ def label_dual_regime(
     return records
 
 
+def _tag(
+    prompts: Sequence[Prompt], teacher: ChatModel, settings: DualRegimeSettings
+) -> tuple[list[list[Ballot]], list[Mode]]:
+    """The votes on each query, and the mode that they, or chance, give it."""
+    seeds = [request_seeds(settings.seed, "ballot", prompt, settings.ballots) for prompt in prompts]
+    ballots = teacher.ballots([prompt["messages"] for prompt in prompts], seeds)
+    modes = [
+        explore(majority([b.mode for b in votes]), settings.epsilon, Random(f"{settings.seed}/{p['id']}"))  # noqa: S311
+        for p, votes in zip(prompts, ballots, strict=True)
+    ]
+    return ballots, modes
+
+
 def _solve(
     prompts: Sequence[Prompt],
     modes: Sequence[Mode],
+    answered: Sequence[Mode],
     teacher: ChatModel,
     accuracy: Reward,
     settings: DualRegimeSettings,
-) -> tuple[list[Reply | None], int]:
-    """Draw one sample for each unsolved prompt, up to `tries` times; both modes go their own rounds."""
-    solutions: list[Reply | None] = [None] * len(prompts)
+) -> tuple[dict[int, Reply], int]:
+    """Draw one sample for each unsolved prompt, up to `tries` times; each mode goes its own rounds."""
+    solutions: dict[int, Reply] = {}
     drawn = 0
-    for mode in Mode:
+    for mode in answered:
         pending = [index for index, chosen in enumerate(modes) if chosen is mode]
         for attempt in range(settings.tries):
             chosen = [prompts[index] for index in pending]
@@ -88,8 +116,9 @@ def _solve(
             replies = teacher.sample([prompt["messages"] for prompt in chosen], mode.value, seeds)
             drawn += sum(map(len, replies))
             for index, samples in zip(pending, replies, strict=True):
-                solutions[index] = next(iter(accept(prompts[index], samples, mode, accuracy)), None)
-            pending = [index for index in pending if solutions[index] is None]
+                if accepted := accept(prompts[index], samples, mode, accuracy):
+                    solutions[index] = accepted[0]
+            pending = [index for index in pending if index not in solutions]
             if not pending:
                 break
     return solutions, drawn

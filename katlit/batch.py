@@ -32,8 +32,8 @@ class TokenBatch(StepBatch):
     loss_mask: Tensor  # [B, L] bool, True where the token itself is a target (a response token)
 
 
-class DistillBatch(TokenBatch):
-    """A student's tokens, the teacher's tokens of the same text, and which targets correspond.
+class TeacherTokens(TypedDict):
+    """A teacher's tokens of the texts that it wrote, and which targets of the student's they correspond to.
 
     Pairs index *target* tokens in the flattened rows (row * L + column). The distribution of a target is
     predicted one position to its left, on each side.
@@ -45,6 +45,16 @@ class DistillBatch(TokenBatch):
     teacher_targets: Tensor  # [P] int64
     teacher_top_ids: NotRequired[Tensor]  # [P, k] int32, from a cache: the teacher's likeliest tokens
     teacher_top_log_probs: NotRequired[Tensor]  # [P, k + 1] float32, of these, and at last of all others
+
+
+class DistillBatch(TokenBatch, TeacherTokens):
+    """A student's tokens, and the teacher's of the same text.
+
+    Where think-on records have a teacher of their own, each record is in the part of the one that wrote it,
+    and a teacher that wrote none has a row of padding: all processes read all teachers.
+    """
+
+    think_on: NotRequired[TeacherTokens]
 
 
 class Prompt(TypedDict):

@@ -1,6 +1,7 @@
 """What a stage needs memory for, beside its backbone."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from katlit.frozen import Placement
@@ -14,12 +15,14 @@ class Needs:
 
     Attributes:
         losses: One entry for each time that logits are made; trained MTP modules take part in all.
-        teacher: Name or directory of a frozen model of another shape.
+        parts: In how many parts, each of some of the targets, a loss is computed.
+        teachers: Frozen models of other shapes: name or directory by the setting that names it.
         references: Frozen copies of the policy.
         placement: Where the weights of the frozen models are.
     """
 
     losses: tuple[Loss, ...] = ("log_probs",)
-    teacher: str | None = None
+    parts: int = 1
+    teachers: Mapping[str, str] = field(default_factory=dict)
     references: int = 0
     placement: Placement = "device"

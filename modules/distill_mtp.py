@@ -1,6 +1,6 @@
-"""Stage 1: distillation from a teacher, with multi-token prediction (recipe §3).
+"""Stage 1: distillation from one teacher or two, with multi-token prediction (recipe §3).
 
-Shapes: B rows, L tokens, H width, T targets, P of them aligned with the teacher's, G = 1 + D depths of
+Shapes: B rows, L tokens, H width, T targets, P of them aligned with a teacher's, G = 1 + D depths of
 prediction. The main head is depth 0. A target at flattened index s is predicted by depth k from position
 s - k - 1.
 """
@@ -12,12 +12,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from katlit.backbone import Backbone
-from katlit.batch import DistillBatch
+from katlit.batch import DistillBatch, TeacherTokens
 from katlit.errors import UserError
 from katlit.frozen import FrozenModel, Placement
 from katlit.losses.distill import JensenShannon
 from katlit.losses.divergence import Divergence
-from katlit.losses.head import distillation, greedy_tokens, selected_log_probs, top_distillation
+from katlit.losses.head import greedy_tokens, selected_log_probs
 from katlit.losses.mtp import pair_number, paired_first, target_indices, target_number, within_reach
 from katlit.losses.reduce import token_mean
 from katlit.losses.top_k import TopJensenShannon, TopLogProbs, TopUniversalLogit
@@ -27,6 +27,9 @@ from katlit.needs import Needs
 from katlit.optimization import Optimization
 from katlit.pretrained import load_config, load_model, load_tokenizer, output_weight
 from katlit.shared_tokens import shared_tokens
+from katlit.teacher.comparison import LiveTeacher, ToldTeacher
+
+_TEACHER, _THINK_ON_TEACHER = "model.teacher", "model.think_on_teacher"
 
 
 class DistillMTP(KatModule):
@@ -36,6 +39,9 @@ class DistillMTP(KatModule):
     shifted by k (our choice). `uld/paired_share` is the share of targets that have a counterpart at the
     teacher, `val/paired_share` in validation, which logs each term, `val/perplexity`, and for each depth
     `val/mtp<k>_acceptance`: how often its greedy token is the main head's for the same target.
+
+    With two teachers (recipe §2) each record is compared with the one that wrote it, as the data say, and KD
+    is the mean over the targets of both. For `uld` each may have a tokenizer of its own.
 
     Args:
         backbone: The student.
@@ -48,9 +54,11 @@ class DistillMTP(KatModule):
         beta: Of jsd: towards 0 forward KL, towards 1 reverse KL.
         temperature: Divides the logits of both sides in `kd`.
         mtp_weight: μ; 0 leaves the MTP modules untrained.
-        teacher_placement: Where the teacher's weights are, see `katlit.frozen.FrozenModel`; or `cached`:
+        teacher_placement: Where a teacher's weights are, see `katlit.frozen.FrozenModel`; or `cached`:
             nowhere, the data bring its likeliest tokens (`cached_teacher`), and `kd` compares these and the
             rest (`katlit.losses.top_k`).
+        think_on_teacher: Of the think-on records, where these have a teacher of their own; then `teacher` is
+            that of the think-off records.
     """
 
     def __init__(
@@ -65,9 +73,11 @@ class DistillMTP(KatModule):
         temperature: float = 1.0,
         mtp_weight: float = 0.3,
         teacher_placement: Placement | Literal["cached"] = "device",
+        think_on_teacher: str | None = None,
     ) -> None:
         super().__init__(backbone, optimization)
         self.teacher = teacher
+        self.think_on_teacher = None if think_on_teacher == teacher else think_on_teacher
         self.kd = kd
         self.uld_matching = uld_matching
         self.kd_weight = kd_weight
@@ -80,36 +90,45 @@ class DistillMTP(KatModule):
         self.mtp_weight = mtp_weight
         self.teacher_placement: Placement | Literal["cached"] = teacher_placement
         self.trains_mtp = mtp_weight > 0
-        self._teacher: FrozenModel | None = None
+        self._teachers: list[LiveTeacher | ToldTeacher] = []
 
     @override
     def needs(self) -> Needs:
         if self.kd == "none":
             return Needs(("log_probs",))
+        teachers = self._sources()
         if self.teacher_placement == "cached":
-            return Needs(("top_k",))
-        return Needs((self.kd,), self.teacher, placement=self.teacher_placement)
+            return Needs(("top_k",), len(teachers))
+        return Needs((self.kd,), len(teachers), teachers, placement=self.teacher_placement)
 
     @override
     def load_companions(self) -> None:
-        if self.kd == "none":
-            return
+        if self.kd != "none":
+            self._teachers = [self._load(key, source) for key, source in self._sources().items()]
+
+    def _sources(self) -> dict[str, str]:
+        """The teachers, by the setting that names them."""
         if self.teacher is None:
-            raise UserError(f"model.teacher: not given; kd {self.kd!r} needs one, or set kd to none")
+            raise UserError(f"{_TEACHER}: not given; kd {self.kd!r} needs one, or set kd to none")
+        sources = {_TEACHER: self.teacher}
+        return sources | ({_THINK_ON_TEACHER: self.think_on_teacher} if self.think_on_teacher else {})
+
+    def _load(self, key: str, source: str) -> LiveTeacher | ToldTeacher:
         if self.teacher_placement == "cached":
-            self._check_cached(self.teacher)
-            return
-        model = load_model(self.teacher, "model.teacher", self.backbone.dtype, self.backbone.attention)
+            self._check_cached(key, source)
+            return ToldTeacher(self.top_divergence)
+        divergence = self.divergence
+        model = load_model(source, key, self.backbone.dtype, self.backbone.attention)
         if self.kd == "jsd":
-            self._require_one_vocabulary(self.teacher, len(output_weight(model)))
+            self._require_one_vocabulary(key, source, len(output_weight(model)))
         elif self.uld_matching == "hybrid":
             sizes = len(self.backbone.head_weight), len(output_weight(model))
-            tokenizers = self.backbone.protocol.tokenizer, load_tokenizer(self.teacher, "model.teacher")
+            tokenizers = self.backbone.protocol.tokenizer, load_tokenizer(source, key)
             matching = matching_of(*shared_tokens(*tokenizers, *sizes), *sizes)
-            self.divergence = UniversalLogit(self.temperature, matching)
-        self._teacher = FrozenModel(model, self.teacher_placement)
+            divergence = UniversalLogit(self.temperature, matching)
+        return LiveTeacher(FrozenModel(model, self.teacher_placement), divergence)
 
-    def _check_cached(self, source: str) -> None:
+    def _check_cached(self, key: str, source: str) -> None:
         """Refuse what the likeliest tokens alone do not tell."""
         if self.temperature != 1:
             raise UserError(
@@ -118,16 +137,16 @@ class DistillMTP(KatModule):
         if self.kd == "uld" and self.uld_matching == "hybrid":
             raise UserError("model.uld_matching: hybrid needs all tokens of the teacher; set it to rank")
         if self.kd == "jsd":
-            vocabulary = load_config(source, "model.teacher").get_text_config().vocab_size
-            self._require_one_vocabulary(source, vocabulary)
+            vocabulary = load_config(source, key).get_text_config().vocab_size
+            self._require_one_vocabulary(key, source, vocabulary)
 
-    def _require_one_vocabulary(self, source: str, teacher_logits: int) -> None:
-        theirs = load_tokenizer(source, "model.teacher").get_vocab()
+    def _require_one_vocabulary(self, key: str, source: str, teacher_logits: int) -> None:
+        theirs = load_tokenizer(source, key).get_vocab()
         ours = self.backbone.protocol.tokenizer.get_vocab()
         sizes = teacher_logits, len(self.backbone.head_weight)
         if theirs != ours or sizes[0] != sizes[1]:
             raise UserError(
-                f"model.kd: jsd needs one vocabulary, but the teacher's has {len(theirs)} tokens "
+                f"model.kd: jsd needs one vocabulary, but that of {key} has {len(theirs)} tokens "
                 f"({sizes[0]} logits), the student's {len(ours)} ({sizes[1]}), or they differ; set kd to uld"
             )
 
@@ -149,7 +168,7 @@ class DistillMTP(KatModule):
         for k in range(1 + (len(self.backbone.mtp) if self.trains_mtp else 0)):
             numbers[_name(k, "ce")] = target_number(batch["loss_mask"], batch["position_ids"], k)
             if self.kd != "none":
-                numbers[_name(k, "kd")] = pair_number(batch["student_targets"], batch["position_ids"], k)
+                numbers[_name(k, "kd")] = pair_number(_student_targets(batch), batch["position_ids"], k)
         return numbers
 
     @override
@@ -181,7 +200,7 @@ class DistillMTP(KatModule):
     def _terms(self, batch: DistillBatch, hidden: list[Tensor]) -> dict[str, Tensor]:
         """Cross-entropy and distillation of each depth, one value for each target within reach."""
         positions = batch["position_ids"]
-        targets = paired_first(batch["student_targets"], batch["loss_mask"], positions)
+        targets = paired_first(_student_targets(batch), batch["loss_mask"], positions)
         log_probs, divergences = self._losses(batch, _predictors(hidden, targets), targets)
         terms: dict[str, Tensor] = {}
         for k in range(len(hidden)):
@@ -199,17 +218,31 @@ class DistillMTP(KatModule):
         if self.kd == "none":
             log_probs, _ = selected_log_probs(predictors.flatten(0, 1), head, ids.repeat(len(predictors)))
             return log_probs.view(len(predictors), -1), None
-        if self._teacher is None:
-            return top_distillation(predictors, head, ids, _top_log_probs(batch), self.top_divergence)
-        theirs = self._teacher.read(batch["teacher_input_ids"], batch["teacher_position_ids"])
-        truth = theirs.hidden.flatten(0, 1)[batch["teacher_targets"] - 1]
-        self.divergence = self.divergence.to(head.device)
-        return distillation(predictors, head, ids, truth, theirs.head, self.divergence)
+        parts = self._checked_parts(batch)
+        numbers = [len(part["student_targets"]) for part in parts]
+        numbers[-1] += len(targets) - sum(numbers)  # the last part takes along what has no teacher
+        cut = torch.split(predictors, numbers, dim=1), torch.split(ids, numbers)
+        compared = [
+            teacher.compare(part, rows, head, of_rows)
+            for teacher, part, rows, of_rows in zip(self._teachers, parts, *cut, strict=True)
+        ]
+        log_probs, divergences = (torch.cat(values, dim=1) for values in zip(*compared, strict=True))
+        return log_probs, divergences
+
+    def _checked_parts(self, batch: DistillBatch) -> list[TeacherTokens]:
+        parts = _parts(batch)
+        if len(parts) != len(self._teachers):
+            raise UserError(
+                f"{_THINK_ON_TEACHER}: the stage has {len(self._teachers)} of the teachers, the data have "
+                f"{len(parts)}; give {_THINK_ON_TEACHER} and data.think_on_teacher alike"
+            )
+        return parts
 
     def _paired(self, batch: DistillBatch) -> Tensor:
         """Whether each target [T] of the main head has a counterpart at the teacher."""
-        targets = paired_first(batch["student_targets"], batch["loss_mask"], batch["position_ids"])
-        return (torch.arange(len(targets), device=targets.device) < len(batch["student_targets"])).float()
+        paired = _student_targets(batch)
+        targets = paired_first(paired, batch["loss_mask"], batch["position_ids"])
+        return (torch.arange(len(targets), device=targets.device) < len(paired)).float()
 
     def _accepted(self, batch: DistillBatch, hidden: list[Tensor]) -> dict[str, Tensor]:
         """Whether each depth's greedy token [T] is the main head's for the same target."""
@@ -222,13 +255,14 @@ class DistillMTP(KatModule):
         return accepted
 
 
-def _top_log_probs(batch: DistillBatch) -> TopLogProbs:
-    """What the data say of the teacher, [P, k] and [P, k + 1]."""
-    if "teacher_top_ids" not in batch:
-        raise UserError(
-            "model.teacher_placement: cached, but the data have no teacher; give data.cached_teacher"
-        )
-    return TopLogProbs(batch["teacher_top_ids"], batch["teacher_top_log_probs"])
+def _parts(batch: DistillBatch) -> list[TeacherTokens]:
+    """What the data say of each teacher."""
+    return [batch, batch["think_on"]] if "think_on" in batch else [batch]
+
+
+def _student_targets(batch: DistillBatch) -> Tensor:
+    """Targets [P] that have a teacher; those of the first one come first."""
+    return torch.cat([part["student_targets"] for part in _parts(batch)])
 
 
 def _predictors(hidden: list[Tensor], targets: Tensor) -> Tensor:

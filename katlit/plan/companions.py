@@ -20,7 +20,8 @@ def companions(shapes: Sequence[Shape], number: int, placement: Placement, devic
     """Count frozen models.
 
     Layer by layer they come as FSDP2 fetches them: embedding, head and norms, two layers (one is fetched
-    ahead where there are several devices), and the copy of the head that the losses use.
+    ahead where there are several devices), and the copy of each head, which the losses use until their
+    backward pass.
 
     Args:
         shapes: One for each model.
@@ -33,7 +34,8 @@ def companions(shapes: Sequence[Shape], number: int, placement: Placement, devic
         return Companions(whole, 0)
     share = -(-whole // devices)
     layers = min(2, devices)
-    gathered = max((shape.root + layers * shape.layer + shape.embedding for shape in shapes), default=0)
+    gathered = max((shape.root + layers * shape.layer for shape in shapes), default=0)
+    gathered += sum(shape.embedding for shape in shapes)
     if placement == "cpu":
         return Companions(0, number * gathered, share)
     return Companions(share, number * gathered)

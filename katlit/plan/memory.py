@@ -1,5 +1,6 @@
 """The memory of a training run on one device: what lasts, and the larger of a step and an update."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from katlit.frozen import Placement
@@ -31,6 +32,7 @@ class Job:
         engine: Of the rollouts, where it shares the device.
         memory: Of one device, in bytes.
         only_new: Of the model's own layers only the new ones are trained, and nothing beside them.
+        parts: In how many parts a loss is computed.
     """
 
     shape: Shape
@@ -46,6 +48,7 @@ class Job:
     engine: Engine | None
     memory: int
     only_new: bool = False
+    parts: int = 1
 
     @property
     def trained(self) -> int:
@@ -101,9 +104,14 @@ def plan(job: Job) -> Plan:
 
 
 def _logits(job: Job) -> int:
-    """What all losses keep, and the most that one of them needs; every token counts as a target."""
+    """What all losses keep, and the most that one of them needs; every token counts as a target.
+
+    Each part of a loss has a gradient of the head, and they are added up when all are there.
+    """
     depths = 1 + (job.shape.mtp_depth if job.trains_mtp else 0)
-    teacher = max(job.companions, key=lambda model: model.vocabulary, default=None)
-    what = job.batch.tokens, depths, job.shape, job.precision, teacher
-    kept = sum(logits.kept_bytes(loss, *what) for loss in job.losses)
-    return kept + max(logits.working_bytes(loss, *what) for loss in job.losses)
+    what = job.batch.tokens, depths, job.shape, job.precision
+    compared: Sequence[Shape | None] = job.companions or (None,)
+    kept = sum(max(logits.kept_bytes(loss, *what, model) for model in compared) for loss in job.losses)
+    heads = (job.parts - 1) * job.shape.embedding * job.precision.weights
+    needed = max(logits.working_bytes(loss, *what, model) for model in compared for loss in job.losses)
+    return kept + heads + needed

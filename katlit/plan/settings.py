@@ -58,11 +58,11 @@ def read_job(module: KatModule, settings: Namespace, overrides: Overrides) -> Jo
     dtype, word = module.backbone.dtype, str(trainer.precision)
     rollouts = _rollouts(trainer)
     companions = [shape] * needs.references
-    if needs.teacher is not None:
-        companions.append(model_shape(needs.teacher, "model.teacher"))
+    companions += [model_shape(source, key) for key, source in needs.teachers.items()]
     return Job(
         shape=shape,
         losses=needs.losses,
+        parts=needs.parts,
         trains_mtp=module.trains_mtp,
         companions=tuple(companions),
         placement=needs.placement,

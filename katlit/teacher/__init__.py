@@ -1,1 +1,1 @@
-"""Teachers that are asked once for the likeliest tokens of a text, so that training needs them no more."""
+"""Teachers: live ones, and those that were asked once for the likeliest tokens of a text."""

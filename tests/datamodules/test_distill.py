@@ -13,11 +13,11 @@ from transformers import AutoTokenizer
 from datamodules import DistillData, FilePrompts
 from datamodules.alignment import pair_targets
 from datamodules.dialects import BALLOT_TEMPLATE, KatlitDialect, PlainDialect, choose_dialect
-from datamodules.distill import encode_pair
 from datamodules.dual_regime import DualRegimeSettings
 from datamodules.jsonl import write_rows
 from datamodules.labelled import BatchSettings
 from datamodules.records import Record
+from datamodules.teacher_part import encode_pair
 from katlit.batch import Prompt
 from katlit.errors import UserError
 from katlit.packing import MIN_FILL

@@ -12,8 +12,8 @@ from katlit.protocol import Mode
 def test_dual_regime_tags_solves_and_keeps_the_reason(
     talk: Any, make_engine: Any, sums: list[Prompt], accuracy: Any, hard: Any
 ) -> None:
-    with talk(make_engine(wants=hard)) as teacher:
-        records = label_dual_regime(sums, teacher, accuracy, DualRegimeSettings(ballots=3))
+    teacher = talk(make_engine(wants=hard))
+    records = label_dual_regime(sums, teacher, accuracy, DualRegimeSettings(ballots=3))
     assert [record.id for record in records] == [prompt["id"] for prompt in sums]
     assert [record.regime for record in records] == [hard(prompt["id"]) for prompt in sums]
     assert all(record.answer == record.reference and record.verified for record in records)
@@ -29,8 +29,8 @@ def test_rejection_sampling_tries_again_and_gives_up(
     engine = make_engine(
         right=lambda question, mode, seed: {"1+1": False, "1+2": seed == third}.get(question, True)
     )
-    with caplog.at_level("INFO"), talk(engine) as teacher:
-        records = label_dual_regime(sums[:3], teacher, accuracy, DualRegimeSettings(ballots=2, tries=3))
+    with caplog.at_level("INFO"):
+        records = label_dual_regime(sums[:3], talk(engine), accuracy, DualRegimeSettings(ballots=2, tries=3))
     assert [record.id for record in records] == ["1+2", "1+3"]
     # 6 ballots, then 3, 2 and 2 samples.
     assert engine.requests == 6 + 3 + 2 + 2
@@ -40,16 +40,16 @@ def test_rejection_sampling_tries_again_and_gives_up(
 def test_the_think_share_is_reached(
     talk: Any, make_engine: Any, sums: list[Prompt], accuracy: Any, hard: Any
 ) -> None:
-    with talk(make_engine(wants=hard)) as teacher:
-        records = label_dual_regime(sums, teacher, accuracy, DualRegimeSettings(ballots=1, think_share=0.25))
+    teacher = talk(make_engine(wants=hard))
+    records = label_dual_regime(sums, teacher, accuracy, DualRegimeSettings(ballots=1, think_share=0.25))
     assert Counter(record.regime.value for record in records) == {"on": 4, "off": 12}
 
 
 def test_queries_without_reference_keep_a_well_formed_answer(
     talk: Any, make_engine: Any, make_prompt: Any, accuracy: Any
 ) -> None:
-    with talk(make_engine(right=lambda *_: False)) as teacher:
-        (record,) = label_dual_regime([make_prompt("1+1", "")], teacher, accuracy, DualRegimeSettings())
+    teacher = talk(make_engine(right=lambda *_: False))
+    (record,) = label_dual_regime([make_prompt("1+1", "")], teacher, accuracy, DualRegimeSettings())
     assert (record.answer, record.verifiable, record.verified) == ("3", False, False)
 
 
@@ -57,8 +57,8 @@ def test_a_share_of_the_records_has_its_mode_forced(
     talk: Any, make_engine: Any, sums: list[Prompt], accuracy: Any
 ) -> None:
     def forced(share: float) -> list[bool]:
-        with talk(make_engine()) as teacher:
-            records = label_dual_regime(sums, teacher, accuracy, DualRegimeSettings(ballots=1, forced=share))
+        teacher = talk(make_engine())
+        records = label_dual_regime(sums, teacher, accuracy, DualRegimeSettings(ballots=1, forced=share))
         return [record.forced for record in records]
 
     assert not any(forced(0.0))

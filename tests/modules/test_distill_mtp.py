@@ -12,6 +12,7 @@ from torch import Tensor
 from katlit.backbone import Backbone
 from katlit.errors import UserError
 from katlit.optimization import Optimization
+from katlit.teacher.comparison import ToldTeacher
 from modules import DistillMTP
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
@@ -51,7 +52,7 @@ def test_the_teacher_stays_as_it_was_and_out_of_sight(tmp_path: Path, kd: Any) -
     stage = DistillMTP(tiny_backbone(tmp_path, mtp_depth=1), source, FAST, kd=kd)
     assert list(stage.parameters()) == []
     stage.configure_model()
-    model = stage._teacher.model
+    model = stage._teachers[0].frozen.model
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     trainer = fit(stage, [batch_of([[5, 3], [6]])], enable_checkpointing=True, default_root_dir=tmp_path)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
@@ -101,7 +102,7 @@ def test_the_loss_is_the_sum_of_the_recipe(tmp_path: Path) -> None:
             start += length
             positions = torch.arange(length).unsqueeze(0)
             hidden = stage.backbone(ids, positions, with_mtp=True)
-            probabilities = stage._teacher.model(ids).logits[0].softmax(dim=-1)
+            probabilities = stage._teachers[0].frozen.model(ids).logits[0].softmax(dim=-1)
             for k, states in enumerate((hidden.main, *hidden.mtp)):
                 logits = stage.backbone.logits(states[0])
                 for t in range(length - k - 1):
@@ -137,7 +138,7 @@ def test_the_hybrid_of_one_vocabulary_is_the_distance_of_probabilities(tmp_path:
     rows = {name: batch[name] for name in ("input_ids", "position_ids")}
     ours, theirs = (
         model(**rows, use_cache=False).logits.flatten(0, 1)
-        for model in (stage.backbone.causal_lm, stage._teacher.model)
+        for model in (stage.backbone.causal_lm, stage._teachers[0].frozen.model)
     )
     truth = (ours.softmax(-1) - theirs.softmax(-1))[targets - 1].abs().sum(-1)
     hidden, _ = stage._hidden(batch)
@@ -182,7 +183,7 @@ def with_top(batch: dict[str, Tensor], stage: DistillMTP, k: int) -> dict[str, T
     """What a cache would say of the paired targets, from a stage that has the teacher."""
     with torch.no_grad():
         rows = {name: batch[f"teacher_{name}"] for name in ("input_ids", "position_ids")}
-        logits = stage._teacher.model(**rows, use_cache=False).logits.flatten(0, 1)
+        logits = stage._teachers[0].frozen.model(**rows, use_cache=False).logits.flatten(0, 1)
     p, ids = logits[batch["teacher_targets"] - 1].double().softmax(dim=-1).sort(dim=-1, descending=True)
     top = torch.cat([p[:, :k], p[:, k:].sum(dim=-1, keepdim=True)], dim=-1).log().float()
     return batch | {"teacher_top_ids": ids[:, :k].int(), "teacher_top_log_probs": top}
@@ -200,7 +201,7 @@ def test_a_cache_of_all_tokens_is_the_teacher_at_every_depth(tmp_path: Path, kd:
         stage.configure_model()
         stage.log_training = lambda values: None
     live, cached = stages
-    assert cached._teacher is None
+    assert [type(teacher) for teacher in cached._teachers] == [ToldTeacher]
     batch = batch_of([[6, 2, 3], [8, 1]])
     batch["student_targets"], batch["teacher_targets"] = (
         batch[f"{side}_targets"][::2] for side in ("student", "teacher")

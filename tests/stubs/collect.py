@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.distributed.tensor import DTensor
 
 from katlit.frozen import FrozenModel
+from katlit.teacher.comparison import LiveTeacher
 
 
 class Collect(Callback):
@@ -43,8 +44,10 @@ class Collect(Callback):
 
 
 def held(stage: LightningModule) -> dict[str, float]:
-    """Bytes of a frozen model that this process holds."""
-    found = [value.model for value in vars(stage).values() if isinstance(value, FrozenModel)]
+    """Bytes of frozen models that this process holds."""
+    live = [teacher for teacher in getattr(stage, "_teachers", []) if isinstance(teacher, LiveTeacher)]
+    frozen = [*vars(stage).values(), *(teacher.frozen for teacher in live)]
+    found = [value.model for value in frozen if isinstance(value, FrozenModel)]
     parts = [part for model in found for part in model.parameters()]
     own = [part.to_local() if isinstance(part, DTensor) else part for part in parts]
     return {"frozen_bytes": float(sum(part.nbytes for part in own))} if found else {}

@@ -60,6 +60,20 @@ def test_frozen_models_take_what_their_placement_leaves() -> None:
     assert not any("placement" in title for title, _ in switches(replace(JOB, companions=())))
 
 
+def test_two_frozen_models_are_both_counted() -> None:
+    small, large = replace(SHAPE, parameters=300, mtp_depth=0), replace(SHAPE, parameters=500, layer=150)
+    job = replace(JOB, losses=("uld",), companions=(small, large), split=Split("ddp", 2))
+    whole, away = plan(job), plan(replace(job, placement="cpu"))
+    assert whole.companions == (300 + 500) * 4
+    # one at a time layer by layer, but both heads until the backward pass
+    layers = max(model.root + 2 * model.layer for model in (small, large))
+    assert (away.host, away.gathered) == (400 * 4, (layers + 2 * 40) * 4)
+    # the head's gradient once more, until those of both parts are added up
+    assert plan(replace(job, parts=2)).logits == whole.logits + 40 * 4
+    wide = replace(small, hidden=9, vocabulary=7)  # more to keep, less to work on
+    assert plan(replace(job, companions=(small, wide))).logits == whole.logits + 64 * 5 * 4
+
+
 def test_an_update_counts_where_it_is_larger_than_a_step() -> None:
     tiny = replace(JOB, batch=Batch(0, 16), losses=(), engine=None)
     with pytest.raises(ValueError, match="max"):

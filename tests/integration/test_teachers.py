@@ -1,0 +1,159 @@
+"""Stage 1 by the command line: a teacher on disk says what the live one does, whether one teacher or two."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tinymodel import QWEN, tiny_backbone, write_tokenizer
+
+from datamodules.jsonl import write_rows
+from katlit.cli import main
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
+RECORDS = [
+    {"id": f"{i}", "messages": [{"role": "user", "content": f"{i}+1"}], "judge": "j", "answer": f"{i + 1}",
+     **({"regime": "on", "think": f"{i} and {'1' * i}"} if i % 2 else {"regime": "off"})}
+    for i in range(8)
+]  # fmt: skip
+SURE = QWEN | {"initializer_range": 0.5}
+# The bytes, and words of its own; with our markers and padding these are the tokens of each teacher's model.
+WORDS = {"teacher": (), "think_on_teacher": ("and", "check", "so")}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two teachers with tokenizers of their own, a student's tokenizer, and records."""
+    root = tmp_path_factory.mktemp("teachers")
+    for seed, (name, words) in enumerate(WORDS.items(), start=1):
+        backbone = tiny_backbone(root / "made", SURE, seed=seed)
+        backbone.tokenizer = write_tokenizer(root / "made" / name, words)
+        backbone.materialize()
+        backbone.export(root / name)
+    write_tokenizer(root / "student")
+    write_rows(root / "records.jsonl", RECORDS)
+    return root
+
+
+def vocabulary(folder: Path, name: str) -> int:
+    return int(json.loads((folder / name / "config.json").read_text())["vocab_size"])
+
+
+def words_of(command: str, folder: Path, run: Path, teachers: int, *words: str) -> list[str]:
+    """A command of two steps: the settings of stage 1, and `words` after them."""
+    run.mkdir(exist_ok=True)
+    backbone, batches = "--model.init_args.backbone.init_args", "--data.init_args.batches"
+    second = [f"--model.init_args.think_on_teacher={folder}/think_on_teacher"] if teachers == 2 else []
+    return [
+        command, "-c", f"{ROOT}/configs/base.yaml", "-c", f"{ROOT}/configs/stage/distill.yaml",
+        f"{backbone}.config={json.dumps(QWEN)}", f"{backbone}.tokenizer={folder}/student",
+        f"--model.init_args.teacher={folder}/teacher", *second,
+        f"--data.init_args.student_tokenizer={folder}/student",
+        f"--data.init_args.records_file={folder}/records.jsonl",
+        f"{batches}.validation_share=0.0", f"{batches}.packing=true", f"{batches}.row_tokens=100",
+        f"--trainer.default_root_dir={run}", "--trainer.max_steps=2", "--trainer.logger=false",
+        "--trainer.accelerator=cpu", "--trainer.callbacks+=collect.Collect",
+        f"--trainer.callbacks.path={run}/log.jsonl", *words,
+    ]  # fmt: skip
+
+
+def katlit(*arguments: Any) -> None:
+    assert main(words_of(*arguments)) == 0
+
+
+def cached(folder: Path, run: Path, teachers: int, k: int | None) -> list[str]:
+    """The documented settings, with k tokens of each teacher, or all."""
+    names = {"teacher": "cached_teacher", "think_on_teacher": "think_on_cached_teacher"}
+    files = ["cached", "two_cached"][:teachers]
+    words = [word for name in files for word in ("-c", f"{ROOT}/configs/teacher/{name}.yaml")]
+    for name, setting in list(names.items())[:teachers]:
+        given = f"--data.init_args.{setting}.init_args"
+        words += [f"{given}.directory={run}/{setting}", f"{given}.k={k or vocabulary(folder, name)}"]
+    return words
+
+
+def logged(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def distilled(run: Path) -> list[float]:
+    """`train/kd` of each step."""
+    return [row["train/kd"] for row in logged(run)]
+
+
+@pytest.mark.parametrize("teachers", [1, 2])
+def test_a_teacher_on_disk_teaches_what_the_live_one_does(
+    folder: Path, tmp_path: Path, teachers: int
+) -> None:
+    katlit("fit", folder, tmp_path / "live", teachers)
+    live = distilled(tmp_path / "live")
+    assert len(live) == 2
+    for name, k in (("all", None), ("few", 8))[: 3 - teachers]:
+        run = tmp_path / name
+        katlit("label", folder, run, teachers, *cached(folder, run, teachers, k))
+        assert not (run / "log.jsonl").exists()
+        caches = sorted(path.parent.name for path in run.glob("*/manifest.json"))
+        assert caches == ["cached_teacher", "think_on_cached_teacher"][:teachers]
+        written = {path: path.stat().st_mtime_ns for path in run.glob("*/*.safetensors")}
+        katlit("fit", folder, run, teachers, *cached(folder, run, teachers, k))
+        assert written == {path: path.stat().st_mtime_ns for path in written}  # nobody is asked again
+    assert distilled(tmp_path / "all") == pytest.approx(live, rel=2e-4)  # log-probabilities of 16 bits
+    if teachers == 1:
+        assert 0 < distilled(tmp_path / "few")[0] < live[0]  # less is known of the teacher, so less differs
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_teachers_in_pieces_on_two_processes_change_nothing(folder: Path, tmp_path: Path) -> None:
+    """A batch holds one record here, so of one teacher only; both are read on both processes all the same."""
+    small = [f"--data.init_args.batches.{name}=60" for name in ("batch_tokens", "row_tokens")]
+    alone = ["--trainer.accumulate_grad_batches=2", "--trainer.limit_train_batches=4"]
+    katlit("fit", folder, tmp_path / "alone", 2, *small, *alone)
+    files = [word for name in ("fsdp2", "cpu") for word in ("-c", f"{ROOT}/configs/strategy/{name}.yaml")]
+    pieces = [*files, "--trainer.limit_train_batches=2", "--model.init_args.teacher_placement=sharded"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "katlit.cli"]
+    done = subprocess.run(
+        [sys.executable, *launcher, *words_of("fit", folder, tmp_path / "two", 2, *small, *pieces)],
+        env=os.environ | {"PYTHONPATH": f"{ROOT}/tests/stubs{os.pathsep}{ROOT}"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-6000:]
+    assert len(distilled(tmp_path / "two")) == 2
+    assert distilled(tmp_path / "two") == pytest.approx(distilled(tmp_path / "alone"), rel=1e-4)
+    (whole,), (half,) = ({row["frozen_bytes"] for row in logged(tmp_path / run)} for run in ("alone", "two"))
+    assert half == pytest.approx(whole / 2, rel=0.02)  # of a table of odd length one has a row more
+
+
+def test_a_cache_of_the_other_teacher_is_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    katlit("label", folder, tmp_path, 2, *cached(folder, tmp_path, 2, 8))
+    for name in ("cached_teacher", "think_on_cached_teacher"):
+        (tmp_path / name).rename(tmp_path / f"was_{name}")
+    (tmp_path / "was_cached_teacher").rename(tmp_path / "think_on_cached_teacher")
+    (tmp_path / "was_think_on_cached_teacher").rename(tmp_path / "cached_teacher")
+    with pytest.raises(AssertionError):
+        katlit("fit", folder, tmp_path, 2, *cached(folder, tmp_path, 2, 8))
+    error = capsys.readouterr().err
+    assert "cached_teacher: this teacher's cache has teacher '" in error
+    assert "; tokenizer '" in error
+    assert "; data '" in error
+
+
+def test_both_teachers_are_planned(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    backbone = "--model.init_args.backbone.init_args"
+    words = [
+        "plan", "-c", f"{ROOT}/configs/base.yaml", "-c", f"{ROOT}/configs/stage/distill.yaml",
+        f"{backbone}.config={json.dumps(QWEN)}", f"{backbone}.tokenizer={folder}/student",
+        f"--model.init_args.teacher={folder}/teacher", "--data.init_args.student_tokenizer=none",
+        "--memory=1GiB",
+    ]  # fmt: skip
+    for number, second in ((1, []), (2, [f"--model.init_args.think_on_teacher={folder}/think_on_teacher"])):
+        assert main([*words, *second]) == 0
+        assert capsys.readouterr().out.count("companion  ") == number
+    assert main([*words, "--model.init_args.think_on_teacher=./gone"]) == 2
+    assert "model.think_on_teacher: directory './gone' does not exist" in capsys.readouterr().err

@@ -15,7 +15,8 @@ from katlit.errors import UserError
 from katlit.rewards.base import Reward, Sample, Verdict
 from katlit.rewards.code_tests import AssertTests, InputOutputTests, tests_of
 from katlit.rewards.sandbox import Limits, Sandbox
-from katlit.rewards.sandboxed_process import SandboxedProcess, SandboxError, short_line, watch
+from katlit.rewards.sandboxed_process import SandboxedProcess, SandboxError, watch
+from katlit.rewards.short_line import short_line
 
 _FENCE = "```"
 _SPARE_BYTES = 1 << 16  # that a program may print beyond what is expected

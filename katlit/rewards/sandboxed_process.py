@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
 
+from katlit.rewards.short_line import last_line
+
 _TICK = 0.05  # seconds between looks at threads and files
 _MAX_THREADS = 64
 _MAX_FILES = 64
@@ -128,7 +130,7 @@ class SandboxedProcess:
             self._serve(pipe)  # what was printed last
         complaints, begun, errors = self._errors.partition(b"\0")
         if not begun:
-            why = self.stopped or _last_line(complaints) or f"status {self._process.returncode}"
+            why = self.stopped or last_line(complaints) or f"status {self._process.returncode}"
             raise SandboxError(f"sandbox: the program could not be started ({why})")
         return Ending(self._failure(errors), bytes(self._output))
 
@@ -140,7 +142,7 @@ class SandboxedProcess:
             return "out of processor time"
         if status < 0:
             return f"killed by signal {-status}"
-        return _last_line(errors) or f"exit status {status}"
+        return last_line(errors) or f"exit status {status}"
 
     def register(self, selector: selectors.BaseSelector) -> None:
         """Have the pipes served by `watch`."""
@@ -230,13 +232,3 @@ def _contents(folder: Path) -> tuple[int, int]:
             if count > _MAX_FILES:
                 break
     return count, size
-
-
-def _last_line(errors: bytes | bytearray) -> str:
-    lines = errors.decode("utf-8", "replace").split("\n")
-    return short_line(next((line for line in reversed(lines) if line.strip()), ""))
-
-
-def short_line(text: str) -> str:
-    """Text that a program wrote, as a part of one line: at most 100 characters, all printable."""
-    return "".join(character if character.isprintable() else " " for character in text[:100]).strip()

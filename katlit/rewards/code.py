@@ -151,7 +151,10 @@ def _judged(judge: SandboxedProcess, answer: SandboxedProcess, total: int) -> Ve
     program, tests = answer.ending(), judge.ending()
     if not tests.output:
         return Verdict(0.0, answer.stopped or f"the tests came to no end: {tests.failure}")
-    found = json.loads(tests.output)  # written by the judge, which runs nothing of the answer's
+    try:
+        found = json.loads(tests.output)  # written by the judge, which runs nothing of the answer's
+    except ValueError:  # no failure of the sandbox, for the judge has begun; unjudged would be a way out
+        return Verdict(0.0, "the tests' verdict cannot be read")
     if found["unsupported"]:
         return Verdict(None, found["unsupported"])
     if found["passed"] == total:

@@ -91,6 +91,13 @@ for fd in range(3, 64):
     except OSError: pass
 def f(x): return 5
 """
+FORGED_ERROR = """
+import os
+for fd in range(3, 64):
+    try: os.write(fd, b'["error", "ValueError", "' + b'x' * 200000 + b'"]\\n')
+    except OSError: pass
+def f(x): return 5
+"""
 EQUAL_TO_ALL = """
 class E(int):
     def __eq__(self, other): return True
@@ -255,6 +262,8 @@ ATTACKS: dict[str, tuple[object, str, str]] = {
     "exit at once, asserted": (SQUARE, "import os\nos._exit(0)", "the program ended"),
     "exit in the call": (SQUARE, "import os\ndef f(x): os._exit(0)", "the program ended"),
     "verdict written to every descriptor": (SQUARE, FORGED_PIPES, "test "),
+    "error written to every descriptor": (SQUARE, FORGED_ERROR, "test 1 of 2: ValueError: x"),
+    "huge key": ({"asserts": ["{}[f(2)]"]}, "def f(x): return 'x' * 200000", "test 1 of 1: KeyError"),
     "equal to everything": (SQUARE, EQUAL_TO_ALL, "assertion failed"),
     "everything patched": (SQUARE, PATCHED, "test 1 of 2"),
     "tests edited": (SQUARE, TESTS_EDITED, "assertion failed"),
@@ -393,6 +402,19 @@ print(open('/dev/stdin').read(), len(str(10**5000)), {'b', 'a', 'c'}, sys.argv)
 def test_a_test_that_cannot_be_asked_is_not_the_programs_fault() -> None:
     found = verdict({"asserts": ["assert f(lambda: 4) == 4"]}, "def f(g): return g()")
     assert found == Verdict(None, "a test hands the program a function, which cannot be sent")
+
+
+@pytest.mark.parametrize("name", ["error written to every descriptor", "huge key"])
+def test_a_program_cannot_make_its_verdict_unreadable(name: str) -> None:
+    tests, program, reason = ATTACKS[name]
+    found = verdict(tests, program)
+    assert (found.value, reason in found.reason) == (0.0, True)
+
+
+def test_an_unreadable_verdict_of_tests_is_wrong() -> None:
+    cut = "import os\nf(2)\nfor fd in range(3, 64):\n    try: os.write(fd, b'{')\n    except OSError: pass\n"
+    found = verdict({"asserts": [cut], "names": ["f"]}, "def f(x): return x")
+    assert found == Verdict(0.0, "the tests' verdict cannot be read")
 
 
 def test_a_sandbox_that_fails_judges_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,8 +161,8 @@ class Link:
         kind, result, rest = json.loads(line)
         if kind == "error":
             found = getattr(builtins, result, None)
-            known = isinstance(found, type) and issubclass(found, Exception)
-            raise (found if known else RuntimeError)(str(rest)[:_ERROR_CHARACTERS])
+            known = found if isinstance(found, type) and issubclass(found, Exception) else RuntimeError
+            raise known(str(rest)[:_ERROR_CHARACTERS])
         for argument, new in zip(arguments, rest, strict=False):
             if new is not None:
                 _replace(argument, decode(new, self._remote))

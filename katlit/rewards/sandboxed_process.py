@@ -10,11 +10,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Self
 
 from katlit.rewards.short_line import last_line
+from katlit.rewards.starvation import Times, times_of
 
 _TICK = 0.05  # seconds between looks at threads and files
 _MAX_THREADS = 64
@@ -38,10 +39,14 @@ class Ending:
     Args:
         failure: Why it did not end well, in one short printable line; empty where it did.
         output: What it wrote on standard output.
+        late: Whether it was killed for its time by the clock.
+        times: How it had spent it.
     """
 
     failure: str
     output: bytes
+    late: bool
+    times: Times = field(compare=False)
 
 
 class SandboxedProcess:
@@ -70,9 +75,10 @@ class SandboxedProcess:
         self._input = memoryview(standard_input)
         self._output, self._errors = bytearray(), bytearray()
         self._output_bytes = output_bytes
-        self._deadline, self._wall_seconds = time.monotonic() + wall_seconds, wall_seconds
+        self._started, self._wall_seconds = time.monotonic(), wall_seconds
         self._next_look = 0.0
         self.stopped = ""  # why it was killed
+        self._late = False
         self.scratch = Path(tempfile.mkdtemp(prefix="katlit-sandbox-"))
         try:
             self._process = self._start(task, descriptors)
@@ -125,6 +131,7 @@ class SandboxedProcess:
         Raises:
             SandboxError: where it has not even begun.
         """
+        times = times_of(self._process.pid, self._started)
         self.kill()
         for pipe in list(self._open):
             self._serve(pipe)  # what was printed last
@@ -132,7 +139,7 @@ class SandboxedProcess:
         if not begun:
             why = self.stopped or last_line(complaints) or f"status {self._process.returncode}"
             raise SandboxError(f"sandbox: the program could not be started ({why})")
-        return Ending(self._failure(errors), bytes(self._output))
+        return Ending(self._failure(errors), bytes(self._output), self._late, times)
 
     def _failure(self, errors: bytearray) -> str:
         status = self._process.returncode
@@ -192,7 +199,8 @@ class SandboxedProcess:
         return ended or bool(self.stopped)
 
     def _excess(self, now: float) -> str:
-        if now > self._deadline:
+        if now > self._started + self._wall_seconds:
+            self._late = True
             return f"did not end within {self._wall_seconds:g} s"
         if _threads(self._process.pid) > _MAX_THREADS:
             return f"more than {_MAX_THREADS} threads"

@@ -20,7 +20,7 @@ import yaml
 
 from katlit.errors import UserError
 from katlit.protocol import Mode, ParsedResponse
-from katlit.rewards import AccuracyReward, CodeReward, Sample, Verdict, sandbox, sandboxed_process
+from katlit.rewards import AccuracyReward, CodeReward, Sample, Verdict, code, sandbox, sandboxed_process
 from katlit.rewards.code import program_of
 from katlit.rewards.sandboxed_process import watch
 
@@ -429,6 +429,40 @@ def test_a_sandbox_that_fails_judges_nobody(monkeypatch: pytest.MonkeyPatch) -> 
     assert reward([sample(ECHO, "print(input())")]) == [
         Verdict(None, "sandbox: no process could be started (No such file or directory)")
     ]
+
+
+@pytest.mark.parametrize("lacking", [True, False])
+def test_out_of_time_is_wrong_but_for_want_of_a_processor(
+    monkeypatch: pytest.MonkeyPatch, *, lacking: bool
+) -> None:
+    monkeypatch.setattr(code, "starved", lambda *times: lacking)
+    programs = [sample(tests, "import time\ntime.sleep(99)") for tests in (ECHO, SQUARE)]
+    programs += [sample(tests, "1 / 0") for tests in (ECHO, SQUARE)]  # which the machine has no part in
+    found = CodeReward(wall_seconds=3.0, workers=2)(programs)
+    assert [verdict.value for verdict in found] == [None if lacking else 0.0] * 2 + [0.0] * 2
+    assert [verdict.timed_out for verdict in found] == [lacking] * 2 + [False] * 2
+    assert all("too busy for a program" in verdict.reason for verdict in found if verdict.value is None)
+
+
+@pytest.mark.parametrize(
+    ("launched", "share"),
+    [
+        ({}, 96),
+        ({"LOCAL_WORLD_SIZE": "8", "WORLD_SIZE": "32"}, 12),
+        ({"WORLD_SIZE": "2"}, 48),
+        ({"LOCAL_WORLD_SIZE": "97"}, 1),
+    ],
+)
+def test_ranks_share_the_processors(
+    monkeypatch: pytest.MonkeyPatch, launched: dict[str, str], share: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(96)))
+    for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    reward = CodeReward()  # made before Lightning starts the other ranks
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    assert reward._free._initial_value == share
 
 
 def test_a_machine_that_cannot_confine_is_refused_unless_accepted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,12 @@
 """One confined process: started, served, watched, and killed for good."""
 
+import contextlib
 import marshal
 import os
 import selectors
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -205,6 +207,7 @@ class SandboxedProcess:
         if _threads(self._process.pid) > _MAX_THREADS:
             return f"more than {_MAX_THREADS} threads"
         count, size = _contents(self.scratch)
+        size += _nameless_bytes(self._process.pid)
         if count > _MAX_FILES or size > _SCRATCH_BYTES:
             return f"more than {_MAX_FILES} files or {_SCRATCH_BYTES} bytes in them"
         return ""
@@ -240,3 +243,18 @@ def _contents(folder: Path) -> tuple[int, int]:
             if count > _MAX_FILES:
                 break
     return count, size
+
+
+def _nameless_bytes(process: int) -> int:
+    """Bytes in the files that it holds open and has removed; none where it has ended."""
+    sizes = {}
+    try:
+        with os.scandir(f"/proc/{process}/fd") as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # closed by the program
+                    status = entry.stat()
+                    if stat.S_ISREG(status.st_mode) and not status.st_nlink:
+                        sizes[status.st_ino] = status.st_size
+    except OSError:
+        return 0
+    return sum(sizes.values())

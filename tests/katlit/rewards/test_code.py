@@ -231,6 +231,16 @@ for i in range(100):
 time.sleep(2)
 """
 
+FILES_WITHOUT_NAMES = """
+import os, time
+held = [open(f'f{i}', 'wb') for i in range(9)]
+for i, file in enumerate(held):
+    os.unlink(f'f{i}')
+    file.write(b'x' * (8 << 20))
+    file.flush()
+time.sleep(2)
+"""
+
 # Name: what is tested, the program, and a part of the reason. Each is made so that it does no harm
 # even where the sandbox fails: it asks, counts to a bound, and touches no file but those of the test.
 ATTACKS: dict[str, tuple[object, str, str]] = {
@@ -254,6 +264,7 @@ ATTACKS: dict[str, tuple[object, str, str]] = {
     "secrets": (QUIET, SECRETS, "passed"),
     "files outside": (QUIET, OUTSIDE, "passed"),
     "files inside": (ECHO, FILES, "files"),
+    "files without names": (ECHO, FILES_WITHOUT_NAMES, "files"),
     "network": (QUIET, NETWORK, "passed"),
     "limits raised": (QUIET, LIMITS_RAISED, "passed"),
     "another program": (ECHO, "import os\nos.execv('/bin/echo', ['echo', '1'])", "PermissionError"),
@@ -409,6 +420,19 @@ def test_a_program_cannot_make_its_verdict_unreadable(name: str) -> None:
     tests, program, reason = ATTACKS[name]
     found = verdict(tests, program)
     assert (found.value, reason in found.reason) == (0.0, True)
+
+
+def test_removed_files_count_while_they_are_open(tmp_path: Path) -> None:
+    counted = sandboxed_process._nameless_bytes
+    before = counted(os.getpid())
+    with (tmp_path / "named").open("wb") as file:
+        file.truncate(1 << 20)
+        twice = os.dup(file.fileno())
+        assert counted(os.getpid()) == before
+        (tmp_path / "named").unlink()
+        assert counted(os.getpid()) == before + (1 << 20)
+        os.close(twice)
+    assert counted(os.getpid()) == before
 
 
 def test_an_unreadable_verdict_of_tests_is_wrong() -> None:

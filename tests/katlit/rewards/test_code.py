@@ -22,7 +22,8 @@ from katlit.errors import UserError
 from katlit.protocol import Mode, ParsedResponse
 from katlit.rewards import AccuracyReward, CodeReward, Sample, Verdict, code, sandbox, sandboxed_process
 from katlit.rewards.code import program_of
-from katlit.rewards.sandboxed_process import watch
+from katlit.rewards.sandboxed_process import Ending, watch
+from katlit.rewards.starvation import Times
 
 PROBLEMS = Path(__file__).parents[2] / "stubs/code_problems.yaml"
 SQUARE = {"asserts": ["assert f(2) == 4", "assert f(-3) == 9"]}
@@ -455,17 +456,37 @@ def test_a_sandbox_that_fails_judges_nobody(monkeypatch: pytest.MonkeyPatch) -> 
     ]
 
 
-@pytest.mark.parametrize("lacking", [True, False])
+class Ended:
+    """A process that has come to an end."""
+
+    def __init__(self, ending: Ending) -> None:
+        self.stopped = ending.failure
+        self.ending = lambda: ending
+
+    def __enter__(self) -> "Ended":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize("tests", [ECHO, SQUARE], ids=["printed", "asserted"])
+@pytest.mark.parametrize(
+    ("late", "times", "unjudged"),
+    [
+        (True, Times(29.0, 3.0, 30.0), True),
+        (True, Times(0.1, 0.1, 30.0), False),  # it slept
+        (False, Times(29.0, 3.0, 30.0), False),  # it was about to be late, but failed before
+    ],
+)
 def test_out_of_time_is_wrong_but_for_want_of_a_processor(
-    monkeypatch: pytest.MonkeyPatch, *, lacking: bool
+    monkeypatch: pytest.MonkeyPatch, tests: object, times: Times, *, late: bool, unjudged: bool
 ) -> None:
-    monkeypatch.setattr(code, "starved", lambda *times: lacking)
-    programs = [sample(tests, "import time\ntime.sleep(99)") for tests in (ECHO, SQUARE)]
-    programs += [sample(tests, "1 / 0") for tests in (ECHO, SQUARE)]  # which the machine has no part in
-    found = CodeReward(wall_seconds=3.0, workers=2)(programs)
-    assert [verdict.value for verdict in found] == [None if lacking else 0.0] * 2 + [0.0] * 2
-    assert [verdict.timed_out for verdict in found] == [lacking] * 2 + [False] * 2
-    assert all("too busy for a program" in verdict.reason for verdict in found if verdict.value is None)
+    ended = Ended(Ending("did not end", b"", late, times))
+    monkeypatch.setattr(sandbox.Sandbox, "start", lambda *_, **__: ended)
+    monkeypatch.setattr(code, "watch", lambda *_: None)
+    found = verdict(tests, "pass")
+    assert (found.value, found.timed_out) == ((None, True) if unjudged else (0.0, False))
+    assert ("did not end", "too busy")[unjudged] in found.reason
 
 
 @pytest.mark.parametrize(

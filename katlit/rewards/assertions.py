@@ -22,6 +22,7 @@ from typing import Any
 _MODULE = "answer"  # the name that the program runs under
 _LINE_BYTES = 8 << 20
 _EXACT = 1 << 53
+_ERROR_CHARACTERS = 200  # of a message: the whole verdict fits into a pipe, and below the limit of output
 _Row = type[list[Any]] | type[tuple[Any, ...]] | type[set[Any]] | type[frozenset[Any]]
 _ROWS: dict[str, _Row] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 # Name: type, how it is written, how it is read.
@@ -104,7 +105,7 @@ class Program:
             return self._done(*request)
         except Exception as error:  # noqa: BLE001 (the program's)
             kinds = [kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins"]
-            return ["error", kinds[0], str(error)[:200]]
+            return ["error", kinds[0], str(error)[:_ERROR_CHARACTERS]]
 
     def _done(self, what: str, target: Any, arguments: list[Any], keywords: dict[str, Any]) -> list[Any]:
         if what == "name":
@@ -160,7 +161,8 @@ class Link:
         kind, result, rest = json.loads(line)
         if kind == "error":
             found = getattr(builtins, result, None)
-            raise (found if isinstance(found, type) and issubclass(found, Exception) else RuntimeError)(rest)
+            known = found if isinstance(found, type) and issubclass(found, Exception) else RuntimeError
+            raise known(str(rest)[:_ERROR_CHARACTERS])
         for argument, new in zip(arguments, rest, strict=False):
             if new is not None:
                 _replace(argument, decode(new, self._remote))
@@ -236,7 +238,8 @@ def judge(tests: list[str], names: list[str], link: Link) -> dict[str, Any]:
             passed += 1
     except BaseException as error:  # noqa: BLE001 (whatever it is, the test has not passed)
         why = "assertion failed" if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
-    return {"passed": passed, "why": why, "ended": link.ended, "unsupported": link.unsupported}
+    why, unsupported = why[:_ERROR_CHARACTERS], link.unsupported[:_ERROR_CHARACTERS]
+    return {"passed": passed, "why": why, "ended": link.ended, "unsupported": unsupported}
 
 
 def main(task: dict[str, Any]) -> None:

@@ -2,11 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from numbers import Real
 
 from katlit.batch import Prompt
 from katlit.errors import UserError
 from katlit.protocol import ParsedResponse
+from katlit.rewards.short_line import short_line
+
+_MOST = 1e18  # of a value: the squares of larger ones, which advantages need, are too large for float32
+_REASON_CHARACTERS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,10 @@ class Reward(ABC):
 
 
 def verdicts_of(reward: Reward, samples: Sequence[Sample]) -> list[Verdict]:
-    """The reward's verdicts; a sample on which it raises is unjudged, and costs the others nothing.
+    """The reward's verdicts, fit to be trained on and printed.
+
+    A sample on which it raises is unjudged, and costs the others nothing; so is one whose value is no finite
+    number. Reasons, which may quote what a model wrote, become short printable lines.
 
     Raises:
         UserError: as the reward does, and where it does not give one verdict a sample.
@@ -74,11 +82,21 @@ def verdicts_of(reward: Reward, samples: Sequence[Sample]) -> list[Verdict]:
         raise
     except Exception as error:  # noqa: BLE001 (a reward is anybody's code, fed by a model)
         if len(samples) == 1:
-            return [Verdict(None, f"{type(reward).__name__}: {type(error).__name__}: {error}")]
+            return [_fit(reward, Verdict(None, f"{type(reward).__name__}: {type(error).__name__}: {error}"))]
         return [verdict for sample in samples for verdict in verdicts_of(reward, [sample])]
     if len(verdicts) != len(samples):
         raise UserError(
             f"reward {type(reward).__name__}: {len(verdicts)} verdicts for {len(samples)} samples; it must "
             "give one for each"
         )
-    return verdicts
+    return [_fit(reward, verdict) for verdict in verdicts]
+
+
+def _fit(reward: Reward, verdict: Verdict) -> Verdict:
+    value, reason = verdict.value, short_line(verdict.reason, _REASON_CHARACTERS)
+    if value is None:
+        return replace(verdict, reason=reason)
+    if isinstance(value, Real) and abs(value) <= _MOST:  # which NaN is not
+        return replace(verdict, value=float(value), reason=reason)
+    what = str(value) if isinstance(value, float) else f"of type {type(value).__name__}"
+    return Verdict(None, f"{type(reward).__name__}: its value {what} is no finite number up to {_MOST:g}")

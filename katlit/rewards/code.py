@@ -15,9 +15,12 @@ from katlit.errors import UserError
 from katlit.rewards.base import Reward, Sample, Verdict
 from katlit.rewards.code_tests import AssertTests, InputOutputTests, tests_of
 from katlit.rewards.sandbox import Limits, Sandbox
-from katlit.rewards.sandboxed_process import SandboxedProcess, SandboxError, short_line, watch
+from katlit.rewards.sandboxed_process import SandboxedProcess, SandboxError, watch
+from katlit.rewards.short_line import short_line
+from katlit.rewards.starvation import starved
 
 _FENCE = "```"
+_STARVED = "CodeReward: the machine was too busy for a program; give fewer workers or more wall_seconds"
 _SPARE_BYTES = 1 << 16  # that a program may print beyond what is expected
 
 
@@ -34,13 +37,15 @@ class CodeReward(Reward):
       holds the tests (`katlit.rewards.assertions`).
 
     The first test that fails ends the matter; so does a limit: time that ran out is wrong, not unjudged,
-    since the limit is on the program's own processor time and belongs to the task.
+    since the limit is on the program's own processor time and belongs to the task. Only where the time by the
+    clock ran out while others had the processor (`starved`), the program is unjudged.
 
     Args:
         cpu_seconds: Processor time of the program, for each input, or for all asserts together.
         wall_seconds: Time by the clock, likewise.
         memory_mib: Address space of a process; asserts need two.
-        workers: Programs that run at once; default: as many as there are processors for this process.
+        workers: Programs that run at once; default: this process's share of the processors, see
+            `processor_share`.
         allow_weaker_sandbox: Go on where the kernel lacks Landlock or seccomp; see `Sandbox` for the risk.
 
     Raises:
@@ -61,12 +66,12 @@ class CodeReward(Reward):
         self._sandbox = Sandbox(
             Limits(cpu_seconds, wall_seconds, memory_mib), allow_weaker=allow_weaker_sandbox
         )
-        self._workers = workers or (len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1)
+        self._workers = workers
 
     @cached_property
     def _free(self) -> threading.BoundedSemaphore:
         """Of all calls together, which may come from several threads."""
-        return threading.BoundedSemaphore(self._workers)
+        return threading.BoundedSemaphore(self._workers or processor_share())
 
     def __getstate__(self) -> dict[str, Any]:
         """The settings, which are the same before and after use."""
@@ -75,7 +80,7 @@ class CodeReward(Reward):
     def __call__(self, samples: Sequence[Sample]) -> list[Verdict]:
         """See `Reward`."""
         tests = [tests_of(sample.prompt) for sample in samples]
-        with ThreadPoolExecutor(self._workers, thread_name_prefix="code-reward") as pool:
+        with ThreadPoolExecutor(self._workers or processor_share(), "code-reward") as pool:
             return list(pool.map(self._verdict, samples, tests))
 
     def _verdict(self, sample: Sample, tests: InputOutputTests | AssertTests) -> Verdict:
@@ -103,6 +108,8 @@ class CodeReward(Reward):
             with process:
                 watch(process)
                 ending = process.ending()
+            if ending.late and starved(ending.times):
+                return Verdict(None, _STARVED, timed_out=True)
             failure = ending.failure or ("" if _lines(ending.output) == _lines(wanted) else "wrong output")
             if failure:
                 return _failed(number, total, failure)
@@ -127,6 +134,17 @@ class CodeReward(Reward):
         return self._sandbox.start(source, {"__name__": "__main__", "task": task}, descriptors=descriptors)
 
 
+def processor_share() -> int:
+    """How many of the machine's processors each of its ranks may use, at least one.
+
+    Those that this process may run on, divided by the ranks on the machine: by `LOCAL_WORLD_SIZE`, which
+    torchrun sets, else by `WORLD_SIZE`, all ranks, which Lightning's own launcher sets. Without either they
+    are not divided; Slurm, for one, gives tasks processors of their own.
+    """
+    ranks = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE") or "1"
+    return max(1, len(os.sched_getaffinity(0)) // int(ranks)) if sys.platform == "linux" else 1
+
+
 def program_of(answer: str) -> str:
     """The answer's program: its last fenced block of code, closed or not; all of it where there is none."""
     program = answer
@@ -148,9 +166,14 @@ def _pipe(stack: ExitStack) -> tuple[IO[bytes], IO[bytes]]:
 
 def _judged(judge: SandboxedProcess, answer: SandboxedProcess, total: int) -> Verdict:
     program, tests = answer.ending(), judge.ending()
+    if tests.late and starved(program.times, tests.times):
+        return Verdict(None, _STARVED, timed_out=True)
     if not tests.output:
         return Verdict(0.0, answer.stopped or f"the tests came to no end: {tests.failure}")
-    found = json.loads(tests.output)  # written by the judge, which runs nothing of the answer's
+    try:
+        found = json.loads(tests.output)  # written by the judge, which runs nothing of the answer's
+    except ValueError:  # no failure of the sandbox, for the judge has begun; unjudged would be a way out
+        return Verdict(0.0, "the tests' verdict cannot be read")
     if found["unsupported"]:
         return Verdict(None, found["unsupported"])
     if found["passed"] == total:

@@ -1,6 +1,7 @@
 """Equality of mathematical answers."""
 
 import re
+import sys
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from katlit.rewards.lists import equal_lists, split_list
 from katlit.rewards.match import reference_of
 from katlit.rewards.numerals import Numeral, equal, read_numeral
 from katlit.rewards.units import split_unit
-from katlit.rewards.workers import WorkerError, WorkerPool
+from katlit.rewards.workers import StartError, WorkerError, WorkerPool
 
 _SCRIPT = Path(__file__).with_name("math_worker.py")
 _BASE = re.compile(r"([0-9A-F]+)\s*_\s*\{?(\d{1,2})\}?")
@@ -76,9 +77,17 @@ class MathReward(Reward):
         first = [self._read(sample) for sample in samples]
         waiting = [index for index, one in enumerate(first) if not isinstance(one, Verdict)]
         requests = [one for one in first if not isinstance(one, Verdict)]
-        replies = map(_verdict, self._pool.ask_all(requests)) if requests else ()
-        found = dict(zip(waiting, replies, strict=True))
+        found = dict(zip(waiting, self._compared(requests) if requests else (), strict=True))
         return [one if isinstance(one, Verdict) else found[index] for index, one in enumerate(first)]
+
+    def _compared(self, requests: Sequence[dict[str, str]]) -> list[Verdict]:
+        try:
+            return [_verdict(reply) for reply in self._pool.ask_all(requests)]
+        except StartError as error:
+            raise UserError(
+                f"MathReward: its worker process does not start ({error}); it runs {_SCRIPT} with "
+                f"{sys.executable}, an empty environment and memory_mib {self.memory_mib}"
+            ) from error
 
     def close(self) -> None:
         """Kill the workers."""

@@ -1,18 +1,23 @@
 """One confined process: started, served, watched, and killed for good."""
 
+import contextlib
 import marshal
 import os
 import selectors
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Self
+
+from katlit.rewards.short_line import last_line
+from katlit.rewards.starvation import Times, times_of
 
 _TICK = 0.05  # seconds between looks at threads and files
 _MAX_THREADS = 64
@@ -36,10 +41,14 @@ class Ending:
     Args:
         failure: Why it did not end well, in one short printable line; empty where it did.
         output: What it wrote on standard output.
+        late: Whether it was killed for its time by the clock.
+        times: How it had spent it.
     """
 
     failure: str
     output: bytes
+    late: bool
+    times: Times = field(compare=False)
 
 
 class SandboxedProcess:
@@ -68,9 +77,10 @@ class SandboxedProcess:
         self._input = memoryview(standard_input)
         self._output, self._errors = bytearray(), bytearray()
         self._output_bytes = output_bytes
-        self._deadline, self._wall_seconds = time.monotonic() + wall_seconds, wall_seconds
+        self._started, self._wall_seconds = time.monotonic(), wall_seconds
         self._next_look = 0.0
         self.stopped = ""  # why it was killed
+        self._late = False
         self.scratch = Path(tempfile.mkdtemp(prefix="katlit-sandbox-"))
         try:
             self._process = self._start(task, descriptors)
@@ -123,14 +133,15 @@ class SandboxedProcess:
         Raises:
             SandboxError: where it has not even begun.
         """
+        times = times_of(self._process.pid, self._started)
         self.kill()
         for pipe in list(self._open):
             self._serve(pipe)  # what was printed last
         complaints, begun, errors = self._errors.partition(b"\0")
         if not begun:
-            why = self.stopped or _last_line(complaints) or f"status {self._process.returncode}"
+            why = self.stopped or last_line(complaints) or f"status {self._process.returncode}"
             raise SandboxError(f"sandbox: the program could not be started ({why})")
-        return Ending(self._failure(errors), bytes(self._output))
+        return Ending(self._failure(errors), bytes(self._output), self._late, times)
 
     def _failure(self, errors: bytearray) -> str:
         status = self._process.returncode
@@ -140,7 +151,7 @@ class SandboxedProcess:
             return "out of processor time"
         if status < 0:
             return f"killed by signal {-status}"
-        return _last_line(errors) or f"exit status {status}"
+        return last_line(errors) or f"exit status {status}"
 
     def register(self, selector: selectors.BaseSelector) -> None:
         """Have the pipes served by `watch`."""
@@ -190,11 +201,13 @@ class SandboxedProcess:
         return ended or bool(self.stopped)
 
     def _excess(self, now: float) -> str:
-        if now > self._deadline:
+        if now > self._started + self._wall_seconds:
+            self._late = True
             return f"did not end within {self._wall_seconds:g} s"
         if _threads(self._process.pid) > _MAX_THREADS:
             return f"more than {_MAX_THREADS} threads"
         count, size = _contents(self.scratch)
+        size += _nameless_bytes(self._process.pid)
         if count > _MAX_FILES or size > _SCRATCH_BYTES:
             return f"more than {_MAX_FILES} files or {_SCRATCH_BYTES} bytes in them"
         return ""
@@ -232,11 +245,16 @@ def _contents(folder: Path) -> tuple[int, int]:
     return count, size
 
 
-def _last_line(errors: bytes | bytearray) -> str:
-    lines = errors.decode("utf-8", "replace").split("\n")
-    return short_line(next((line for line in reversed(lines) if line.strip()), ""))
-
-
-def short_line(text: str) -> str:
-    """Text that a program wrote, as a part of one line: at most 100 characters, all printable."""
-    return "".join(character if character.isprintable() else " " for character in text[:100]).strip()
+def _nameless_bytes(process: int) -> int:
+    """Bytes in the files that it holds open and has removed; none where it has ended."""
+    sizes = {}
+    try:
+        with os.scandir(f"/proc/{process}/fd") as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # closed by the program
+                    status = entry.stat()
+                    if stat.S_ISREG(status.st_mode) and not status.st_nlink:
+                        sizes[status.st_ino] = status.st_size
+    except OSError:
+        return 0
+    return sum(sizes.values())

@@ -1,6 +1,7 @@
 """The judge and the program of asserts, in one process."""
 
 import json
+import select
 from typing import Any
 
 import pytest
@@ -132,6 +133,26 @@ def test_no_reply_passes_a_test_that_it_does_not_answer(reply: bytes) -> None:
     assert found["passed"] == 0
     assert found["why"]
     assert found["ended"] == link.ended == (not reply.endswith(b"\n"))
+
+
+@pytest.mark.parametrize(
+    ("program", "test", "why"),
+    [
+        ("def f(x): return '\\0' * 10**6", "{}[f(2)]", "KeyError"),
+        ("def f(x): raise ValueError('\\U0001f600' * 10**6)", "f(2)", "ValueError"),
+        ("def f(x): return 2", "f(type('x' * 10**6, (), {})())", "TypeError"),
+    ],
+)
+def test_a_verdict_is_short_whatever_it_quotes(program: str, test: str, why: str) -> None:
+    found = judged(program, test)
+    assert found["why"].startswith(why)
+    assert len(json.dumps(found)) < select.PIPE_BUF
+
+
+def test_a_forged_error_is_short_for_the_test_as_well() -> None:
+    test = "try:\n    f(2)\nexcept ValueError as error:\n    assert len(str(error)) == 200\n"
+    replies = iter([b'["value", ["object", 0], []]\n', b'["error", "ValueError", "%s"]\n' % (b"x" * 10**6)])
+    assert judge([test], ["f"], Link(lambda request: next(replies)))["passed"] == 1
 
 
 def test_a_test_that_catches_everything_does_not_hide_the_end_of_the_program() -> None:

@@ -20,9 +20,10 @@ import yaml
 
 from katlit.errors import UserError
 from katlit.protocol import Mode, ParsedResponse
-from katlit.rewards import AccuracyReward, CodeReward, Sample, Verdict, sandbox, sandboxed_process
+from katlit.rewards import AccuracyReward, CodeReward, Sample, Verdict, code, sandbox, sandboxed_process
 from katlit.rewards.code import program_of
-from katlit.rewards.sandboxed_process import watch
+from katlit.rewards.sandboxed_process import Ending, watch
+from katlit.rewards.starvation import Times
 
 PROBLEMS = Path(__file__).parents[2] / "stubs/code_problems.yaml"
 SQUARE = {"asserts": ["assert f(2) == 4", "assert f(-3) == 9"]}
@@ -88,6 +89,13 @@ for fd in range(3, 64):
         for _ in range(9):
             os.write(fd, b'["value", 4, []]\\n')
             os.write(fd, b'{"passed": 2, "why": "", "ended": false, "unsupported": ""}\\n')
+    except OSError: pass
+def f(x): return 5
+"""
+FORGED_ERROR = """
+import os
+for fd in range(3, 64):
+    try: os.write(fd, b'["error", "ValueError", "' + b'x' * 200000 + b'"]\\n')
     except OSError: pass
 def f(x): return 5
 """
@@ -224,6 +232,16 @@ for i in range(100):
 time.sleep(2)
 """
 
+FILES_WITHOUT_NAMES = """
+import os, time
+held = [open(f'f{i}', 'wb') for i in range(9)]
+for i, file in enumerate(held):
+    os.unlink(f'f{i}')
+    file.write(b'x' * (8 << 20))
+    file.flush()
+time.sleep(2)
+"""
+
 # Name: what is tested, the program, and a part of the reason. Each is made so that it does no harm
 # even where the sandbox fails: it asks, counts to a bound, and touches no file but those of the test.
 ATTACKS: dict[str, tuple[object, str, str]] = {
@@ -247,6 +265,7 @@ ATTACKS: dict[str, tuple[object, str, str]] = {
     "secrets": (QUIET, SECRETS, "passed"),
     "files outside": (QUIET, OUTSIDE, "passed"),
     "files inside": (ECHO, FILES, "files"),
+    "files without names": (ECHO, FILES_WITHOUT_NAMES, "files"),
     "network": (QUIET, NETWORK, "passed"),
     "limits raised": (QUIET, LIMITS_RAISED, "passed"),
     "another program": (ECHO, "import os\nos.execv('/bin/echo', ['echo', '1'])", "PermissionError"),
@@ -255,6 +274,8 @@ ATTACKS: dict[str, tuple[object, str, str]] = {
     "exit at once, asserted": (SQUARE, "import os\nos._exit(0)", "the program ended"),
     "exit in the call": (SQUARE, "import os\ndef f(x): os._exit(0)", "the program ended"),
     "verdict written to every descriptor": (SQUARE, FORGED_PIPES, "test "),
+    "error written to every descriptor": (SQUARE, FORGED_ERROR, "test 1 of 2: ValueError: x"),
+    "huge key": ({"asserts": ["{}[f(2)]"]}, "def f(x): return 'x' * 200000", "test 1 of 1: KeyError"),
     "equal to everything": (SQUARE, EQUAL_TO_ALL, "assertion failed"),
     "everything patched": (SQUARE, PATCHED, "test 1 of 2"),
     "tests edited": (SQUARE, TESTS_EDITED, "assertion failed"),
@@ -395,6 +416,32 @@ def test_a_test_that_cannot_be_asked_is_not_the_programs_fault() -> None:
     assert found == Verdict(None, "a test hands the program a function, which cannot be sent")
 
 
+@pytest.mark.parametrize("name", ["error written to every descriptor", "huge key"])
+def test_a_program_cannot_make_its_verdict_unreadable(name: str) -> None:
+    tests, program, reason = ATTACKS[name]
+    found = verdict(tests, program)
+    assert (found.value, reason in found.reason) == (0.0, True)
+
+
+def test_removed_files_count_while_they_are_open(tmp_path: Path) -> None:
+    counted = sandboxed_process._nameless_bytes
+    before = counted(os.getpid())
+    with (tmp_path / "named").open("wb") as file:
+        file.truncate(1 << 20)
+        twice = os.dup(file.fileno())
+        assert counted(os.getpid()) == before
+        (tmp_path / "named").unlink()
+        assert counted(os.getpid()) == before + (1 << 20)
+        os.close(twice)
+    assert counted(os.getpid()) == before
+
+
+def test_an_unreadable_verdict_of_tests_is_wrong() -> None:
+    cut = "import os\nf(2)\nfor fd in range(3, 64):\n    try: os.write(fd, b'{')\n    except OSError: pass\n"
+    found = verdict({"asserts": [cut], "names": ["f"]}, "def f(x): return x")
+    assert found == Verdict(0.0, "the tests' verdict cannot be read")
+
+
 def test_a_sandbox_that_fails_judges_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     reward = CodeReward()
     assert reward([sample(ECHO, "print(input())")])[0].value == 1.0
@@ -407,6 +454,60 @@ def test_a_sandbox_that_fails_judges_nobody(monkeypatch: pytest.MonkeyPatch) -> 
     assert reward([sample(ECHO, "print(input())")]) == [
         Verdict(None, "sandbox: no process could be started (No such file or directory)")
     ]
+
+
+class Ended:
+    """A process that has come to an end."""
+
+    def __init__(self, ending: Ending) -> None:
+        self.stopped = ending.failure
+        self.ending = lambda: ending
+
+    def __enter__(self) -> "Ended":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize("tests", [ECHO, SQUARE], ids=["printed", "asserted"])
+@pytest.mark.parametrize(
+    ("late", "times", "unjudged"),
+    [
+        (True, Times(29.0, 3.0, 30.0), True),
+        (True, Times(0.1, 0.1, 30.0), False),  # it slept
+        (False, Times(29.0, 3.0, 30.0), False),  # it was about to be late, but failed before
+    ],
+)
+def test_out_of_time_is_wrong_but_for_want_of_a_processor(
+    monkeypatch: pytest.MonkeyPatch, tests: object, times: Times, *, late: bool, unjudged: bool
+) -> None:
+    ended = Ended(Ending("did not end", b"", late, times))
+    monkeypatch.setattr(sandbox.Sandbox, "start", lambda *_, **__: ended)
+    monkeypatch.setattr(code, "watch", lambda *_: None)
+    found = verdict(tests, "pass")
+    assert (found.value, found.timed_out) == ((None, True) if unjudged else (0.0, False))
+    assert ("did not end", "too busy")[unjudged] in found.reason
+
+
+@pytest.mark.parametrize(
+    ("launched", "share"),
+    [
+        ({}, 96),
+        ({"LOCAL_WORLD_SIZE": "8", "WORLD_SIZE": "32"}, 12),
+        ({"WORLD_SIZE": "2"}, 48),
+        ({"LOCAL_WORLD_SIZE": "97"}, 1),
+    ],
+)
+def test_ranks_share_the_processors(
+    monkeypatch: pytest.MonkeyPatch, launched: dict[str, str], share: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(96)))
+    for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    reward = CodeReward()  # made before Lightning starts the other ranks
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    assert reward._free._initial_value == share
 
 
 def test_a_machine_that_cannot_confine_is_refused_unless_accepted(monkeypatch: pytest.MonkeyPatch) -> None:

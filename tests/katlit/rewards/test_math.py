@@ -1,7 +1,9 @@
 """`MathReward` against a table of labelled pairs, and against answers that are meant to break it."""
 
+import contextlib
 import os
 import pickle
+import resource
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ from katlit.batch import Prompt
 from katlit.errors import UserError
 from katlit.protocol import Mode, ParsedResponse
 from katlit.rewards import AccuracyReward, MathReward, Sample
-from katlit.rewards.workers import Worker, WorkerError, WorkerPool
+from katlit.rewards.workers import StartError, Worker, WorkerError, WorkerPool
 
 TABLE = Path(__file__).with_name("math_pairs.txt")
 
@@ -153,6 +155,81 @@ def test_a_worker_that_fails_is_replaced(tmp_path: Path, body: str, failure: typ
     pool.close()
     assert replies[::2] == [{"a": 1}, {"a": 2}]
     assert isinstance(replies[1], failure)
+
+
+def test_more_descriptors_than_select_knows(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2048:
+        pytest.skip("this process may not open enough files")
+    pool = WorkerPool(script(tmp_path, "print(line, flush=True)"), [], number=1, seconds=30)
+    with contextlib.ExitStack() as stack:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2048, hard))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        null = stack.enter_context(Path(os.devnull).open("rb")).fileno()
+        for _ in range(1024):
+            stack.callback(os.close, os.dup(null))
+        stack.callback(pool.close)
+        assert pool.ask({"a": 1}) == {"a": 1}
+
+
+def test_an_interrupted_request_is_not_answered_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = WorkerPool(script(tmp_path, "print(line, flush=True)"), [], number=1, seconds=30)
+    assert pool.ask({"a": 1}) == {"a": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "_line", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            pool.ask({"a": 2})
+    assert pool.ask({"a": 3}) == {"a": 3}
+    pool.close()
+
+
+def interrupt(worker: Worker, deadline: float) -> bytes:
+    raise KeyboardInterrupt
+
+
+def test_a_worker_that_never_begins_ends_the_run_with_its_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "worker.py"
+    monkeypatch.setattr("katlit.rewards.math._SCRIPT", path)
+    path.write_text("import no_such_package")
+    reward = MathReward(workers=2)
+    with pytest.raises(
+        UserError, match=r"does not start \(.*ModuleNotFoundError: No module named 'no_such_pa"
+    ):
+        AccuracyReward(verifiers={"math": reward})([sample("x", "x + 0")] * 5)
+    path.write_text("import sys; sys.stdin.read()")
+    monkeypatch.setattr("katlit.rewards.workers.START_SECONDS", 0.5)
+    with pytest.raises(UserError, match=r"does not start \(not ready within 0\.5 s"):
+        reward([sample("x", "x + 0")])
+    monkeypatch.setattr("katlit.rewards.workers.sys.executable", "/nowhere/python")
+    with pytest.raises(UserError, match=r"no process could be started: No such file"):
+        reward([sample("x", "x + 0")])
+
+
+def test_a_worker_that_dies_later_costs_only_its_request_and_says_why(tmp_path: Path) -> None:
+    once = tmp_path / "once"
+    path = tmp_path / "worker.py"
+    path.write_text(
+        f"""
+import os, sys
+os.mkdir({str(once)!r})  # fails when it is started again
+print("ready", flush=True)
+for line in sys.stdin:
+    sys.stderr.write("noise\\n" * 10**5)  # more than a pipe holds
+    if "bad" in line: raise MemoryError("\\x1b no room")
+    print(line, flush=True)
+"""
+    )
+    pool = WorkerPool(path, [], number=1, seconds=30)
+    first, second, third = pool.ask_all([{"a": 1}, {"a": "bad"}, {"a": 2}])
+    pool.close()
+    assert first == {"a": 1}
+    assert str(second) == "the worker died: MemoryError:   no room"
+    assert isinstance(third, StartError)
+    assert str(third).startswith("the worker died: FileExistsError")
 
 
 def test_sympy_evaluates_numbers_only(tmp_path: Path) -> None:

@@ -1,7 +1,14 @@
 """Rewards on real reasoning-gym entries."""
 
+import math
+import re
+from collections.abc import Callable
+from fractions import Fraction
+
+import numpy as np
 import pytest
 import reasoning_gym
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reasoning_gym.dataset import ProceduralDataset
@@ -21,6 +28,7 @@ from katlit.rewards import (
     Sample,
     TaskReward,
     Verdict,
+    verdicts_of,
 )
 from katlit.rewards.task import _READ, scorer
 
@@ -174,6 +182,49 @@ def test_a_sample_that_cannot_be_judged_costs_the_others_nothing() -> None:
     own = AccuracyReward(verifiers={"strange": Failing()})
     mixed = [sample(prompt("strange", ""), "x"), sample(p, "5"), sample(prompt("strange", ""), "5")]
     assert values(own(mixed)) == [None, 1.0, 1.0]
+
+
+class Stating(Reward):
+    """Says of every sample what it was given; raises it, if it is an exception."""
+
+    def __init__(self, what: Verdict | Exception) -> None:
+        self.what = what
+
+    def __call__(self, samples: list[Sample]) -> list[Verdict]:
+        if isinstance(self.what, Exception):
+            raise self.what
+        return [self.what for _ in samples]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [float("nan"), float("inf"), -float("inf"), 1e39, 10**5000, "1", [1.0], 1j, torch.tensor(1.0)],
+    ids=lambda value: f"{type(value).__name__}",
+)
+def test_what_is_no_finite_number_is_unjudged(value: object) -> None:
+    reward = CompositeReward({"accuracy": Stating(Verdict(value, "why"))}, {"accuracy": 1.0})
+    batch = reward([sample(prompt("match", "5"), "5")] * 2)
+    assert math.isnan(batch.total[0])
+    for verdict in batch.components["accuracy"]:
+        assert verdict.value is None
+        assert re.match(r"Stating: its value .* is no finite number", verdict.reason)
+
+
+@pytest.mark.parametrize("value", [0, -1.5, True, np.float32(0.5), np.int64(3), Fraction(1, 2), None])
+def test_numbers_of_any_type_are_values(value: float) -> None:
+    said = Verdict(value, "why", timed_out=True)
+    (verdict,) = verdicts_of(Stating(said), [sample(prompt("match", "5"), "5")])
+    assert verdict == said
+    assert type(verdict.value) in (float, type(None))  # which JSON knows
+
+
+@pytest.mark.parametrize("make", [lambda text: Verdict(0.0, text), ValueError], ids=["said", "raised"])
+def test_reasons_are_short_lines(make: Callable[[str], Verdict | Exception]) -> None:
+    hostile = "\x1b]0;title\x07\n" + "y" * 10**6
+    (verdict,) = verdicts_of(Stating(make(hostile)), [sample(prompt("match", "5"), "5")])
+    assert verdict.reason.isprintable()
+    assert "]0;title  yyy" in verdict.reason
+    assert len(verdict.reason) <= 300
 
 
 class Short(Reward):

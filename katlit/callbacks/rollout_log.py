@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
+from katlit.errors import UserError
 from katlit.output import require_writable, set_aside
 from katlit.rollout.record import RolloutRecord
 from katlit.rollout.record_files import record_file, record_files, write_records
@@ -38,6 +39,8 @@ class RolloutLog(Callback):
     """
 
     def __init__(self, directory: str | None = None, log_probs: bool = True, keep: int | None = None) -> None:
+        if keep is not None and keep < 1:
+            raise UserError(f"RolloutLog: keep {keep}; give at least 1, or null to keep all")
         self.directory = directory
         self.log_probs = log_probs
         self.keep = keep

@@ -115,6 +115,12 @@ def test_old_steps_and_log_probabilities_can_be_left_out(tmp_path: Path) -> None
     assert {str(one["log_probs"]) for one in read_records(tmp_path / "rollouts", 3)} == {"None"}
 
 
+@pytest.mark.parametrize("keep", [0, -1])
+def test_at_least_one_step_is_kept(keep: int) -> None:
+    with pytest.raises(UserError, match=f"keep {keep}; give at least 1"):
+        RolloutLog(keep=keep)
+
+
 def test_a_trial_run_leaves_nothing(tmp_path: Path) -> None:
     fit: dict[str, Any] = {"fast_dev_run": 1}
     train(tmp_path, Finishing(), [[prompt(1)]], fit=fit, callbacks=[RolloutLog()])

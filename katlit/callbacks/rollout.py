@@ -179,7 +179,7 @@ class RolloutSampler(Callback):
         require_judged(first, self.max_unjudged_share, step.number)
         left_out = set() if self.on_flat_groups == "keep" else flat_groups(rollouts)
         probes = None if got.probes is None else [one for part in peers.together(got.probes) for one in part]
-        origin = step.origin(self._settings.seed, got.staleness)
+        origin = step.origin(self._settings.seed, trainer.global_rank, got.staleness)
         with watch.time("layout"):
             filled = fill(
                 parts,

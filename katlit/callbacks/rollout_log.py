@@ -26,7 +26,7 @@ class RolloutLog(Callback):
     file is whole or absent. A run that goes on from a checkpoint, or starts afresh where an earlier one left
     rollouts, moves those of the steps to come into a folder `aside-<n>`, so that each step is there once.
     Rollouts of several updates are in the file of the first one. Where a flat group was sampled anew, the
-    file has the new one, its rollouts numbered on.
+    file has its last round alone, the rollouts numbered on; what is flat still is marked as left out.
 
     On disk a token takes 2 bytes, 0.9 without log-probabilities, as measured with the demo's vocabulary; at
     most about 7 and 3, which random ones of 152,000 tokens take.
@@ -44,7 +44,7 @@ class RolloutLog(Callback):
         self.directory = directory
         self.log_probs = log_probs
         self.keep = keep
-        self._rows: dict[tuple[int, str, int], dict[str, Any]] = {}  # not written yet
+        self._rows: dict[tuple[int, int, int], dict[str, Any]] = {}  # not written yet
         self._last_step = 0
 
     def folder(self, trainer: Trainer) -> Path:
@@ -75,7 +75,7 @@ class RolloutLog(Callback):
         """Collect the rollouts of the step's micro-batches, and write them after its update."""
         for row in [*batch.get("samples", []), *batch.get("unjudged", [])]:
             record = row["record"]
-            self._rows[record["step"], record["prompt_id"], record["index"]] = row
+            self._rows[record["step"], record["group"], record["index"]] = row
         if trainer.global_step == self._last_step:
             return
         self._last_step = trainer.global_step
@@ -90,7 +90,7 @@ class RolloutLog(Callback):
 
     def _record(self, row: dict[str, Any]) -> RolloutRecord:
         log_probs = [round(value, DIGITS) for value in row["record"]["log_probs"]]
-        trained = "answer_advantage" in row
+        trained = "answer_advantage" in row and not row["record"]["left_out"]
         record: RolloutRecord = row["record"] | {
             "log_probs": log_probs if self.log_probs else None,
             "advantages": [row["judge_advantage"], row["answer_advantage"]] if trained else None,

@@ -14,8 +14,8 @@ from katlit.callbacks.rollout_log import RolloutLog
 from katlit.errors import UserError
 from katlit.module import KatModule
 from katlit.replay.again import sample_again
-from katlit.replay.group import GivesAdvantages, chosen, explain, group_of
-from katlit.replay.view import advantage_text, again_text, reward_text, rollout_text
+from katlit.replay.group import GivesAdvantages, copies, explain, group_of
+from katlit.replay.view import advantage_text, again_text, copies_text, reward_text, rollout_text
 from katlit.replay.weights import model_directory, source_of
 from katlit.rollout.record import RolloutRecord
 from katlit.rollout.record_files import read_records
@@ -70,6 +70,9 @@ def main(arguments: Sequence[str]) -> int:
         help="optimizer steps before it, its prompt, its number among the prompt's rollouts",
     )
     parser.add_argument(
+        "--copy", type=int, default=0, metavar="N", help="which one, where the step has the prompt repeatedly"
+    )
+    parser.add_argument(
         "--model",
         metavar="PATH",
         help="the weights that sampled it, a checkpoint or an exported model; by default the "
@@ -80,7 +83,12 @@ def main(arguments: Sequence[str]) -> int:
     folder, address = Path(options.run), _address(options.rollout)
     cli = _settings(folder)
     records = read_records(_folder(cli, folder), address.step)
-    record = chosen(records, address.prompt_id, address.number)
+    found = copies(records, address.prompt_id, address.number)
+    if not 0 <= options.copy < len(found):
+        raise UserError(f"--copy: {options.copy}; of this rollout there are {len(found)}, from 0")
+    record = found[options.copy]
+    if len(found) > 1:
+        sys.stdout.write(f"{copies_text(record, found)}\n\n")
     _show(record, records, cli)
     if options.only_show:
         return 0

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from katlit.errors import UserError
-from katlit.losses.advantages import Rollouts, terms
+from katlit.escape import escaped
+from katlit.losses.advantages import EQUAL, Rollouts, terms
 from katlit.rollout.record import RolloutRecord
 
 _MODES = {"on": 1, "off": 0, None: -1}
@@ -30,15 +31,25 @@ class Explained(NamedTuple):
     terms: dict[str, float]  # by the names of `katlit.losses.advantages.terms`
     judge: float
     answer: float
+    equal: bool  # whether all rewards of the group are
+    equal_in_mode: bool  # whether all rewards of its mode are
 
 
 def group_of(record: RolloutRecord, records: Sequence[RolloutRecord]) -> list[RolloutRecord]:
-    """The rollouts of the same prompt and step that a reward could judge, each once, in order.
+    """The rollouts of the same group that a reward could judge, in order.
 
-    Prompts are repeated where ranks would have unequally many; so are their rollouts then, seed by seed.
+    A prompt may be repeated within a step, on other ranks or the same: each time it is a group of its own.
+
+    Args:
+        record: One of the records.
+        records: Of a step.
     """
-    same = {one["index"]: one for one in records if one["prompt_id"] == record["prompt_id"]}
-    return [same[index] for index in sorted(same) if same[index]["reward"] is not None]
+    group = [one for one in records if _place(one) == _place(record) and one["reward"] is not None]
+    return sorted(group, key=lambda one: one["index"])
+
+
+def _place(record: RolloutRecord) -> tuple[int, int]:
+    return record["rank"], record["group"]
 
 
 def explain(
@@ -61,14 +72,19 @@ def explain(
         torch.tensor([one["truncated"] for one in group]),
         torch.tensor([one["thinking"] != "auto" for one in group]),
     )
-    (place,) = [place for place, one in enumerate(group) if one["index"] == record["index"]]
+    place = group.index(record)
     judge, answer = stage.advantages(rollouts)[place].tolist()
     found = {name: float(values[place]) for name, values in terms(rollouts, stage.bias).items()}
-    return Explained(found, judge, answer)
+    of_mode = rollouts.rewards[rollouts.modes == rollouts.modes[place]]
+    return Explained(found, judge, answer, _equal(rollouts.rewards), _equal(of_mode))
 
 
-def chosen(records: Sequence[RolloutRecord], prompt_id: str, index: int) -> RolloutRecord:
-    """The record of a rollout.
+def _equal(rewards: Tensor) -> bool:
+    return bool(rewards.max() - rewards.min() <= EQUAL)
+
+
+def copies(records: Sequence[RolloutRecord], prompt_id: str, index: int) -> list[RolloutRecord]:
+    """The records of a rollout, in order of ranks and groups: several where its prompt was repeated.
 
     Raises:
         UserError: where there is none of this prompt or index, naming those there are.
@@ -76,10 +92,10 @@ def chosen(records: Sequence[RolloutRecord], prompt_id: str, index: int) -> Roll
     of_prompt = [record for record in records if record["prompt_id"] == prompt_id]
     found = [record for record in of_prompt if record["index"] == index]
     if found:
-        return found[0]
+        return sorted(found, key=_place)
     if of_prompt:
         known = f"of that prompt there are {sorted({record['index'] for record in of_prompt})}"
     else:
-        ids = sorted({record["prompt_id"] for record in records})
+        ids = sorted({escaped(record["prompt_id"]) for record in records})
         known = f"prompts of that step: {', '.join(ids[:5])}{', …' if len(ids) > 5 else ''}"
     raise UserError(f"--rollout: no rollout {index} of prompt {prompt_id!r}; {known}")

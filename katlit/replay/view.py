@@ -45,10 +45,11 @@ def rollout_text(record: RolloutRecord, protocol: Protocol) -> str:
     mode = "no mode" if record["mode"] is None else f"think-{record['mode']}"
     prompt = record["prompt_ids"]
     prefill = protocol.forced_prefill(Mode(record["thinking"])) if forced else []
+    trained = "not trained on" if record["advantages"] is None else "trained on"
     marks = (", forced" if forced else "", ", cut" if record["truncated"] else "")
     parts = [
         f"rollout {record['step']}/{escaped(record['prompt_id'])}/{record['index']}",
-        f"  trained on after {record['step']} optimizer steps, in epoch {record['epoch']}",
+        f"  {trained} after {record['step']} optimizer steps, in epoch {record['epoch']}",
         f"  sampled from the weights after {record['policy_step']}",
         f"  run seed {record['run_seed']}, request seed {record['seed']}",
         f"  {mode}{marks[0]}; {len(ids)} tokens{marks[1]}",
@@ -60,6 +61,15 @@ def rollout_text(record: RolloutRecord, protocol: Protocol) -> str:
     for name, part in (("judge", ids[:number]), ("answer", ids[number:])):
         parts += ["", f"{name} segment, {len(part)} tokens", escaped_lines(protocol.decode(part))]
     return "\n".join([*parts, "", *_token_table(record, protocol)])
+
+
+def copies_text(record: RolloutRecord, copies: Sequence[RolloutRecord]) -> str:
+    """Which of several it is; a prompt is repeated where ranks would have unequally many."""
+    lines = [f"the step has the prompt {len(copies)} times; --copy=N shows the rollout of another one"]
+    for number, one in enumerate(copies):
+        mark = "*" if one is record else " "
+        lines.append(f"{mark} {number:>3}  rank {one['rank']}, group {one['group']}")
+    return "\n".join(lines)
 
 
 def _token_table(record: RolloutRecord, protocol: Protocol) -> Iterable[str]:
@@ -85,7 +95,7 @@ def advantage_text(
     record: RolloutRecord, group: Sequence[RolloutRecord], found: Explained | None, stage: GivesAdvantages
 ) -> str:
     """The group, each term of the advantage, and whether it is the one that was trained on."""
-    if found is None or record["advantages"] is None:
+    if found is None:
         return "advantages: none, for a reward could not judge it"
     lines = [f"group of {len(group)}: index, mode, reward"]
     lines += [_member(one) for one in group]
@@ -94,11 +104,16 @@ def advantage_text(
     lines += [f"  {words}: {_number(found.terms[name])}" for name, words in names.items()]
     differs = False
     ours = {"judge": found.judge, "answer": found.answer}
-    for (name, value), trained in zip(ours.items(), record["advantages"], strict=True):
-        same = abs(value - trained) <= EQUAL
+    theirs: Sequence[float | None] = record["advantages"] or [None, None]
+    for (name, value), trained in zip(ours.items(), theirs, strict=True):
+        same = trained is None or abs(value - trained) <= EQUAL
         differs |= not same
         verdict = "as trained on" if same else f"but {trained:.6g} was trained on"
-        lines.append(f"  {name} advantage: {value:.6g}, {verdict}{_why_zero(name, value, record)}")
+        verdict = "not trained on" if trained is None else verdict
+        reason = "" if value else _why_zero(name, record, found, stage.estimator)
+        lines.append(f"  {name} advantage: {value:.6g}, {verdict}{reason}")
+    if record["left_out"]:
+        lines.append("  (groups whose rewards are all equal were left out of the training: on_flat_groups)")
     if differs:
         lines.append("  (config.yaml of the run may be of later settings than this step)")
     return "\n".join(lines)
@@ -119,14 +134,15 @@ def _member(record: RolloutRecord) -> str:
     return f"{line}  ({named})" if named else line
 
 
-def _why_zero(segment: str, advantage: float, record: RolloutRecord) -> str:
-    if advantage != 0:
-        return ""
-    if record["truncated"]:
-        return " (0, for the length limit cut it)"
-    if segment == "judge" and record["thinking"] != "auto":
-        return " (0, for the judge was forced)"
-    return ""
+def _why_zero(segment: str, record: RolloutRecord, found: Explained, estimator: str) -> str:
+    answer_of_mode = estimator == "hipo" and segment == "answer"
+    reasons = {
+        "the length limit cut it": record["truncated"],
+        "the judge was forced": segment == "judge" and record["thinking"] != "auto",
+        "all rewards of the group are equal": found.equal,
+        "all rewards of its mode are equal": answer_of_mode and found.equal_in_mode,
+    }
+    return next((f" (0, for {reason})" for reason, holds in reasons.items() if holds), "")
 
 
 def again_text(record: RolloutRecord, completion: Completion, weights: str, protocol: Protocol) -> str:

@@ -47,12 +47,16 @@ def fill(
     Returns:
         All of a `RolloutBatch` but its prompts and what the module writes, for each micro-batch.
     """
-    unjudged = [table_row(rollout, prompts, protocol, origin) for rollout in rollouts if rollout.unjudged]
+    rows = [
+        table_row(rollout, prompts, protocol, origin, left_out=rollout.group in left_out)
+        for rollout in rollouts
+    ]
+    unjudged = [row for row, rollout in zip(rows, rollouts, strict=True) if rollout.unjudged]
+    samples = [row for row, rollout in zip(rows, rollouts, strict=True) if not rollout.unjudged]
     rollouts = [rollout for rollout in rollouts if not rollout.unjudged]
     difficulties = torch.tensor([prompts[r.group]["difficulty"] for r in rollouts], dtype=torch.int64)
     known = outcomes(rollouts) | {"difficulties": difficulties}
     known = {name: tensor.to(device) for name, tensor in known.items()}
-    samples = [table_row(rollout, prompts, protocol, origin) for rollout in rollouts]
     filled = []
     kept = [index for index, rollout in enumerate(rollouts) if rollout.group not in left_out]
     for places in balanced([document_tokens(rollouts[index]) for index in kept], parts):

@@ -1,7 +1,7 @@
 """What is kept of a rollout, so that it can be followed and sampled again alone."""
 
 import math
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from katlit.protocol import Protocol, Thinking
 from katlit.rollout.layout import Rollout
@@ -11,6 +11,7 @@ class Origin(TypedDict):
     """Where the rollouts of an optimizer step come from."""
 
     run_seed: int
+    rank: int  # of the process that trained on them; where several see the same data, of their first
     epoch: int
     step: int  # optimizer steps before the one that they are trained on in
     policy_step: int  # optimizer steps behind the weights that sampled them
@@ -28,7 +29,8 @@ class RolloutRecord(Origin):
     """One rollout, in types that JSON knows."""
 
     prompt_id: str
-    index: int  # among the rollouts of its prompt
+    group: int  # place of the prompt among those of the step and rank, where a prompt may be repeated
+    index: int  # among the rollouts of its group
     thinking: Thinking  # on and off: the mode was forced
     seed: int  # of its request: `request_seed(run_seed, epoch, prompt_id, index)`
     prompt_ids: list[int]
@@ -36,20 +38,22 @@ class RolloutRecord(Origin):
     log_probs: list[float] | None  # of the tokens, by the engine
     truncated: bool
     judge_tokens: int  # how many of the tokens are of the judge segment; none of a forced judge
-    mode: str | None
+    mode: Literal["on", "off"] | None
     violation: str | None  # the first one of the protocol
     verdicts: dict[str, VerdictRecord]  # of each component of the reward
     reward: float | None  # None where a component could not judge it: it was not trained on
     correct: bool
-    advantages: list[float] | None  # of judge and answer, as trained on
+    left_out: bool  # all rewards of its group are equal, and such groups were not trained on
+    advantages: list[float] | None  # of judge and answer, as trained on; None where it was not
 
 
-def recorded(rollout: Rollout, prompt_id: str, protocol: Protocol) -> dict[str, Any]:
+def recorded(rollout: Rollout, prompt_id: str, protocol: Protocol, *, left_out: bool) -> dict[str, Any]:
     """A `RolloutRecord` without its origin and its advantages."""
     parsed = rollout.parsed
     ids = rollout.completion.token_ids
     return {
         "prompt_id": prompt_id,
+        "group": rollout.group,
         "index": rollout.number,
         "thinking": rollout.thinking,
         "seed": rollout.seed,
@@ -66,4 +70,5 @@ def recorded(rollout: Rollout, prompt_id: str, protocol: Protocol) -> dict[str, 
         },
         "reward": None if math.isnan(rollout.reward) else rollout.reward,
         "correct": rollout.correct,
+        "left_out": left_out,
     }

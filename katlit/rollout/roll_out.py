@@ -186,7 +186,7 @@ def response_text(rollout: Rollout, protocol: Protocol) -> str:
 
 
 def table_row(
-    rollout: Rollout, prompts: Sequence[Prompt], protocol: Protocol, origin: Origin
+    rollout: Rollout, prompts: Sequence[Prompt], protocol: Protocol, origin: Origin, *, left_out: bool
 ) -> dict[str, object]:
     """What the table of samples shows and the log of rollouts keeps, but for the advantages."""
     mode = rollout.parsed.mode
@@ -196,7 +196,7 @@ def table_row(
         "mode": "none" if mode is None else f"{mode.value}{' (forced)' if rollout.forced else ''}",
         "correct": rollout.correct,
         "reward": rollout.reward,
-        "record": origin | recorded(rollout, prompts[rollout.group]["id"], protocol),
+        "record": origin | recorded(rollout, prompts[rollout.group]["id"], protocol, left_out=left_out),
     }
 
 

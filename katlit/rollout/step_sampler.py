@@ -34,10 +34,14 @@ class Step:
     prompts: Sequence[Prompt]
     following: Sequence[Prompt]
 
-    def origin(self, run_seed: int, staleness: int) -> Origin:
+    def origin(self, run_seed: int, rank: int, staleness: int) -> Origin:
         """What the records of its rollouts say of them all."""
         return Origin(
-            run_seed=run_seed, epoch=self.epoch, step=self.number, policy_step=self.number - staleness
+            run_seed=run_seed,
+            rank=rank,
+            epoch=self.epoch,
+            step=self.number,
+            policy_step=self.number - staleness,
         )
 
 

@@ -1,6 +1,7 @@
 """The log of rollouts of real, small training runs."""
 
 import gzip
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,16 @@ class LaterDiffers(Reward):
     def __call__(self, samples: list[Sample]) -> list[Verdict]:
         self.seen += len(samples)
         return [Verdict(float(self.seen <= 8 or index % 2), "") for index in range(len(samples))]
+
+
+class FlatThenNot(Reward):
+    """All 1 for the first prompt; every second one for others."""
+
+    def __init__(self) -> None:
+        self.numbers = count()
+
+    def __call__(self, samples: list[Sample]) -> list[Verdict]:
+        return [Verdict(float(one.prompt["id"] == "p0" or next(self.numbers) % 2), "") for one in samples]
 
 
 def steps(folder: Path) -> list[int]:
@@ -96,8 +107,27 @@ def test_a_group_sampled_anew_is_there_in_place_of_the_flat_one(tmp_path: Path) 
     train(tmp_path, Finishing(), BATCHES[:1], seed=5, callbacks=[RolloutLog()], **settings)
     records = read_records(tmp_path / "rollouts", 0)
     assert [one["index"] for one in records] == [4, 5, 6, 7] * 2
+    assert not any(one["left_out"] for one in records)
     for one in records:
         assert one["seed"] == request_seed(5, 0, one["prompt_id"], one["index"])
+
+
+def test_groups_that_were_left_out_are_there_without_advantages(tmp_path: Path) -> None:
+    reward = CompositeReward({"accuracy": FlatThenNot()}, {"accuracy": 1.0})
+    settings: dict[str, Any] = {"reward": reward, "samples": 4, "on_flat_groups": "skip"}
+    train(tmp_path, Finishing(), BATCHES[:1], callbacks=[RolloutLog()], **settings)
+    records = read_records(tmp_path / "rollouts", 0)
+    assert [one["left_out"] for one in records] == [True] * 4 + [False] * 4
+    assert [one["advantages"] is None for one in records] == [True] * 4 + [False] * 4
+
+
+def test_a_prompt_that_a_batch_repeats_is_there_each_time(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"samples": 4, "callbacks": [RolloutLog()]}
+    train(tmp_path, Finishing(), [[prompt(1), prompt(2), prompt(1)]], **settings)
+    records = read_records(tmp_path / "rollouts", 0)
+    assert [one["prompt_id"] for one in records] == ["p1"] * 4 + ["p2"] * 4 + ["p1"] * 4
+    assert [one["group"] for one in records] == [0] * 4 + [1] * 4 + [2] * 4
+    assert {one["rank"] for one in records} == {0}
 
 
 def test_an_earlier_run_is_moved_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

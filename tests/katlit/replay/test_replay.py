@@ -13,8 +13,8 @@ from katlit.errors import UserError
 from katlit.losses.advantages import Rollouts, process
 from katlit.protocol import Protocol
 from katlit.replay.again import first_difference
-from katlit.replay.group import chosen, explain, group_of
-from katlit.replay.view import advantage_text, again_text, reward_text, rollout_text
+from katlit.replay.group import copies, explain, group_of
+from katlit.replay.view import advantage_text, again_text, copies_text, reward_text, rollout_text
 from katlit.replay.weights import model_directory, source_of
 from katlit.rollout.engine import Completion
 from katlit.rollout.record import RolloutRecord
@@ -33,19 +33,20 @@ def protocol(stage: StepSRPO) -> Protocol:
 
 def record(index: int = 0, reward: float | None = 1.0, mode: str | None = "on", **more: Any) -> RolloutRecord:
     plain: dict[str, Any] = {
-        "run_seed": 1, "epoch": 0, "step": 4, "policy_step": 3, "prompt_id": "set/p", "index": index,
+        "run_seed": 1, "rank": 0, "epoch": 0, "step": 4, "policy_step": 3, "prompt_id": "set/p",
+        "group": 2, "index": index,
         "thinking": "auto", "seed": 7, "prompt_ids": [65, 66],
         "token_ids": [67, 68, 69],
         "log_probs": [-0.5, -0.25, 0.0], "truncated": False, "judge_tokens": 1, "mode": mode,
         "violation": None,
         "verdicts": {"accuracy": {"value": reward, "reason": "why", "timed_out": False}}, "reward": reward,
-        "correct": reward == 1, "advantages": None,
+        "correct": reward == 1, "left_out": False, "advantages": None,
     }  # fmt: skip
     return plain | more  # type: ignore[return-value]
 
 
 def test_the_advantage_is_that_of_the_group_and_one_that_is_not_is_seen(stage: StepSRPO) -> None:
-    others = [record(index=9, reward=0.0, prompt_id="other"), record(index=5, reward=None)]
+    others = [record(index=9, reward=0.0, prompt_id="other", group=1), record(index=5, reward=None)]
     records = [
         record(0, 1.0, "on"),
         record(1, 0.0, "on"),
@@ -59,7 +60,7 @@ def test_the_advantage_is_that_of_the_group_and_one_that_is_not_is_seen(stage: S
             torch.tensor([1, 1, 0, -1]), torch.zeros(4).bool(), torch.zeros(4).bool(),
         )
     )  # fmt: skip
-    group = group_of(records[0], [*records, records[2]])  # a prompt that a loader repeated
+    group = group_of(records[0], records)
     assert [one["index"] for one in group] == [0, 1, 2, 3]
     for one, trained in zip(group, expected.tolist(), strict=True):
         one["advantages"] = trained
@@ -81,6 +82,50 @@ def test_a_zero_has_its_reason(stage: StepSRPO) -> None:
     assert "answer advantage: 0, as trained on (0, for the length limit cut it)" in cut
     assert "judge advantage: 0, as trained on (0, for the judge was forced)" in forced
     assert "answer advantage: -1, as trained on" in forced
+
+
+def test_a_repeated_prompt_has_several_groups(stage: StepSRPO) -> None:
+    here = [record(index, float(index), rank=0, group=3) for index in range(3)]
+    beside = [record(index, 0.5 + index, rank=0, group=11) for index in range(3)]
+    there = [record(0, None, rank=1), *(record(index, 0.25, rank=1) for index in (1, 2))]
+    records = [*there, *beside, *here]
+    found = copies(records, "set/p", 0)
+    assert found == [here[0], beside[0], there[0]]
+    assert [group_of(one, records) for one in found] == [here, beside, there[1:]]
+    for one in found:
+        explained = explain(one, group_of(one, records), stage)
+        assert (explained is None) == (one is there[0])
+    assert re.findall(r"(.) +(\d)  rank (\d), group (\d+)", copies_text(found[1], found)) == [
+        (" ", "0", "0", "3"), ("*", "1", "0", "11"), (" ", "2", "1", "2"),
+    ]  # fmt: skip
+
+
+def test_a_flat_group_is_explained_without_contradiction(stage: StepSRPO) -> None:
+    group = [record(index, 1.2, mode, advantages=[0.0, 0.0]) for index, mode in enumerate(["on", "off"] * 2)]
+    reason = " (0, for all rewards of the group are equal)"
+    text = advantage_text(group[0], group, explain(group[0], group, stage), stage)
+    assert f"judge advantage: 0, as trained on{reason}" in text
+    assert f"answer advantage: 0, as trained on{reason}" in text
+    for one in group:
+        one["left_out"], one["advantages"] = True, None
+    text = advantage_text(group[0], group, explain(group[0], group, stage), stage)
+    assert "as trained on" not in text
+    assert f"judge advantage: 0, not trained on{reason}" in text
+    assert "left out of the training: on_flat_groups" in text
+    solved = StepSRPO(stage.backbone, bias_when_solved=True)
+    group = [record(index, 1.2, one["mode"], correct=True) for index, one in enumerate(group)]
+    found = explain(group[0], group, solved)
+    assert found is not None
+    group[0]["advantages"] = [found.judge, found.answer]
+    text = advantage_text(group[0], group, found, solved)
+    assert "judge advantage: -1, as trained on\n" in text
+    hipo = StepSRPO(stage.backbone, estimator="hipo")
+    group = [
+        record(index, float(index > 1), mode, advantages=[0.5, 0.0])
+        for index, mode in enumerate(["on", "on", "off", "off"])
+    ]
+    text = advantage_text(group[0], group, explain(group[0], group, hipo), hipo)
+    assert "answer advantage: 0, as trained on (0, for all rewards of its mode are equal)" in text
 
 
 def test_a_hostile_model_cannot_write_a_line_of_ours(protocol: Protocol) -> None:
@@ -112,9 +157,11 @@ def test_where_it_goes_another_way(protocol: Protocol) -> None:
 
 def test_what_is_missing_is_named(tmp_path: Path, stage: StepSRPO) -> None:
     with pytest.raises(UserError, match=r"no rollout 2 of prompt 'set/p'; of that prompt there are \[0, 1\]"):
-        chosen([record(0), record(1)], "set/p", 2)
+        copies([record(0), record(1)], "set/p", 2)
     with pytest.raises(UserError, match="prompts of that step: set/p"):
-        chosen([record(0)], "p", 0)
+        copies([record(0)], "p", 0)
+    with pytest.raises(UserError, match=re.escape(r"prompts of that step: \x1b]0;x\x07") + "$"):
+        copies([record(prompt_id="\x1b]0;x\x07")], "p", 0)
     (tmp_path / "step-00000002.ckpt").touch()
     assert source_of(0, tmp_path) is None
     assert source_of(2, tmp_path) == tmp_path / "step-00000002.ckpt"

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -17,7 +18,7 @@ _LIGHTNING = "meta.pt"  # what Lightning keeps beside it
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write a checkpoint of FSDP2 or ZeRO as one file, optimizer included.
+    """Write a checkpoint of FSDP2 or ZeRO that you trust as one file, optimizer included.
 
     Args:
         arguments: What follows `katlit consolidate`; `--help` lists them.
@@ -46,7 +47,8 @@ def main(arguments: Sequence[str]) -> int:
 def consolidated(checkpoint: Path, scratch: Path) -> dict[str, Any]:
     """The content of a split checkpoint in the form of a single-process one, on the CPU.
 
-    Unpickles, as Lightning does: only for checkpoints of one's own.
+    Only for checkpoints that you trust: what torch and DeepSpeed keep beside the tensors is unpickled, and
+    can run any code.
 
     Args:
         checkpoint: The folder.
@@ -73,7 +75,13 @@ def _read_dcp(checkpoint: Path, scratch: Path) -> dict[str, Any]:
     dcp_to_torch_save(checkpoint, tensors)
     content = torch.load(tensors, map_location="cpu", weights_only=True)
     tensors.unlink()
-    meta: dict[str, Any] = torch.load(checkpoint / _LIGHTNING, map_location="cpu", weights_only=False)
+    try:
+        meta: dict[str, Any] = torch.load(checkpoint / _LIGHTNING, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise UserError(
+            f"{checkpoint / _LIGHTNING}: holds objects of classes, which could run code as they are read and "
+            "which no run goes on from; keep plain values in the state of a callback"
+        ) from error
     return _with_optimizer(meta | {"state_dict": content["state_dict"]}, content["optimizer_0"])
 
 

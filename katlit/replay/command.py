@@ -19,6 +19,7 @@ from katlit.replay.view import advantage_text, again_text, copies_text, reward_t
 from katlit.replay.weights import model_directory, source_of
 from katlit.rollout.record import RolloutRecord
 from katlit.rollout.record_files import read_records
+from katlit.rollout.vllm_server import VLLMServer
 from katlit.trainer import KatCLI, run
 
 
@@ -51,6 +52,9 @@ class ReplayCLI(KatCLI):
 def main(arguments: Sequence[str]) -> int:
     """Show a recorded rollout, explain its advantage, and sample it again alone.
 
+    Only for runs that you trust: config.yaml may name any class, which is imported and called, and a split
+    checkpoint can run any code as it is read.
+
     Args:
         arguments: What follows `katlit replay`; `--help` lists them.
 
@@ -60,7 +64,9 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: where the run, the rollout or the weights that sampled it are not there.
     """
-    summary = "Show a recorded rollout, explain its advantage, and sample it again alone."
+    summary = (
+        "Show a recorded rollout of a run that you trust, explain its advantage, and sample it again alone."
+    )
     parser = argparse.ArgumentParser(prog="katlit replay", description=summary)
     parser.add_argument("--run", required=True, metavar="FOLDER", help="the run's trainer.default_root_dir")
     parser.add_argument(
@@ -135,10 +141,16 @@ def _sample(record: RolloutRecord, cli: ReplayCLI, folder: Path, given: Path | N
     samplers = [one for one in cli.callbacks if isinstance(one, RolloutSampler)]
     if not samplers:
         raise UserError(f"--run: {folder}/config.yaml names no katlit.callbacks.rollout.RolloutSampler")
+    protocol, engine = cli.model.backbone.protocol, samplers[0].engine
+    if isinstance(engine, VLLMServer) and engine.url is not None:
+        raise UserError(
+            f"{folder}/config.yaml: the engine joins {engine.url}, and that server would get the weights of "
+            "this rollout, whoever else uses it; give --only_show, or set the engine's url there to null, so "
+            "that it starts a server of its own"
+        )
     step = record["policy_step"]
     checkpoints = Path(cli.checkpoints or folder / "checkpoints")
     source = source_of(step, checkpoints) if given is None else given
-    protocol, engine = cli.model.backbone.protocol, samplers[0].engine
     with model_directory(source, cli.model.backbone) as directory:
         completion = sample_again(record, directory, engine, samplers[0].sampling, protocol)
     weights = "the weights that the run began with" if source is None else str(source)

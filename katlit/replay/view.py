@@ -53,7 +53,7 @@ def rollout_text(record: RolloutRecord, protocol: Protocol) -> str:
         f"  sampled from the weights after {record['policy_step']}",
         f"  run seed {record['run_seed']}, request seed {record['seed']}",
         f"  {mode}{marks[0]}; {len(ids)} tokens{marks[1]}",
-        f"  first violation of the protocol: {record['violation'] or 'none'}",
+        f"  first violation of the protocol: {escaped(record['violation'] or 'none')}",
         "",
         f"prompt, {len(prompt)} tokens" + (f", the last {len(prefill)} force the mode" if forced else ""),
         escaped_lines(protocol.decode(prompt)),

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -75,6 +76,11 @@ def _content(checkpoint: Path, scratch: Path) -> dict[str, Any]:
         return consolidated(checkpoint, scratch)
     try:
         content: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    except UnpicklingError as error:
+        raise UserError(
+            f"--model: {str(checkpoint)!r} holds objects of classes, which could run code as they are read; "
+            "give a checkpoint of `katlit fit`"
+        ) from error
     except (RuntimeError, EOFError) as error:
         raise UserError(f"--model: {str(checkpoint)!r} is no checkpoint ({error})") from error
     return content

@@ -1,20 +1,26 @@
 """What is kept of a rollout, so that it can be followed and sampled again alone."""
 
 import math
-from typing import Any, Literal, TypedDict
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from typing_extensions import TypedDict  # which pydantic can read on Python 3.11
 
 from katlit.protocol import Protocol, Thinking
 from katlit.rollout.layout import Rollout
+
+Count = Annotated[int, Field(ge=0)]
+TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(fail_fast=True)]
 
 
 class Origin(TypedDict):
     """Where the rollouts of an optimizer step come from."""
 
     run_seed: int
-    rank: int  # of the process that trained on them; where several see the same data, of their first
-    epoch: int
-    step: int  # optimizer steps before the one that they are trained on in
-    policy_step: int  # optimizer steps behind the weights that sampled them
+    rank: Count  # of the process that trained on them; where several see the same data, of their first
+    epoch: Count
+    step: Count  # optimizer steps before the one that they are trained on in
+    policy_step: Count  # optimizer steps behind the weights that sampled them
 
 
 class VerdictRecord(TypedDict):
@@ -29,22 +35,26 @@ class RolloutRecord(Origin):
     """One rollout, in types that JSON knows."""
 
     prompt_id: str
-    group: int  # place of the prompt among those of the step and rank, where a prompt may be repeated
-    index: int  # among the rollouts of its group
+    group: Count  # place of the prompt among those of the step and rank, where a prompt may be repeated
+    index: Count  # among the rollouts of its group
     thinking: Thinking  # on and off: the mode was forced
-    seed: int  # of its request: `request_seed(run_seed, epoch, prompt_id, index)`
-    prompt_ids: list[int]
-    token_ids: list[int]
-    log_probs: list[float] | None  # of the tokens, by the engine
+    seed: Annotated[
+        int, Field(ge=0, lt=2**63)
+    ]  # of its request: `request_seed(run_seed, epoch, prompt_id, index)`
+    prompt_ids: TokenIds
+    token_ids: TokenIds
+    log_probs: Annotated[list[float], Field(fail_fast=True)] | None  # of the tokens, by the engine
     truncated: bool
-    judge_tokens: int  # how many of the tokens are of the judge segment; none of a forced judge
+    judge_tokens: Count  # how many of the tokens are of the judge segment; none of a forced judge
     mode: Literal["on", "off"] | None
     violation: str | None  # the first one of the protocol
     verdicts: dict[str, VerdictRecord]  # of each component of the reward
     reward: float | None  # None where a component could not judge it: it was not trained on
     correct: bool
     left_out: bool  # all rewards of its group are equal, and such groups were not trained on
-    advantages: list[float] | None  # of judge and answer, as trained on; None where it was not
+    advantages: (
+        Annotated[list[float], Field(min_length=2, max_length=2)] | None
+    )  # of judge and answer, as trained on; None where it was not
 
 
 def recorded(rollout: Rollout, prompt_id: str, protocol: Protocol, *, left_out: bool) -> dict[str, Any]:
@@ -65,7 +75,12 @@ def recorded(rollout: Rollout, prompt_id: str, protocol: Protocol, *, left_out: 
         "mode": None if parsed.mode is None else parsed.mode.value,
         "violation": None if parsed.violation is None else parsed.violation.value,
         "verdicts": {
-            name: VerdictRecord(value=verdict.value, reason=verdict.reason, timed_out=verdict.timed_out)
+            name: VerdictRecord(
+                value=verdict.value,
+                # A program can make an error of half a character, which no UTF-8 text may hold.
+                reason=verdict.reason.encode(errors="backslashreplace").decode(),
+                timed_out=verdict.timed_out,
+            )
             for name, verdict in rollout.verdicts.items()
         },
         "reward": None if math.isnan(rollout.reward) else rollout.reward,

@@ -4,13 +4,20 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from katlit.errors import UserError
+from katlit.escape import escaped
 from katlit.output import replace_file
 from katlit.rollout.record import RolloutRecord
 
+LARGEST = (
+    1 << 30
+)  # bytes of a file's text, some 70 million tokens; a small file can swell to more than memory
+_RECORD = TypeAdapter(RolloutRecord)
 _NAME = re.compile(r"step-(\d+)\.rank-\d+\.jsonl\.gz")
 
 
@@ -51,11 +58,38 @@ def read_records(folder: Path, step: int) -> list[RolloutRecord]:
 
 def _read(path: Path) -> list[RolloutRecord]:
     try:
-        lines = gzip.decompress(path.read_bytes()).decode().splitlines()
-        records: list[RolloutRecord] = [json.loads(line) for line in lines]
-    except (EOFError, gzip.BadGzipFile, zlib.error, ValueError) as error:
+        return [_record(line, f"{path}:{number}") for number, line in enumerate(_lines(path), start=1)]
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path}: not a file of rollouts ({error})") from error
-    missing = {key for key in RolloutRecord.__required_keys__ for record in records if key not in record}
-    if missing:
-        raise UserError(f"{path}: its rollouts lack {', '.join(sorted(missing))}")
-    return records
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    left = LARGEST
+    with gzip.open(path) as file:
+        while line := file.readline(left + 1):
+            left -= len(line)
+            if left < 0:
+                raise UserError(f"{path}: holds more than {LARGEST >> 20} MiB, as no step's rollouts do")
+            yield line
+
+
+def _record(line: bytes, where: str) -> RolloutRecord:
+    try:
+        record = _RECORD.validate_json(line, strict=True)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        field = "".join(f"{part}: " for part in fault["loc"])
+        raise _damaged(where, f"{field}{fault['msg']}") from error
+    number = len(record["token_ids"])
+    if record["judge_tokens"] > number:
+        raise _damaged(where, f"judge_tokens: {record['judge_tokens']} of {number} tokens")
+    if record["log_probs"] is not None and len(record["log_probs"]) != number:
+        raise _damaged(where, f"log_probs: {len(record['log_probs'])} for {number} tokens")
+    return record
+
+
+def _damaged(where: str, fault: str) -> UserError:
+    return UserError(
+        f"{where}: no record of a rollout ({escaped(fault)}); the file is damaged, or was written by another "
+        "version of katlit"
+    )

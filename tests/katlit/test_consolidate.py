@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed.checkpoint as dcp
 
 from katlit.cli import EXIT_USER_ERROR, main
 
@@ -29,3 +31,12 @@ def test_a_checkpoint_of_zero_without_its_parts(tmp_path: Path, capsys: pytest.C
     (tmp_path / "split/latest").write_text("checkpoint")
     assert "parts of 0 ranks are there" in refusal(capsys, tmp_path / "split", tmp_path / "whole")
     assert not (tmp_path / "whole").exists()
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # a single process can save as well
+def test_objects_beside_the_tensors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tensors = {"state_dict": {"weight": torch.ones(2)}, "optimizer_0": {"state": {"a": torch.ones(2)}}}
+    dcp.save(tensors, checkpoint_id=tmp_path / "split", no_dist=True)
+    torch.save({"callbacks": {"mine": tmp_path}}, tmp_path / "split/meta.pt")
+    refused = refusal(capsys, tmp_path / "split", tmp_path / "whole")
+    assert f"{tmp_path}/split/meta.pt: holds objects of classes" in refused

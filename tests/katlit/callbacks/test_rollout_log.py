@@ -1,11 +1,13 @@
 """The log of rollouts of real, small training runs."""
 
 import gzip
+import json
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tinyrecord import record
 from tinyrollouts import BATCHES, Finishing, prompt, train
 
 from katlit.callbacks.checkpoint import StepCheckpoint
@@ -158,7 +160,12 @@ def test_a_trial_run_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"no gzip", b"\x1f\x8b\x08\x00", gzip.compress(b"{}\n"), gzip.compress(b"{")]
+    "content",
+    [
+        b"no gzip",
+        b"\x1f\x8b\x08\x00",
+        *map(gzip.compress, [b"{}\n", b"{", b"5", b"null", b"[" * 100_000, b"\xff", b"9" * 5000]),
+    ],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
     path = record_file(tmp_path, 2, 0)
@@ -172,3 +179,52 @@ def test_steps_that_are_there_are_named(tmp_path: Path) -> None:
     record_file(tmp_path, 5, 1).touch()
     with pytest.raises(UserError, match="no rollouts of step 3; it has those of steps 2 to 5"):
         read_records(tmp_path, 3)
+
+
+def written(folder: Path, *lines: bytes) -> Path:
+    path = record_file(folder, 2, 0)
+    path.write_bytes(gzip.compress(b"".join(line + b"\n" for line in lines)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("step", True), ("group", -1), ("prompt_id", 5), ("thinking", "maybe"), ("seed", 1 << 64),
+        ("prompt_ids", None), ("token_ids", [67, 1 << 31]), ("token_ids", ["67", 68]), ("log_probs", [-0.5]),
+        ("truncated", 0), ("judge_tokens", 4), ("mode", "\x1b]0;x\x07"), ("violation", []),
+        ("verdicts", {"\x1b]0;x\x07": {"value": "1"}}), ("verdicts", {"a": 1.0}), ("reward", "1"),
+        ("correct", None), ("advantages", [1.0]),
+    ],
+)  # fmt: skip
+def test_a_field_of_another_kind_is_named_with_its_line(tmp_path: Path, field: str, value: object) -> None:
+    good = record(reward=1, advantages=[0.0, 1])  # whole numbers are numbers
+    lines = [json.dumps(one).encode() for one in (good, good | {field: value})]
+    path = written(tmp_path, *lines[:1])
+    assert read_records(tmp_path, 2) == [good]
+    written(tmp_path, *lines)
+    with pytest.raises(UserError) as caught:
+        read_records(tmp_path, 2)
+    message = str(caught.value)
+    assert message.startswith(f"{path}:2: ")
+    assert field in message
+    assert message.isprintable()
+
+
+def test_a_small_file_cannot_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("katlit.rollout.record_files.LARGEST", 1 << 20)
+    for line in (b" " * (2 << 20), b"\n".join([json.dumps(record()).encode()] * 4000)):
+        path = written(tmp_path, line)
+        with pytest.raises(UserError, match=f"{path}: holds more than 1 MiB"):
+            read_records(tmp_path, 2)
+
+
+def test_what_a_program_says_cannot_make_a_file_unreadable(tmp_path: Path) -> None:
+    class Surrogate(Reward):
+        def __call__(self, samples: list[Sample]) -> list[Verdict]:
+            return [Verdict(float(index % 2), "got \ud800") for index in range(len(samples))]
+
+    reward = CompositeReward({"accuracy": Surrogate()}, {"accuracy": 1.0})
+    train(tmp_path, Finishing(), BATCHES[:1], reward=reward, callbacks=[RolloutLog()], samples=2)
+    for one in read_records(tmp_path / "rollouts", 0):
+        assert one["verdicts"]["accuracy"]["reason"] == "got \\ud800"

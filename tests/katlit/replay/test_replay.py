@@ -2,11 +2,11 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from tinymodel import tiny_backbone
+from tinyrecord import record
 
 from katlit.cli import main
 from katlit.errors import UserError
@@ -17,7 +17,6 @@ from katlit.replay.group import copies, explain, group_of
 from katlit.replay.view import advantage_text, again_text, copies_text, reward_text, rollout_text
 from katlit.replay.weights import model_directory, source_of
 from katlit.rollout.engine import Completion
-from katlit.rollout.record import RolloutRecord
 from modules import StepSRPO
 
 
@@ -29,20 +28,6 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> StepSRPO:
 @pytest.fixture(scope="module")
 def protocol(stage: StepSRPO) -> Protocol:
     return stage.backbone.protocol
-
-
-def record(index: int = 0, reward: float | None = 1.0, mode: str | None = "on", **more: Any) -> RolloutRecord:
-    plain: dict[str, Any] = {
-        "run_seed": 1, "rank": 0, "epoch": 0, "step": 4, "policy_step": 3, "prompt_id": "set/p",
-        "group": 2, "index": index,
-        "thinking": "auto", "seed": 7, "prompt_ids": [65, 66],
-        "token_ids": [67, 68, 69],
-        "log_probs": [-0.5, -0.25, 0.0], "truncated": False, "judge_tokens": 1, "mode": mode,
-        "violation": None,
-        "verdicts": {"accuracy": {"value": reward, "reason": "why", "timed_out": False}}, "reward": reward,
-        "correct": reward == 1, "left_out": False, "advantages": None,
-    }  # fmt: skip
-    return plain | more  # type: ignore[return-value]
 
 
 def test_the_advantage_is_that_of_the_group_and_one_that_is_not_is_seen(stage: StepSRPO) -> None:
@@ -133,6 +118,7 @@ def test_a_hostile_model_cannot_write_a_line_of_ours(protocol: Protocol) -> None
     ids = protocol.tokenizer.encode(attack)
     verdicts = {"accu\nracy": {"value": 0.0, "reason": attack, "timed_out": False}}
     hostile = record(token_ids=ids, log_probs=[0.0] * len(ids), verdicts=verdicts, prompt_id="a\x1b/b")
+    hostile["violation"] = attack
     text = rollout_text(hostile, protocol) + reward_text(hostile)
     text += again_text(hostile, Completion([*ids[:3], 1], [0.0] * 4, "stop"), "x\x1b", protocol)
     assert all(character == "\n" or character.isprintable() for character in text)
@@ -167,8 +153,9 @@ def test_what_is_missing_is_named(tmp_path: Path, stage: StepSRPO) -> None:
     assert source_of(2, tmp_path) == tmp_path / "step-00000002.ckpt"
     with pytest.raises(UserError, match=r"no weights of step 3: .* of steps 2"):
         source_of(3, tmp_path)
-    for source in (tmp_path / "nowhere", tmp_path / "step-00000002.ckpt"):
-        with pytest.raises(UserError, match=r"--model: .*(does not exist|no checkpoint)"):  # noqa: SIM117
+    torch.save({"state_dict": tmp_path}, tmp_path / "class.ckpt")  # a class could run code as it is read
+    for source in (tmp_path / name for name in ("nowhere", "step-00000002.ckpt", "class.ckpt")):
+        with pytest.raises(UserError, match=r"--model: .*(does not exist|no checkpoint|objects of classes)"):  # noqa: SIM117
             with model_directory(source, stage.backbone):
                 pass
 

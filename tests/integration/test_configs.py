@@ -8,8 +8,9 @@ import jsonargparse
 import pytest
 import yaml
 
+from datamodules import PromptData
 from katlit.cli import main
-from katlit.demo import commands, report_command
+from katlit.demo import commands, report_command, stage_command
 from katlit.rewards import CompositeReward
 
 ROOT = Path(__file__).parents[2]
@@ -103,10 +104,28 @@ def test_the_documented_rewards_are_built(tmp_path: Path, capsys: pytest.Capture
 def test_the_documented_replay_asks_for_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (command,) = [line for line in documented() if line.startswith("katlit replay")]
+    found = [shlex.split(line) for line in documented() if line.startswith("katlit replay")]
+    folders = [words[2].removeprefix("--run=") for words in found]
+    assert sorted(folders) == ["outputs/demo/step_srpo", "outputs/step_srpo"]
     monkeypatch.chdir(tmp_path)
-    assert main(shlex.split(command)[1:]) == 2
-    assert "no outputs/step_srpo/config.yaml" in capsys.readouterr().err
+    for words, folder in zip(found, folders, strict=True):
+        assert main(words[1:]) == 2
+        assert f"no {folder}/config.yaml" in capsys.readouterr().err
+
+
+def test_the_demo_has_the_rollout_that_the_readme_replays(capsys: pytest.CaptureFixture[str]) -> None:
+    (line,) = [line for line in documented() if line.startswith("katlit replay --run=outputs/demo")]
+    step, prompt_id, index = line.partition("--rollout=")[2].split("/")
+    assert main([*stage_command("fit", "step_srpo", seed=1)[1:], "--print_config"]) == 0
+    settings = yaml.safe_load(capsys.readouterr().out)
+    (sampler,) = [one for one in settings["trainer"]["callbacks"] if one["class_path"].endswith("Sampler")]
+    assert int(index) < sampler["init_args"]["samples"]
+    assert step == "0"  # whose weights are there without a checkpoint
+    parser = jsonargparse.ArgumentParser()
+    parser.add_argument("--data", type=PromptData)
+    data = parser.instantiate_classes(parser.parse_object({"data": settings["data"]["init_args"]})).data
+    data.setup("fit")
+    assert prompt_id == next(iter(data.train_dataloader()))["prompts"][0]["id"]
 
 
 def test_help_of_the_documented_report(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from killable import ROOT, finish, kill, rows, start, wait_for
 from safetensors.torch import load_file
 
 from katlit.cli import main
+from katlit.rollout.record import RolloutRecord
 from katlit.rollout.record_files import read_records
 
 STEPS = 8
@@ -16,7 +18,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 # One update on each batch of rollouts, or two: then most checkpoints lie between two of them.
-UPDATES = {"one update": (), "two updates": ("--data.init_args.updates=2",)}
+CALLBACK = "--trainer.callbacks"
+UPDATES = {
+    "one update": (),
+    "two updates": ("--data.init_args.updates=2", f"{CALLBACK}.on_flat_groups=resample"),
+}
+ALL = "--checkpoint.keep=null"  # so that a rollout of any step can be replayed
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +32,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def uninterrupted(directory: Path, updates: str) -> Path:
-    finish(start(directory, *UPDATES[updates]))
+    finish(start(directory, *UPDATES[updates], ALL))
     assert sorted(rows(directory)) == list(range(1, STEPS + 1))
     return directory
 
@@ -59,23 +66,39 @@ def test_a_killed_run_ends_as_the_uninterrupted_one(whole: Path, tmp_path: Path,
     kill_and_resume(tmp_path, whole, random.Random(seed))
 
 
-@pytest.mark.parametrize("step", [0, 7])  # of the start's weights; of a checkpoint's
-def test_every_rollout_is_replayed_alone_to_the_token(
-    whole: Path, step: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+Replayed = Callable[[Path, Iterable[RolloutRecord]], None]
+
+
+@pytest.fixture
+def require_replayed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Replayed:
+    """Replays rollouts of a run, which must come out to the token and with the advantages trained on."""
     monkeypatch.chdir(ROOT)
     monkeypatch.syspath_prepend(ROOT / "tests/stubs")
+
+    def require(run: Path, records: Iterable[RolloutRecord]) -> None:
+        for record in records:
+            name = f"{record['step']}/{record['prompt_id']}/{record['index']}"
+            assert main(["replay", f"--run={run}", f"--rollout={name}"]) == 0
+            shown = capsys.readouterr().out
+            assert f"the same {len(record['token_ids'])} tokens" in shown
+            assert shown.count(", as trained on") == 2 * (not record["left_out"])
+            assert shown.count(", not trained on") == 2 * record["left_out"]
+
+    return require
+
+
+@pytest.mark.parametrize("step", [0, 7])  # of the start's weights; of a checkpoint's
+def test_every_rollout_is_replayed_alone_to_the_token(
+    whole: Path, step: int, require_replayed: Replayed
+) -> None:
     records = read_records(whole / "rollouts", step)
     assert len(records) == 12
-    for record in records:
-        name = f"{step}/{record['prompt_id']}/{record['index']}"
-        assert main(["replay", f"--run={whole}", f"--rollout={name}"]) == 0
-        shown = capsys.readouterr().out
-        assert f"the same {len(record['token_ids'])} tokens" in shown
-        assert shown.count("as trained on") == 2
+    require_replayed(whole, records)
 
 
-def test_a_run_killed_between_two_updates_on_the_same_rollouts(tmp_path: Path) -> None:
+def test_a_run_killed_between_two_updates_on_the_same_rollouts(
+    tmp_path: Path, require_replayed: Replayed
+) -> None:
     whole = uninterrupted(tmp_path / "whole", "two updates")
     shares = [row["train/ratio"] for row in rows(whole).values()]
     assert all((share == 1) == (step % 2 == 0) for step, share in enumerate(shares))
@@ -86,6 +109,10 @@ def test_a_run_killed_between_two_updates_on_the_same_rollouts(tmp_path: Path) -
     within = killed / "checkpoints/step-00000003.ckpt"
     finish(start(killed, *UPDATES["two updates"], f"--ckpt_path={within}"))
     assert_same_end(killed, whole)
+    later = [record for step in (2, 4, 6) for record in read_records(whole / "rollouts", step)]
+    kinds = {(record["index"] >= 4, record["left_out"]): record for record in later}
+    assert kinds.keys() == {(False, False), (True, False), (True, True)}  # sampled anew, flat still
+    require_replayed(whole, kinds.values())
 
 
 @pytest.mark.soak
@@ -122,15 +149,20 @@ def test_a_checkpoint_that_was_not_completed_is_passed_over(whole: Path, tmp_pat
     assert_same_end(tmp_path, whole)
 
 
-def test_rollouts_in_flight_are_neither_lost_nor_sampled_again(tmp_path: Path) -> None:
-    engine = "--trainer.callbacks.engine"
-    words = [f"{engine}=beside.Beside", f"{engine}.max_context=256", "--trainer.callbacks.max_staleness=1"]
+def test_rollouts_in_flight_are_neither_lost_nor_sampled_again(
+    tmp_path: Path, require_replayed: Replayed
+) -> None:
+    engine = f"{CALLBACK}.engine"
+    words = [f"{engine}=beside.Beside", f"{engine}.max_context=256", f"{CALLBACK}.max_staleness=1"]
     words += ["--data.init_args.history=false"]  # epochs of one length
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    finish(start(whole, *words))
+    finish(start(whole, *words, ALL))
     assert [row["rollout/staleness"] for row in rows(whole).values()] == [0, 1, 1, 0, 1, 1, 0, 1]
     run = start(killed, *words)
     wait_for(killed, run, 4)
     kill(run)
     finish(start(killed, *words, "--ckpt_path=last"))
     assert_same_end(killed, whole)
+    stale = read_records(whole / "rollouts", 5)
+    assert {record["policy_step"] for record in stale} == {4}
+    require_replayed(whole, stale[::5])

@@ -1,6 +1,7 @@
 """A run that is killed goes on from its last checkpoint and ends where the uninterrupted one does."""
 
 import random
+import re
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -80,7 +81,9 @@ def require_replayed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
             name = f"{record['step']}/{record['prompt_id']}/{record['index']}"
             assert main(["replay", f"--run={run}", f"--rollout={name}"]) == 0
             shown = capsys.readouterr().out
-            assert f"the same {len(record['token_ids'])} tokens" in shown
+            same = rf"the same {len(record['token_ids'])} tokens; log-probabilities differ by at most (\S+)\n"
+            (gap,) = re.findall(same, shown)
+            assert float(gap) < 1e-5  # weights of another step can give the same tokens
             assert shown.count(", as trained on") == 2 * (not record["left_out"])
             assert shown.count(", not trained on") == 2 * record["left_out"]
 

@@ -55,6 +55,11 @@ class FilePrompts(PromptSource):
         self.domain = domain
         self.limit = limit
 
+    @property
+    def name(self) -> str:
+        """The path."""
+        return self.path
+
     def load(self) -> list[Prompt]:
         """Read and check all queries."""
         unknown = sorted((self.columns or {}).keys() - set(_FIELDS))

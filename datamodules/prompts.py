@@ -18,6 +18,7 @@ from katlit.errors import UserError
 logger = logging.getLogger(__name__)
 
 PromptLoader = EpochLoader[list[Prompt], RolloutBatch]
+Outcome = tuple[str, bool | None]  # a prompt's id, and whether a rollout was correct; None: unjudged
 
 
 class PromptData(LightningDataModule):
@@ -83,20 +84,23 @@ class PromptData(LightningDataModule):
     def record_outcomes(self, batch: RolloutBatch) -> None:
         """Take note of which prompts of a scored batch were always solved; every rank must call it.
 
+        A prompt that is there several times, or on several ranks, is noted once, with all its rollouts.
+
         Raises:
             KeyError: if the batch was not rolled out.
         """
         if self._history is None:
             return
-        outcomes: list[tuple[str, list[bool]]] = [(prompt["id"], []) for prompt in batch["prompts"]]
-        for group, right in zip(batch["group_ids"].tolist(), batch["correct"].tolist(), strict=True):
-            outcomes[group][1].append(bool(right))
-        ranks: list[Any] = [outcomes]
+        ranks: list[list[Outcome]] = [_outcomes(batch)]
         if distributed.is_initialized():
             ranks *= distributed.get_world_size()
-            distributed.all_gather_object(ranks, outcomes)
-        for prompt_id, correct in (note for rank in ranks for note in rank):
-            self._history.record(prompt_id, correct, self._epoch())
+            distributed.all_gather_object(ranks, ranks[0])
+        merged: dict[str, list[bool | None]] = {}
+        for prompt_id, correct in (outcome for rank in ranks for outcome in rank):
+            merged.setdefault(prompt_id, []).append(correct)
+        for prompt_id, found in merged.items():
+            judged = [correct for correct in found if correct is not None]
+            self._history.record(prompt_id, judged, self._epoch(), unjudged=len(found) - len(judged))
 
     def history_counts(self) -> dict[str, int]:
         """What `History.counts` says of the present epoch; nothing without a history."""
@@ -165,6 +169,14 @@ class PromptData(LightningDataModule):
         """Restore the history."""
         if self._history is not None and "history" in state_dict:
             self._history.load_state_dict(state_dict["history"])
+
+
+def _outcomes(batch: RolloutBatch) -> list[Outcome]:
+    """Of each rollout, those included that a reward could not judge."""
+    ids = [prompt["id"] for prompt in batch["prompts"]]
+    pairs = zip(batch["group_ids"].tolist(), batch["correct"].tolist(), strict=True)
+    judged: list[Outcome] = [(ids[group], right) for group, right in pairs]
+    return judged + [(row["record"]["prompt_id"], None) for row in batch.get("unjudged", [])]
 
 
 def _rollout_batch(prompts: list[Prompt]) -> RolloutBatch:

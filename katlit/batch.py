@@ -63,7 +63,7 @@ class Prompt(TypedDict):
     id: str
     messages: list[dict[str, str]]
     reference: str  # the expected answer; empty where the query cannot be verified
-    verifier: str  # name of the scorer: "match", "math", or a reasoning-gym data set
+    verifier: str  # name of the scorer: "match", "math", "code", or a reasoning-gym data set
     domain: str  # the task family
     difficulty: int
     metadata: dict[str, Any]  # what the scorer needs beside the reference

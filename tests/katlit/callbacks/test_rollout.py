@@ -269,6 +269,7 @@ def test_unjudged_rollouts_are_left_out_and_counted(tmp_path: Path) -> None:
     )
     assert logged["rollout/reward"] == pytest.approx(batch["rewards"].mean().item())
     assert batch["rewards"].isfinite().all()
+    assert [row["record"]["prompt_id"] in ("p0", "p1") for row in batch["unjudged"]] == [True] * (16 - kept)
     assert batch["rollout_ids"].max() == kept - 1
     assert reward.closed
     cause = "late|Picky: ZeroDivisionError: a fourth"

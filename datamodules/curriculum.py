@@ -53,8 +53,8 @@ class Curriculum:
                     raise UserError(
                         f"Curriculum: id '{prompt['id']}' is one question in stages[{before}] "
                         f"({self.stages[before].prompts.name}) and another in stages[{number}] "
-                        f"({self.stages[number].prompts.name}); give the rows of one an `id` of their own, or "
-                        "rename the file, which ids come from where rows have none"
+                        f"({self.stages[number].prompts.name}); give the rows of one an id of their own, or "
+                        "rename its file (ids come from the file's name where rows have none)"
                     )
         return loaded
 

@@ -10,7 +10,7 @@ from torch import distributed
 
 from datamodules.curriculum import Curriculum, CurriculumStage
 from datamodules.history import History
-from datamodules.loader import EpochLoader, share_of
+from datamodules.loader import EpochLoader, Share, share_of
 from datamodules.sources import PromptSource
 from katlit.batch import Prompt, RolloutBatch
 from katlit.errors import UserError
@@ -64,6 +64,7 @@ class PromptData(LightningDataModule):
         self._batch_size = batch_size
         self._history = History() if history else None
         self._seed = seed
+        self._warned = False  # of copies
         if validation is not None:
             # Lightning takes a defined `val_dataloader` as a promise, and warns where it is not kept.
             self.val_dataloader = self._validation_dataloader
@@ -116,13 +117,30 @@ class PromptData(LightningDataModule):
         assert self._train is not None  # noqa: S101
         return {prompt["id"]: prompt for prompt in self._train.of_epoch(self._stages, epoch)}
 
-    def _plan(self, epoch: int) -> list[list[Prompt]]:
+    def _plan(self, epoch: int, share: Share) -> list[list[Prompt]]:
         by_id = self._candidates(epoch)
         active = list(by_id) if self._history is None else self._history.active(by_id, epoch)
         Random(f"{self._seed}/{epoch}").shuffle(active)  # noqa: S311 (an order, not a secret)
         batches = self._chunks([by_id[prompt_id] for prompt_id in active])
         # Steps of one size; a set smaller than a batch is still a batch.
-        return batches[:-1] if len(batches) > 1 and len(batches[-1]) < self._batch_size else batches
+        if len(batches) > 1 and len(batches[-1]) < self._batch_size:
+            batches = batches[:-1]
+        self._warn_of_copies(len(batches), len(active), share)
+        return batches
+
+    def _warn_of_copies(self, batches: int, prompts: int, share: Share) -> None:
+        """Once, where an epoch is wrapped within what is rolled out together: equal seeds, equal rollouts."""
+        each = share.world * share.window
+        if self._warned or batches >= each or share.rank:
+            return
+        self._warned = True
+        logger.warning(
+            "%d prompts are left to draw, in %d batches of up to %d, but a step rolls out %d batches "
+            "(devices x accumulate_grad_batches x data.init_args.updates): prompts are there up to %d times, "
+            "and their copies get the same rollouts and add nothing. Lower data.init_args.batch_size to %d, "
+            "or one of the three factors, or add prompts",
+            prompts, batches, self._batch_size, each, -(-each // batches), max(prompts // each, 1),
+        )  # fmt: skip
 
     def _chunks(self, prompts: Sequence[Prompt]) -> list[list[Prompt]]:
         return [
@@ -132,7 +150,8 @@ class PromptData(LightningDataModule):
 
     def train_dataloader(self) -> PromptLoader:
         """Batches of the prompts that are not solved yet."""
-        return EpochLoader(self._plan, _rollout_batch, share_of(self.trainer, updates=self._updates))
+        share = share_of(self.trainer, updates=self._updates)
+        return EpochLoader(lambda epoch: self._plan(epoch, share), _rollout_batch, share)
 
     def _validation_dataloader(self) -> PromptLoader:
         """Batches in fixed order."""

@@ -35,8 +35,8 @@ def check_settings(
         )
     if sampling.top_p < 1 or sampling.top_k > 0:
         raise UserError(
-            f"sampling.top_p: {sampling.top_p}, sampling.top_k: {sampling.top_k}; training needs 1.0 and 0: the "
-            "trainer's log-probabilities are of all tokens, the sampler's would be of those that are left"
+            f"sampling.top_p: {sampling.top_p}, sampling.top_k: {sampling.top_k}; training needs 1.0 and 0: "
+            "the trainer's log-probabilities are of all tokens, the sampler's would be of those that are left"
         )
     if on_flat_groups != "keep" and getattr(pl_module, "bias_when_solved", False):
         raise UserError(

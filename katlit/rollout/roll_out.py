@@ -51,8 +51,8 @@ def forced_modes(samples: int, forced_share: float) -> list[Thinking]:
     forced = min(max(nearest, 1), samples // 2) if forced_share else 0
     if 2 * forced == samples and forced_share < 1:
         raise UserError(
-            f"samples {samples}, forced_share {forced_share}; that forces {forced} into each mode and leaves none "
-            "to decide freely: give more samples, a smaller share, or forced_share: 0"
+            f"samples {samples}, forced_share {forced_share}; that forces {forced} into each mode and leaves "
+            "none to decide freely: give more samples, a smaller share, or forced_share: 0"
         )
     modes: list[Thinking] = ["on"] * forced
     modes += ["off"] * forced

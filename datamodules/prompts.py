@@ -36,7 +36,8 @@ class PromptData(LightningDataModule):
         batch_size: Prompts a micro-batch on one rank, in the mean: those of
             `updates * trainer.accumulate_grad_batches` micro-batches are rolled out together, and their
             rollouts divided by tokens. So for the same rollouts in smaller forward passes, lower this and
-            raise `accumulate_grad_batches`.
+            raise `accumulate_grad_batches`. Where an epoch has fewer prompts than all ranks roll out
+            together, some are there several times, with the same seeds; that is warned of.
         updates: Optimizer steps on each batch of rollouts.
         history: Drop prompts whose rollouts were all correct.
         seed: Seed of the order.

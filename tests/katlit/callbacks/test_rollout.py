@@ -1,6 +1,5 @@
 """Rollouts in a real training loop: what the step sees, whether the engine follows, what stops it."""
 
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from lightning.pytorch import Trainer
 from tinymodel import tiny_backbone
 from tinyrollouts import BATCHES, SHAPE, Finishing, FirstLetter, Whole, prompt, train
@@ -20,7 +18,6 @@ from katlit.callbacks.rollout_checks import check_settings
 from katlit.errors import UserError
 from katlit.rewards import CompositeReward, Reward, Sample, Verdict
 from katlit.rollout import HFEngine, SamplingParameters, VLLMEngine
-from katlit.rollout.roll_out import forced_modes
 from modules import StepSRPO
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
@@ -180,30 +177,6 @@ def test_filters_of_the_sampler_are_refused(name: str, value: float) -> None:
     stage: Any = SimpleNamespace(temperature=1.0)
     with pytest.raises(UserError, match=rf"sampling.{name}: {value}.*; training needs 1.0 and 0"):
         check_settings(SimpleNamespace(), stage, SamplingParameters(**{name: value}), 0, "keep")  # type: ignore[arg-type]
-
-
-EACH = {
-    (8, 0.25): 1, (8, 0.5): 2, (4, 0.25): 1, (3, 0.3): 1, (8, 0.1): 1, (12, 0.25): 2, (20, 0.25): 3,
-    (2, 0.0): 0, (2, 1.0): 1, (3, 1.0): 1, (16, 1.0): 8,
-}  # fmt: skip
-
-
-def test_a_share_forces_as_many_into_each_mode_and_never_none() -> None:
-    for (samples, share), each in EACH.items():
-        counts = Counter(forced_modes(samples, share))
-        assert counts == Counter(on=each, off=each, auto=samples - 2 * each), (samples, share)
-
-
-@pytest.mark.parametrize(("samples", "share"), [(2, 0.25), (4, 0.9)])
-def test_a_share_that_leaves_no_rollout_free_is_refused(samples: int, share: float) -> None:
-    with pytest.raises(UserError, match=r"leaves none to decide freely: give more samples"):
-        forced_modes(samples, share)
-
-
-def test_the_run_that_resuming_and_replaying_are_tested_on_forces_some() -> None:
-    settings = yaml.safe_load((Path(__file__).parents[2] / "stubs/resume.yaml").read_text())
-    sampler = settings["trainer"]["callbacks+"][-1]["init_args"]
-    assert {"on", "off", "auto"} == set(forced_modes(sampler["samples"], sampler["forced_share"]))
 
 
 @pytest.mark.parametrize("settings", [{"samples": 1}, {"forced_share": 1.5}])

@@ -39,12 +39,24 @@ class Curriculum:
         self.stages = stages
 
     def load(self) -> list[list[Prompt]]:
-        """Return the prompts of each stage.
+        """Return the prompts of each stage. What is solved in one of them is not drawn in another.
 
         Raises:
-            UserError: as the sources do.
+            UserError: as the sources do, and where two of them give one id to different questions.
         """
-        return [stage.prompts.load() for stage in self.stages]
+        loaded = [stage.prompts.load() for stage in self.stages]
+        first: dict[str, tuple[int, Prompt]] = {}
+        for number, prompts in enumerate(loaded):
+            for prompt in prompts:
+                before, same = first.setdefault(prompt["id"], (number, prompt))
+                if same["messages"] != prompt["messages"]:
+                    raise UserError(
+                        f"Curriculum: id '{prompt['id']}' is one question in stages[{before}] "
+                        f"({self.stages[before].prompts.name}) and another in stages[{number}] "
+                        f"({self.stages[number].prompts.name}); give the rows of one an id of their own, or "
+                        "rename its file (ids come from the file's name where rows have none)"
+                    )
+        return loaded
 
     def of_epoch(self, loaded: Sequence[Sequence[Prompt]], epoch: int) -> Sequence[Prompt]:
         """The prompts, of those loaded, that an epoch draws from."""

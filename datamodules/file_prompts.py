@@ -32,7 +32,10 @@ class FilePrompts(PromptSource):
         split: Split of a hub data set; files have none.
         config: Configuration of a hub data set, e.g. `main`.
         columns: Names in the data by our field names, where they differ, e.g. `{reference: answer}`.
-        verifier: Scorer of the queries that name none.
+        reference_after: Of each reference only what follows the last such text, e.g. `####` in GSM8K, whose
+            references are whole solutions; all of it if empty.
+        verifier: Scorer of the queries that name none, see `katlit.rewards.AccuracyReward`. `match` wants the
+            reference's text and nothing else, `math` finds the answer in a sentence or a box.
         domain: Task family of the queries that name none.
         limit: Use only the first so many queries; all if not given.
     """
@@ -43,6 +46,7 @@ class FilePrompts(PromptSource):
         split: str = "train",
         config: str | None = None,
         columns: dict[str, str] | None = None,
+        reference_after: str = "",  # not None: beside it jsonargparse would read "####" as a comment
         verifier: str = "match",
         domain: str = "",
         limit: int | None = None,
@@ -51,9 +55,15 @@ class FilePrompts(PromptSource):
         self.split = split
         self.config = config
         self.columns = columns
+        self.reference_after = reference_after
         self.verifier = verifier
         self.domain = domain
         self.limit = limit
+
+    @property
+    def name(self) -> str:
+        """The path."""
+        return self.path
 
     def load(self) -> list[Prompt]:
         """Read and check all queries."""
@@ -105,12 +115,24 @@ class FilePrompts(PromptSource):
         return Prompt(
             id=str(full.values["id"]),
             messages=_messages(full),
-            reference=check_field(full, "reference", TEXT),
+            reference=self._reference(full),
             verifier=check_field(full, "verifier", TEXT),
             domain=check_field(full, "domain", TEXT),
             difficulty=check_field(full, "difficulty", INTEGER),
             metadata=check_field(full, "metadata", OBJECT),
         )
+
+    def _reference(self, row: Row) -> str:
+        text: str = check_field(row, "reference", TEXT)
+        if not text or not self.reference_after:
+            return text
+        _, found, answer = text.rpartition(self.reference_after)
+        if not found:
+            raise UserError(
+                f"{row.where}: 'reference' lacks {self.reference_after!r}, which reference_after names: "
+                f"it ends in {text[-80:]!r}"
+            )
+        return answer.strip()
 
 
 def _messages(row: Row) -> list[dict[str, str]]:

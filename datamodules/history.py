@@ -14,20 +14,32 @@ class HistoryState(TypedDict):
 class History:
     """Remembers in which epoch every rollout of a prompt was correct, and what share of its latest ones.
 
-    Mixed and all-wrong prompts stay: the first carry a signal now, the second may later.
+    Mixed and all-wrong prompts stay: the first carry a signal now, the second may later. A rollout that no
+    reward could judge is not known to be correct, so its prompt is not solved (our choice).
     """
 
     def __init__(self) -> None:
         self._solved: dict[str, int] = {}
         self._latest: dict[str, float] = {}
 
-    def record(self, prompt_id: str, correct: Sequence[bool], epoch: int) -> None:
-        """Take note of a prompt's rollouts; no rollouts, no note."""
+    def record(self, prompt_id: str, correct: Sequence[bool], epoch: int, unjudged: int = 0) -> None:
+        """Take note of a prompt's rollouts, all that it has in a step; of none that is judged, no note.
+
+        An epoch may draw a prompt again, to fill its last step: then the later rollouts decide.
+
+        Args:
+            prompt_id: The prompt.
+            correct: Of each judged rollout.
+            epoch: That they are of.
+            unjudged: How many there are beside these.
+        """
         if not correct:
             return
-        self._latest[prompt_id] = sum(correct) / len(correct)
-        if all(correct):
+        self._latest[prompt_id] = sum(correct) / (len(correct) + unjudged)
+        if all(correct) and not unjudged:
             self._solved[prompt_id] = min(epoch, self._solved.get(prompt_id, epoch))
+        elif self._solved.get(prompt_id) == epoch:
+            del self._solved[prompt_id]
 
     def active(self, prompt_ids: Iterable[str], epoch: int) -> list[str]:
         """Return the prompts to draw in `epoch`, in order: those not solved in an earlier one.

@@ -10,7 +10,7 @@ from torch import distributed
 
 from datamodules.curriculum import Curriculum, CurriculumStage
 from datamodules.history import History
-from datamodules.loader import EpochLoader, share_of
+from datamodules.loader import EpochLoader, Share, share_of
 from datamodules.sources import PromptSource
 from katlit.batch import Prompt, RolloutBatch
 from katlit.errors import UserError
@@ -18,6 +18,7 @@ from katlit.errors import UserError
 logger = logging.getLogger(__name__)
 
 PromptLoader = EpochLoader[list[Prompt], RolloutBatch]
+Outcome = tuple[str, bool | None]  # a prompt's id, and whether a rollout was correct; None: unjudged
 
 
 class PromptData(LightningDataModule):
@@ -35,7 +36,8 @@ class PromptData(LightningDataModule):
         batch_size: Prompts a micro-batch on one rank, in the mean: those of
             `updates * trainer.accumulate_grad_batches` micro-batches are rolled out together, and their
             rollouts divided by tokens. So for the same rollouts in smaller forward passes, lower this and
-            raise `accumulate_grad_batches`.
+            raise `accumulate_grad_batches`. Where an epoch has fewer prompts than all ranks roll out
+            together, some are there several times, with the same seeds; that is warned of.
         updates: Optimizer steps on each batch of rollouts.
         history: Drop prompts whose rollouts were all correct.
         seed: Seed of the order.
@@ -63,6 +65,7 @@ class PromptData(LightningDataModule):
         self._batch_size = batch_size
         self._history = History() if history else None
         self._seed = seed
+        self._warned = False  # of copies
         if validation is not None:
             # Lightning takes a defined `val_dataloader` as a promise, and warns where it is not kept.
             self.val_dataloader = self._validation_dataloader
@@ -83,20 +86,23 @@ class PromptData(LightningDataModule):
     def record_outcomes(self, batch: RolloutBatch) -> None:
         """Take note of which prompts of a scored batch were always solved; every rank must call it.
 
+        A prompt that is there several times, or on several ranks, is noted once, with all its rollouts.
+
         Raises:
             KeyError: if the batch was not rolled out.
         """
         if self._history is None:
             return
-        outcomes: list[tuple[str, list[bool]]] = [(prompt["id"], []) for prompt in batch["prompts"]]
-        for group, right in zip(batch["group_ids"].tolist(), batch["correct"].tolist(), strict=True):
-            outcomes[group][1].append(bool(right))
-        ranks: list[Any] = [outcomes]
+        ranks: list[list[Outcome]] = [_outcomes(batch)]
         if distributed.is_initialized():
             ranks *= distributed.get_world_size()
-            distributed.all_gather_object(ranks, outcomes)
-        for prompt_id, correct in (note for rank in ranks for note in rank):
-            self._history.record(prompt_id, correct, self._epoch())
+            distributed.all_gather_object(ranks, ranks[0])
+        merged: dict[str, list[bool | None]] = {}
+        for prompt_id, correct in (outcome for rank in ranks for outcome in rank):
+            merged.setdefault(prompt_id, []).append(correct)
+        for prompt_id, found in merged.items():
+            judged = [correct for correct in found if correct is not None]
+            self._history.record(prompt_id, judged, self._epoch(), unjudged=len(found) - len(judged))
 
     def history_counts(self) -> dict[str, int]:
         """What `History.counts` says of the present epoch; nothing without a history."""
@@ -112,13 +118,30 @@ class PromptData(LightningDataModule):
         assert self._train is not None  # noqa: S101
         return {prompt["id"]: prompt for prompt in self._train.of_epoch(self._stages, epoch)}
 
-    def _plan(self, epoch: int) -> list[list[Prompt]]:
+    def _plan(self, epoch: int, share: Share) -> list[list[Prompt]]:
         by_id = self._candidates(epoch)
         active = list(by_id) if self._history is None else self._history.active(by_id, epoch)
         Random(f"{self._seed}/{epoch}").shuffle(active)  # noqa: S311 (an order, not a secret)
         batches = self._chunks([by_id[prompt_id] for prompt_id in active])
         # Steps of one size; a set smaller than a batch is still a batch.
-        return batches[:-1] if len(batches) > 1 and len(batches[-1]) < self._batch_size else batches
+        if len(batches) > 1 and len(batches[-1]) < self._batch_size:
+            batches = batches[:-1]
+        self._warn_of_copies(len(batches), len(active), share)
+        return batches
+
+    def _warn_of_copies(self, batches: int, prompts: int, share: Share) -> None:
+        """Once, where an epoch is wrapped within what is rolled out together: equal seeds, equal rollouts."""
+        each = share.world * share.window
+        if self._warned or batches >= each or share.rank:
+            return
+        self._warned = True
+        logger.warning(
+            "%d prompts are left to draw, in %d batches of up to %d, but a step rolls out %d batches "
+            "(devices x accumulate_grad_batches x data.init_args.updates): prompts are there up to %d times, "
+            "and their copies get the same rollouts and add nothing. Lower data.init_args.batch_size to %d, "
+            "or one of the three factors, or add prompts",
+            prompts, batches, self._batch_size, each, -(-each // batches), max(prompts // each, 1),
+        )  # fmt: skip
 
     def _chunks(self, prompts: Sequence[Prompt]) -> list[list[Prompt]]:
         return [
@@ -128,7 +151,8 @@ class PromptData(LightningDataModule):
 
     def train_dataloader(self) -> PromptLoader:
         """Batches of the prompts that are not solved yet."""
-        return EpochLoader(self._plan, _rollout_batch, share_of(self.trainer, updates=self._updates))
+        share = share_of(self.trainer, updates=self._updates)
+        return EpochLoader(lambda epoch: self._plan(epoch, share), _rollout_batch, share)
 
     def _validation_dataloader(self) -> PromptLoader:
         """Batches in fixed order."""
@@ -165,6 +189,14 @@ class PromptData(LightningDataModule):
         """Restore the history."""
         if self._history is not None and "history" in state_dict:
             self._history.load_state_dict(state_dict["history"])
+
+
+def _outcomes(batch: RolloutBatch) -> list[Outcome]:
+    """Of each rollout, those included that a reward could not judge."""
+    ids = [prompt["id"] for prompt in batch["prompts"]]
+    pairs = zip(batch["group_ids"].tolist(), batch["correct"].tolist(), strict=True)
+    judged: list[Outcome] = [(ids[group], right) for group, right in pairs]
+    return judged + [(row["record"]["prompt_id"], None) for row in batch.get("unjudged", [])]
 
 
 def _rollout_batch(prompts: list[Prompt]) -> RolloutBatch:

@@ -25,6 +25,11 @@ _ENDLESS = 2**31 - 1
 class PromptSource(ABC):
     """Something that yields queries; constructors only keep settings."""
 
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return type(self).__name__
+
     @abstractmethod
     def load(self) -> list[Prompt]:
         """Return all queries, in a fixed order.

@@ -63,7 +63,7 @@ class Prompt(TypedDict):
     id: str
     messages: list[dict[str, str]]
     reference: str  # the expected answer; empty where the query cannot be verified
-    verifier: str  # name of the scorer: "match", "math", or a reasoning-gym data set
+    verifier: str  # name of the scorer: "match", "math", "code", or a reasoning-gym data set
     domain: str  # the task family
     difficulty: int
     metadata: dict[str, Any]  # what the scorer needs beside the reference
@@ -106,7 +106,9 @@ class RolloutBatch(StepBatch):
         Tensor
     ]  # [B, L] bool, where the rollouts are stale: tokens of the present weights, without a loss, for the gap
     logprob_gap: NotRequired[Tensor]  # [], mean |trainer - engine| log-probability, written by the module
-    unjudged: NotRequired[list[dict[str, Any]]]  # rows of the rollouts that a reward could not judge
+    unjudged: NotRequired[
+        list[dict[str, Any]]
+    ]  # rows of the rollouts that a reward could not judge; their `record` has the `prompt_id`
     samples: NotRequired[list[dict[str, Any]]]  # the N rollouts as rows of a table, for `SampleTable`
 
 

@@ -72,10 +72,11 @@ class RolloutSampler(Callback):
         engine: What samples.
         reward: Outcome reward; accuracy + 0.2 · format if not given.
         sampling: How to sample; the stop token is the protocol's end of a turn. The temperature must be the
-            module's.
+            module's, and no token may be filtered out (top_p 1, top_k 0).
         samples: Rollouts of each prompt, G.
         forced_share: Share of them whose mode is forced by prefill, half think-on and half think-off, so that
-            both modes are always seen (our choice).
+            both modes are always seen (our choice): to the nearest number, but at least one of each; 0 forces
+            none.
         row_tokens: Length of the longest packed rows.
         max_logprob_gap: Stop the run where `rollout/logprob_gap` is above; null never stops. Engines in half
             precision have gaps around 0.01, broken syncs above 0.1.
@@ -223,8 +224,8 @@ class RolloutSampler(Callback):
         if self.max_logprob_gap is not None and not gap <= self.max_logprob_gap:
             raise UserError(
                 f"rollout/logprob_gap is {gap:.3g} at step {trainer.global_step}, above max_logprob_gap "
-                f"{self.max_logprob_gap}: the engine does not sample from the trained weights. Its dtype or "
-                "its filters (top_p, top_k) differ from the trainer's, or the weight sync is broken"
+                f"{self.max_logprob_gap}: the engine does not sample from the trained weights. Its dtype "
+                "differs from the trainer's, or the weight sync is broken"
             )
 
     @override

@@ -25,13 +25,18 @@ def check_settings(
         on_flat_groups: Of the sampler.
 
     Raises:
-        UserError: naming both settings.
+        UserError: naming the settings.
     """
     expected = getattr(pl_module, "temperature", sampling.temperature)
     if expected != sampling.temperature:
         raise UserError(
             f"sampling.temperature: {sampling.temperature}, but model.temperature is {expected}; "
             "log-probabilities can only be compared at one temperature"
+        )
+    if sampling.top_p < 1 or sampling.top_k > 0:
+        raise UserError(
+            f"sampling.top_p: {sampling.top_p}, sampling.top_k: {sampling.top_k}; training needs 1.0 and 0: "
+            "the trainer's log-probabilities are of all tokens, the sampler's would be of those that are left"
         )
     if on_flat_groups != "keep" and getattr(pl_module, "bias_when_solved", False):
         raise UserError(

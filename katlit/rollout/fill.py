@@ -31,8 +31,6 @@ def fill(
     advantages do not depend on it. Unjudged ones carry no loss and are in no group's statistics: they are
     rows of the first micro-batch alone, without tensors.
 
-    Unjudged ones are apart, without tensors: they carry no loss and are in no group's statistics.
-
     Args:
         parts: How many micro-batches.
         prompts: What was rolled out.

@@ -1,6 +1,7 @@
 """From prompts to scored rollouts: encode, sample, parse, reward; and what is reported of them."""
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -38,12 +39,21 @@ class Request(NamedTuple):
 
 
 def forced_modes(samples: int, forced_share: float) -> list[Thinking]:
-    """How each of a prompt's rollouts is prompted: a share of them forced, half of it into each mode."""
+    """How each of a prompt's rollouts is prompted: a share of them forced, half of it into each mode.
+
+    Any share but 0 forces at least one into each, because a mode that is never seen is never valued.
+    """
     if samples < 2 or not 0 <= forced_share <= 1:
         raise UserError(
             f"samples {samples}, forced_share {forced_share}; give at least 2 samples and a share from 0 to 1"
         )
-    forced = round(samples * forced_share / 2)
+    nearest = math.floor(samples * forced_share / 2 + 0.5)
+    forced = min(max(nearest, 1), samples // 2) if forced_share else 0
+    if 2 * forced == samples and forced_share < 1:
+        raise UserError(
+            f"samples {samples}, forced_share {forced_share}; that forces {forced} into each mode and leaves "
+            "none to decide freely: give more samples, a smaller share, or forced_share: 0"
+        )
     modes: list[Thinking] = ["on"] * forced
     modes += ["off"] * forced
     return modes + ["auto"] * (samples - 2 * forced)

@@ -60,6 +60,15 @@ def test_columns_are_renamed_and_shadow(tmp_path: Path) -> None:
         FilePrompts(path, columns={"refrence": "answer"}).load()
 
 
+def test_of_a_solution_only_what_follows_the_marker_is_the_reference(tmp_path: Path) -> None:
+    solutions = ["48 / 2 = <<48/2=24>>24 #### and\n#### 1,072", ""]
+    path = jsonl(tmp_path, [{"question": "?", "reference": text} for text in solutions])
+    prompts = FilePrompts(path, reference_after="####").load()
+    assert [prompt["reference"] for prompt in prompts] == ["1,072", ""]
+    with pytest.raises(UserError, match=r"rows\.jsonl:1: 'reference' lacks '==>', .* it ends in '48 / 2"):
+        FilePrompts(path, reference_after="==>").load()
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

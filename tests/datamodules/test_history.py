@@ -15,6 +15,26 @@ def test_solved_prompts_leave_after_their_epoch_mixed_and_hopeless_ones_stay() -
     assert [history.counts(names, epoch)["dropped_solved"] for epoch in (1, 2)] == [0, 1]
 
 
+def test_a_prompt_is_not_solved_where_rollouts_could_not_be_judged() -> None:
+    history = History()
+    history.record("one judged", [True], epoch=0, unjudged=7)
+    history.record("none judged", [], epoch=0, unjudged=8)
+    names = ["one judged", "none judged"]
+    assert history.active(names, 1) == names
+    now = history.counts(names, 0)
+    assert (now["solved"], now["mixed"], now["all_wrong"], now["unseen"]) == (0, 1, 0, 1)
+
+
+def test_of_an_epochs_rollouts_of_a_prompt_the_later_ones_decide() -> None:
+    history = History()
+    history.record("lost", [True, True], epoch=1)
+    history.record("lost", [True, False], epoch=1)
+    history.record("won", [True, False], epoch=1)
+    history.record("won", [True, True], epoch=1)
+    assert history.counts(["lost", "won"], 1)["solved"] == 1
+    assert history.active(["lost", "won"], 2) == ["lost"]
+
+
 def test_an_epoch_is_never_empty() -> None:
     history = History()
     history.record("a", [True], epoch=0)

@@ -105,6 +105,51 @@ def test_solved_prompts_are_dropped_from_later_epochs(source: FilePrompts, sums:
     assert [ids(batch) for batch in again] == [ids(batch) for batch in loader]
 
 
+def test_copies_within_a_step_are_warned_of_once(
+    source: FilePrompts, caplog: pytest.LogCaptureFixture
+) -> None:
+    def announced(batch_size: int) -> list[str]:
+        data = PromptData(train=source, batch_size=batch_size)
+        data.setup("fit")
+        data.trainer = Trainer(accelerator="cpu", accumulate_grad_batches=4, logger=False)
+        loader = data.train_dataloader()
+        for epoch in range(2):
+            loader.set_epoch(epoch)
+            window = next(iter(loader))["window"]
+        return [name for batch in window for name in ids(batch)]
+
+    def warnings() -> list[str]:
+        return [record.message for record in caplog.records if record.levelname == "WARNING"]
+
+    assert len(set(announced(5))) == 20
+    assert not warnings()
+    drawn = announced(16)
+    assert len(drawn) == 4 * len(set(drawn)) == 64
+    (message,) = warnings()
+    assert message.startswith("20 prompts are left to draw, in 1 batches of up to 16, but a step rolls out 4")
+    assert "up to 4 times" in message
+    assert "Lower data.init_args.batch_size to 5," in message
+
+
+def test_a_prompt_is_solved_only_if_all_rollouts_of_all_its_copies_were_judged_and_correct(
+    source: FilePrompts, sums: list[Prompt]
+) -> None:
+    data = PromptData(train=source, batch_size=4)
+    data.setup("fit")
+    copied, judged, unjudged = sums[0], sums[1], sums[2]
+    batch: RolloutBatch = {
+        "prompts": [copied, judged, unjudged, copied],
+        "group_ids": torch.tensor([0, 0, 1, 2, 3]),
+        "correct": torch.tensor([True, False, True, True, True]),
+        "unjudged": [{"record": {"prompt_id": unjudged["id"]}}] * 7,
+    }
+    data.record_outcomes(batch)
+    assert data.state_dict()["history"]["solved"] == {judged["id"]: 0}
+    assert data.state_dict()["history"]["latest"] == {
+        copied["id"]: pytest.approx(2 / 3), judged["id"]: 1, unjudged["id"]: 1 / 8,
+    }  # fmt: skip
+
+
 def test_without_history_nothing_is_dropped(source: FilePrompts, sums: list[Prompt]) -> None:
     data = PromptData(train=source, batch_size=4, history=False)
     data.setup("fit")
@@ -209,3 +254,15 @@ def test_a_curriculum_goes_from_a_small_set_to_a_larger_one_and_resumes(
 def test_a_curriculum_without_epochs_is_refused(source: FilePrompts, epochs: list[int]) -> None:
     with pytest.raises(UserError, match="each of at least one epoch"):
         Curriculum([CurriculumStage(source, number) for number in epochs])
+
+
+def test_one_id_for_two_questions_of_a_curriculum_is_refused(source: FilePrompts, tmp_path: Path) -> None:
+    files = {"math/train.jsonl": "1+1", "code/train.jsonl": "print 2", "again/train.jsonl": "1+1"}
+    for name, question in files.items():
+        (tmp_path / name).parent.mkdir()
+        write_rows(tmp_path / name, [{"question": question, "reference": "2"}])
+    math, code, again = (CurriculumStage(FilePrompts(str(tmp_path / name))) for name in files)
+    both = r"stages\[1\] \(.*math/train.jsonl\) .* stages\[2\] \(.*code/train.jsonl\)"
+    with pytest.raises(UserError, match=rf"id 'train-0' .* {both}"):
+        PromptData(train=Curriculum([CurriculumStage(source), math, code])).setup("fit")
+    assert [len(prompts) for prompts in Curriculum([math, again]).load()] == [1, 1]  # the same question

@@ -1,17 +1,20 @@
 """Every settings file under `configs/` and `assets/`, in the compositions that the demo and the docs name."""
 
+import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import jsonargparse
 import pytest
 import yaml
 
-from datamodules import PromptData
+from datamodules import FilePrompts, PromptData
 from katlit.cli import main
 from katlit.demo import commands, report_command, stage_command
-from katlit.rewards import CompositeReward
+from katlit.protocol import Mode, ParsedResponse
+from katlit.rewards import AccuracyReward, CompositeReward, Sample
 
 ROOT = Path(__file__).parents[2]
 DOCS = [ROOT / name for name in ("README.md", "docs/real.md", "docs/hardware.md", "assets/README.md")]
@@ -99,6 +102,82 @@ def test_the_documented_rewards_are_built(tmp_path: Path, capsys: pytest.Capture
     ]  # fmt: skip
     assert reward.weights["own"] == 0.3
     assert sampler["max_unjudged_share"] == 0.1
+
+
+def blocks(language: str) -> list[str]:
+    """The examples of docs/real.md."""
+    return re.findall(rf"^```{language}\n(.*?)^```", DOCS[1].read_text(), re.MULTILINE | re.DOTALL)
+
+
+EXAMPLES = [yaml.safe_load(block) for block in blocks("yaml")]
+OVERLAYS = [example for example in EXAMPLES if example.keys() <= {"trainer", "model", "data"}]
+SAMPLERS = [example for example in EXAMPLES if example not in OVERLAYS]  # their `init_args`
+
+
+def test_the_documented_knobs_are_there() -> None:
+    words = " ".join(blocks("yaml"))
+    for knob in (
+        "Curriculum", "history", "aggregation", "streams", "judge_weight", "kl_weight", "on_flat_groups",
+        "extra_rounds", "reference_after",
+    ):  # fmt: skip
+        assert f"{knob}:" in words or f".{knob}\n" in words, knob
+
+
+@pytest.mark.parametrize("example", [*OVERLAYS, *SAMPLERS], ids=lambda example: "-".join(example))
+def test_documented_settings_are_taken_as_they_stand(
+    example: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sampler = yaml.safe_load(Path("configs/rollout/hf.yaml").read_text())
+    if example in SAMPLERS:
+        sampler["trainer"]["callbacks+"][0]["init_args"] |= example
+    files = ["configs/base.yaml", "configs/stage/step_srpo.yaml", "configs/real/step_srpo.yaml"]
+    for name, settings in (("sampler", sampler), ("example", example if example in OVERLAYS else {})):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(settings))
+        files.append(str(tmp_path / f"{name}.yaml"))
+    words = [word for name in files for word in ("-c", name)]
+    assert main(["fit", *words, "--print_config"]) == 0, capsys.readouterr().err
+    printed = yaml.safe_load(capsys.readouterr().out)
+    place = printed if example in OVERLAYS else printed["trainer"]["callbacks"][-1]["init_args"]
+    assert holds(place, example)
+
+
+def holds(whole: Any, part: Any) -> bool:
+    """Whether all of nested settings is part of others."""
+    if isinstance(part, dict):
+        return all(name in whole and holds(whole[name], value) for name, value in part.items())
+    if isinstance(part, list):
+        return len(whole) == len(part) and all(map(holds, whole, part))
+    return bool(whole == part)
+
+
+ANSWERS = {"36": 1, r"\boxed{36}": 1, "The answer is 36.": 1, "So it costs $36.00$.": 1, "35": 0}
+
+
+@pytest.mark.parametrize("stage", ["distill", "cold_start", "step_srpo", "evaluate"])
+def test_right_answers_to_the_documented_prompts_are_right(stage: str, tmp_path: Path) -> None:
+    (line,) = [block for block in blocks("json") if '"prompt"' in block]
+    settings = yaml.safe_load(Path(f"configs/real/{stage}.yaml").read_text())["data"]["init_args"]
+    (source,) = [value for value in settings.values() if "class_path" in value]
+    assert correct(source, line, tmp_path) == ANSWERS
+
+
+def test_right_answers_to_gsm8k_are_right(tmp_path: Path) -> None:
+    sources = [one["data"]["init_args"]["train"] for one in OVERLAYS if "data" in one]
+    (source,) = [one for one in sources if one["init_args"].get("path") == "openai/gsm8k"]
+    row = {"question": "A book …", "answer": "3 * 12 = <<3*12=36>>36 dollars\n#### 36"}
+    assert correct(source, json.dumps(row), tmp_path) == ANSWERS
+
+
+def correct(source: dict[str, Any], line: str, directory: Path) -> dict[str, float | None]:
+    """The accuracy of some answers to the prompt of a line."""
+    assert source["class_path"] == "datamodules.FilePrompts"
+    (directory / "prompts.jsonl").write_text(line)
+    (prompt,) = FilePrompts(**source["init_args"] | {"path": str(directory / "prompts.jsonl")}).load()
+    parsed = [ParsedResponse("easy", Mode.THINK_OFF, "", answer, None) for answer in ANSWERS]
+    reward = AccuracyReward()
+    verdicts = reward([Sample(prompt, one) for one in parsed])
+    reward.close()
+    return {answer: verdict.value for answer, verdict in zip(ANSWERS, verdicts, strict=True)}
 
 
 def test_the_documented_replay_asks_for_the_run(

@@ -172,6 +172,13 @@ def test_two_temperatures_are_refused(tmp_path: Path) -> None:
         train(tmp_path, HFEngine(), BATCHES, temperature=1.0)
 
 
+@pytest.mark.parametrize(("name", "value"), [("top_p", 0.97), ("top_k", 50)])
+def test_filters_of_the_sampler_are_refused(name: str, value: float) -> None:
+    stage: Any = SimpleNamespace(temperature=1.0)
+    with pytest.raises(UserError, match=rf"sampling.{name}: {value}.*; training needs 1.0 and 0"):
+        check_settings(SimpleNamespace(), stage, SamplingParameters(**{name: value}), 0, "keep")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("settings", [{"samples": 1}, {"forced_share": 1.5}])
 def test_impossible_shares_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="at least 2 samples and a share from 0 to 1"):
@@ -238,6 +245,7 @@ def test_unjudged_rollouts_are_left_out_and_counted(tmp_path: Path) -> None:
     )
     assert logged["rollout/reward"] == pytest.approx(batch["rewards"].mean().item())
     assert batch["rewards"].isfinite().all()
+    assert [row["record"]["prompt_id"] in ("p0", "p1") for row in batch["unjudged"]] == [True] * (16 - kept)
     assert batch["rollout_ids"].max() == kept - 1
     assert reward.closed
     cause = "late|Picky: ZeroDivisionError: a fourth"

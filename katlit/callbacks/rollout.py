@@ -26,7 +26,7 @@ from katlit.rollout.ahead import AheadState
 from katlit.rollout.engine import RolloutEngine, SamplingParameters
 from katlit.rollout.fill import fill, in_order, prompts_of
 from katlit.rollout.flat_groups import OnFlatGroups, flat_groups, shares
-from katlit.rollout.roll_out import RolloutSettings, forced_modes, policy_row, score, statistics
+from katlit.rollout.roll_out import RolloutSettings, forced_modes, policy_row, score, statistics, unjudged
 from katlit.rollout.step_sampler import Step, StepSampler
 from katlit.rollout.stopwatch import Stopwatch
 from katlit.rollout.window import RolloutWindow
@@ -176,8 +176,10 @@ class RolloutSampler(Callback):
         mine = replace(step, prompts=peers.share(step.prompts), following=peers.share(step.following))
         sync, anywhere = partial(self._sync, trainer, pl_module), partial(decide, all=False)
         got = self._sampler.sample(mine, protocol, sync, anywhere, watch)
-        rollouts, first = (in_order(peers.together(own)) for own in (got.rollouts, got.first_round))
-        require_judged(first, self.max_unjudged_share, step.number)
+        rollouts, first, later = (
+            in_order(peers.together(own)) for own in (got.rollouts, got.first_round, got.later_rounds)
+        )
+        require_judged(first + later, self.max_unjudged_share, step.number)
         left_out = set() if self.on_flat_groups == "keep" else flat_groups(rollouts)
         probes = None if got.probes is None else [one for part in peers.together(got.probes) for one in part]
         origin = step.origin(self._settings.seed, trainer.global_rank, got.staleness)
@@ -196,7 +198,8 @@ class RolloutSampler(Callback):
             if isinstance(data := getattr(trainer, "datamodule", None), TakesOutcomes):
                 data.record_outcomes({"prompts": [*step.prompts]} | filled[0])  # type: ignore[arg-type]
         self.skipped = len(step.prompts) - len({rollout.group for rollout in first})
-        tallies = statistics(first, protocol, self._settings.reward.rewards) | shares(first, left_out)
+        tallies = statistics(first, protocol, self._settings.reward.rewards)
+        tallies |= shares(first, left_out) | unjudged(first + later)
         counted = means(gathered(tallies)) | {"skipped_prompts": float(self.skipped)}
         counted |= self.engine.statistics()
         if isinstance(data, HasHistory):

@@ -247,9 +247,6 @@ def statistics(
             rollout.parsed.mode is Mode.THINK_ON for rollout in rollouts if not rollout.forced
         ),
         "mean_tokens": tally(response_tokens(rollout, protocol) for rollout in rollouts),
-        "unjudged": tally(bool(rollout.unjudged) for rollout in rollouts),
-        "unjudged_errors": tally(_has_failed(rollout, timed_out=False) for rollout in rollouts),
-        "unjudged_timeouts": tally(_has_failed(rollout, timed_out=True) for rollout in rollouts),
         **{f"reward/{name}": _component_mean(rollouts, name) for name in components},
     }
 
@@ -257,6 +254,15 @@ def statistics(
 def _component_mean(rollouts: Sequence[Rollout], component: str) -> Tally:
     values = (rollout.verdicts[component].value for rollout in rollouts)
     return tally(value for value in values if value is not None)
+
+
+def unjudged(rollouts: Sequence[Rollout]) -> dict[str, Tally]:
+    """The shares that a reward could not judge, because of an error, or of time that ran out."""
+    return {
+        "unjudged": tally(bool(rollout.unjudged) for rollout in rollouts),
+        "unjudged_errors": tally(_has_failed(rollout, timed_out=False) for rollout in rollouts),
+        "unjudged_timeouts": tally(_has_failed(rollout, timed_out=True) for rollout in rollouts),
+    }
 
 
 def _has_failed(rollout: Rollout, *, timed_out: bool) -> bool:

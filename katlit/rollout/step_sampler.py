@@ -50,6 +50,7 @@ class StepRollouts(NamedTuple):
 
     rollouts: list[Rollout]
     first_round: list[Rollout]  # as the policy gave them, before flat groups were sampled anew
+    later_rounds: list[Rollout]  # all that were sampled anew, those that were flat again included
     probes: list[Sampled] | None  # None where the rollouts are of the present weights
     staleness: int  # optimizer steps between the weights that sampled and those that are trained
     hidden: float  # seconds of sampling that nobody waited for
@@ -118,6 +119,8 @@ class StepSampler:
             with watch.time("reward"):
                 first_round = scoring.all_of(sampled)
 
+        later: list[Rollout] = []
+
         def again(groups: Collection[int], number: int) -> list[Rollout]:
             places = sorted(groups)
             prompts = [step.prompts[place] for place in places]
@@ -126,11 +129,13 @@ class StepSampler:
                 requests = [request._replace(group=places[request.group]) for request in requests]
                 more = complete(self._engine, requests, self._sampling(protocol))
             with watch.time("reward"):
-                return score(more, protocol, step.prompts, self._settings.reward)
+                new = score(more, protocol, step.prompts, self._settings.reward)
+            later.extend(new)
+            return new
 
         rollouts = resampled(first_round, self._extra_rounds, again, anywhere)
         self._engine.sleep()
-        return StepRollouts(rollouts, first_round, probes, staleness, hidden)
+        return StepRollouts(rollouts, first_round, later, probes, staleness, hidden)
 
     def _first_round(
         self, step: Step, protocol: Protocol, sync: Callable[[], None], watch: Stopwatch, scoring: Scoring

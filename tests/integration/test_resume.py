@@ -169,3 +169,22 @@ def test_rollouts_in_flight_are_neither_lost_nor_sampled_again(
     stale = read_records(whole / "rollouts", 5)
     assert {record["policy_step"] for record in stale} == {4}
     require_replayed(whole, stale[::5])
+
+
+def test_with_vllm_a_resumed_run_samples_the_same_tokens(tmp_path: Path) -> None:
+    engine = "--trainer.callbacks.engine"
+    words = [f"{engine}=katlit.rollout.vllm.VLLMEngine", f"{engine}.max_context=256"]
+    words += [f"{engine}.kv_cache_gib=0.1", "--trainer.max_steps=5"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(start(whole, *words))
+    run = start(killed, *words)
+    wait_for(killed, run, 2)
+    kill(run)
+    finish(start(killed, *words, "--ckpt_path=last"))
+
+    def sampled(directory: Path) -> list[tuple[int, list[int]]]:
+        steps = [read_records(directory / "rollouts", step) for step in range(5)]
+        return [(record["seed"], record["token_ids"]) for records in steps for record in records]
+
+    assert len(sampled(whole)) == 5 * 12
+    assert sampled(killed) == sampled(whole)

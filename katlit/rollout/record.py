@@ -75,12 +75,7 @@ def recorded(rollout: Rollout, prompt_id: str, protocol: Protocol, *, left_out: 
         "mode": None if parsed.mode is None else parsed.mode.value,
         "violation": None if parsed.violation is None else parsed.violation.value,
         "verdicts": {
-            name: VerdictRecord(
-                value=verdict.value,
-                # A program can make an error of half a character, which no UTF-8 text may hold.
-                reason=verdict.reason.encode(errors="backslashreplace").decode(),
-                timed_out=verdict.timed_out,
-            )
+            name: VerdictRecord(value=verdict.value, reason=verdict.reason, timed_out=verdict.timed_out)
             for name, verdict in rollout.verdicts.items()
         },
         "reward": None if math.isnan(rollout.reward) else rollout.reward,

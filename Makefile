@@ -3,6 +3,7 @@
 # make check           lint, format, types, spelling
 # make ui              MLflow on what was run   make bench  the claims with numbers
 # make soak            a run killed twenty times, by hand
+# make ablation        what each part of stages 1 and 3 contributes, on the demo: hours; a stopped one goes on
 #
 # Each target first makes .venv if need be. Needs Python 3.11 or newer and pip, no root, no GPU. Where the package index
 # offers only CUDA builds of torch, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu saves gigabytes.
@@ -12,9 +13,10 @@ SEED ?= 1
 
 BIN := .venv/bin
 STAMP := .venv/.installed
+ABLATIONS := $(wildcard benchmarks/ablation_*.py)
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input install
 
-.PHONY: demo test slow soak check ui bench clean
+.PHONY: demo test slow soak check ui bench ablation clean
 .DEFAULT_GOAL := test
 
 demo: $(STAMP)
@@ -39,7 +41,10 @@ ui: $(STAMP)
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///outputs/mlflow.db
 
 bench: $(STAMP)
-	set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script; done
+	set -e; for script in $(filter-out $(ABLATIONS),$(wildcard benchmarks/[a-z]*.py)); do echo "== $$script"; $(BIN)/python $$script; done
+
+ablation: $(STAMP)
+	set -e; for script in $(ABLATIONS); do echo "== $$script"; $(BIN)/python $$script; done
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -225,6 +225,6 @@ def test_what_a_program_says_cannot_make_a_file_unreadable(tmp_path: Path) -> No
             return [Verdict(float(index % 2), "got \ud800") for index in range(len(samples))]
 
     reward = CompositeReward({"accuracy": Surrogate()}, {"accuracy": 1.0})
-    train(tmp_path, Finishing(), BATCHES[:1], reward=reward, callbacks=[RolloutLog()], samples=2)
+    train(tmp_path, Finishing(), BATCHES[:1], reward=reward, callbacks=[RolloutLog()], samples=4)
     for one in read_records(tmp_path / "rollouts", 0):
         assert one["verdicts"]["accuracy"]["reason"].startswith("got")

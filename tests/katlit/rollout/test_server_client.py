@@ -41,10 +41,13 @@ def engine(fake: Fake, qwen2_directory: Path) -> Iterator[VLLMServer]:
 
 
 def test_completions_come_in_the_order_of_the_prompts_a_few_at_a_time(fake: Fake, engine: VLLMServer) -> None:
+    together = threading.Barrier(3)
+
     def slow(handler: BaseHTTPRequestHandler, body: Any) -> Any:
         with fake.lock:
             fake.in_flight += 1
             fake.most_in_flight = max(fake.most_in_flight, fake.in_flight)
+        together.wait(30)
         time.sleep(0.05 if body["token_ids"][0] % 2 else 0.01)
         with fake.lock:
             fake.in_flight -= 1

@@ -18,11 +18,16 @@ STEPS = 8
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-# One update on each batch of rollouts, or two: then most checkpoints lie between two of them.
+# One update on each batch of rollouts, or two: then most checkpoints lie between two of them. Two also sample
+# flat groups anew, of which there are some where no mode is forced.
 CALLBACK = "--trainer.callbacks"
 UPDATES = {
     "one update": (),
-    "two updates": ("--data.init_args.updates=2", f"{CALLBACK}.on_flat_groups=resample"),
+    "two updates": (
+        "--data.init_args.updates=2",
+        f"{CALLBACK}.on_flat_groups=resample",
+        f"{CALLBACK}.forced_share=0",
+    ),
 }
 ALL = "--checkpoint.keep=null"  # so that a rollout of any step can be replayed
 

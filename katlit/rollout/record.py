@@ -11,6 +11,8 @@ from katlit.rollout.layout import Rollout
 
 Count = Annotated[int, Field(ge=0)]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(fail_fast=True)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Advantages = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
 class Origin(TypedDict):
@@ -38,9 +40,7 @@ class RolloutRecord(Origin):
     group: Count  # place of the prompt among those of the step and rank, where a prompt may be repeated
     index: Count  # among the rollouts of its group
     thinking: Thinking  # on and off: the mode was forced
-    seed: Annotated[
-        int, Field(ge=0, lt=2**63)
-    ]  # of its request: `request_seed(run_seed, epoch, prompt_id, index)`
+    seed: Seed  # of its request: `request_seed(run_seed, epoch, prompt_id, index)`
     prompt_ids: TokenIds
     token_ids: TokenIds
     log_probs: Annotated[list[float], Field(fail_fast=True)] | None  # of the tokens, by the engine
@@ -52,9 +52,7 @@ class RolloutRecord(Origin):
     reward: float | None  # None where a component could not judge it: it was not trained on
     correct: bool
     left_out: bool  # all rewards of its group are equal, and such groups were not trained on
-    advantages: (
-        Annotated[list[float], Field(min_length=2, max_length=2)] | None
-    )  # of judge and answer, as trained on; None where it was not
+    advantages: Advantages | None  # of judge and answer, as trained on; None where it was not
 
 
 def recorded(rollout: Rollout, prompt_id: str, protocol: Protocol, *, left_out: bool) -> dict[str, Any]:

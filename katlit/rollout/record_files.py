@@ -14,9 +14,8 @@ from katlit.escape import escaped
 from katlit.output import replace_file
 from katlit.rollout.record import RolloutRecord
 
-LARGEST = (
-    1 << 30
-)  # bytes of a file's text, some 70 million tokens; a small file can swell to more than memory
+# Bytes of a file's text, some 70 million tokens; a small file can swell to more than memory.
+LARGEST = 1 << 30
 _RECORD = TypeAdapter(RolloutRecord)
 _NAME = re.compile(r"step-(\d+)\.rank-\d+\.jsonl\.gz")
 

@@ -16,6 +16,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from typing_extensions import override
 
+from katlit.callbacks.step_callback import StepCallback
 from katlit.errors import UserError
 from katlit.output import require_writable, set_aside
 from katlit.strategies import data_ranks, gathered
@@ -26,7 +27,7 @@ _NAME = re.compile(r"step-\d+\.ckpt")
 _PARTIAL = ".partial"
 
 
-class StepCheckpoint(Checkpoint):
+class StepCheckpoint(StepCallback, Checkpoint):
     """Writes `step-<n>.ckpt` every so many optimizer steps, when SIGTERM arrives, and at the end.
 
     A checkpoint is written under another name and renamed when it is complete, so a run that is killed while
@@ -58,7 +59,6 @@ class StepCheckpoint(Checkpoint):
         self.keep = keep
         self._random_states: list[dict[str, Any]] = []
         self._last_saved = 0
-        self._last_step = 0
         self._terminated = False  # this rank has had a SIGTERM
 
     def folder(self, trainer: Trainer) -> Path:
@@ -77,7 +77,8 @@ class StepCheckpoint(Checkpoint):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._last_saved = self._last_step = trainer.global_step
+        super().on_train_start(trainer, pl_module)
+        self._last_saved = trainer.global_step
         self._terminated = trainer.received_sigterm
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handler
             signal.signal(signal.SIGTERM, self._on_sigterm)  # Lightning takes it back at the end
@@ -96,15 +97,9 @@ class StepCheckpoint(Checkpoint):
         self._random_states = []
 
     @override
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        step = trainer.global_step
-        if step == self._last_step:
-            return
-        self._last_step = step
+    def on_step_end(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         stops = trainer.strategy.reduce_boolean_decision(self._terminated, all=False)
-        if stops or step % self.every_n_steps == 0:
+        if stops or trainer.global_step % self.every_n_steps == 0:
             self._save(trainer)
         # Lightning then ends all ranks alike, but only when the step is logged.
         trainer._signal_connector.received_sigterm = stops  # noqa: SLF001 (nothing public sets it)

@@ -4,17 +4,18 @@ import logging
 from collections.abc import Collection
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
 
 from katlit.batch import RolloutBatch
+from katlit.callbacks.step_callback import StepCallback
 from katlit.errors import UserError
 from katlit.strategies import gathered
 
 logger = logging.getLogger(__name__)
 
 
-class CorrectWatch(Callback):
+class CorrectWatch(StepCallback):
     """Warns once where no rollout of the first optimizer steps was correct, on any rank (our choice).
 
     Then the rollouts of a prompt differ in format at most. A verifier that does not read the answers looks
@@ -29,19 +30,11 @@ class CorrectWatch(Callback):
             raise UserError(f"CorrectWatch: steps {steps}; give at least 1")
         self.steps = steps
         self._left = steps  # to be watched; 0 as soon as a rollout was correct
-        self._last_step = 0
 
     @override
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._last_step = trainer.global_step
-
-    @override
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: RolloutBatch, batch_idx: int
-    ) -> None:
-        if not self._left or trainer.global_step == self._last_step:
+    def on_step_end(self, trainer: Trainer, pl_module: LightningModule, batch: RolloutBatch) -> None:
+        if not self._left:
             return
-        self._last_step = trainer.global_step
         correct = any(gathered(bool(batch["correct"].any())))
         self._left = 0 if correct else self._left - 1
         if not (correct or self._left) and trainer.is_global_zero:

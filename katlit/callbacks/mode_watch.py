@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
+from katlit.callbacks.step_callback import StepCallback
 from katlit.errors import UserError
 from katlit.strategies import gathered
 
@@ -18,7 +19,7 @@ logger = logging.getLogger(__name__)
 Counts = dict[str, int]
 
 
-class ModeWatch(Callback):
+class ModeWatch(StepCallback):
     """Logs which modes the rollouts chose by themselves; those of a forced mode do not count.
 
     For every optimizer step, over all ranks: `modes/think_rate/difficulty-<d>` for each difficulty of the
@@ -45,35 +46,24 @@ class ModeWatch(Callback):
         self.patience = patience
         self._low = 0  # steps in a row
         self._warned = False
-        self._last_step = 0
 
     @override
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._last_step = trainer.global_step
-
-    @override
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if trainer.global_step == self._last_step:
-            return
-        self._last_step = trainer.global_step
+    def on_step_end(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         counts = added(gathered(mode_counts(batch)))
         rates = mode_rates(counts)
         for name, value in rates.items():
             pl_module.log(f"modes/{name}", value, on_step=True, on_epoch=False, batch_size=1)
         _log_think_rates(trainer, think_rates(counts))
-        self._watch(counts, rates)
+        if self._collapses(counts, rates) and trainer.is_global_zero:
+            logger.warning("%s", advice(counts["on"] / (counts["on"] + counts["off"]), self._low))
 
-    def _watch(self, counts: Counts, rates: Mapping[str, float]) -> None:
-        chosen = counts["on"] + counts["off"]
-        if not chosen:
-            return
+    def _collapses(self, counts: Counts, rates: Mapping[str, float]) -> bool:
+        """Whether the patience ends with this step."""
+        if counts["on"] + counts["off"] == 0 or self._warned:
+            return False
         self._low = self._low + 1 if rates["entropy"] < self.min_entropy else 0
-        if self._low < self.patience or self._warned:
-            return
-        self._warned = True
-        logger.warning("%s", advice(counts["on"] / chosen, self._low))
+        self._warned = self._low >= self.patience
+        return self._warned
 
     @override
     def state_dict(self) -> dict[str, Any]:

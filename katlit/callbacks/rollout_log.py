@@ -4,9 +4,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
 
+from katlit.callbacks.step_callback import StepCallback
 from katlit.errors import UserError
 from katlit.output import require_writable, set_aside
 from katlit.rollout.record import RolloutRecord
@@ -18,7 +19,7 @@ logger = logging.getLogger(__name__)
 DIGITS = 6  # of a log-probability
 
 
-class RolloutLog(Callback):
+class RolloutLog(StepCallback):
     """Writes the rollouts of each step to a file of its own, on each rank that sees different data.
 
     `<directory>/step-<n>.rank-<r>.jsonl.gz` has a line for each rollout (`katlit.rollout.record`), those that
@@ -45,7 +46,6 @@ class RolloutLog(Callback):
         self.log_probs = log_probs
         self.keep = keep
         self._rows: dict[tuple[int, int, int], dict[str, Any]] = {}  # not written yet
-        self._last_step = 0
 
     def folder(self, trainer: Trainer) -> Path:
         """Where the files are."""
@@ -58,7 +58,7 @@ class RolloutLog(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._last_step = trainer.global_step
+        super().on_train_start(trainer, pl_module)
         self._rows = {}
         if trainer.is_global_zero and not trainer.fast_dev_run:
             files = record_files(self.folder(trainer))
@@ -72,13 +72,14 @@ class RolloutLog(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Collect the rollouts of the step's micro-batches, and write them after its update."""
+        """Collect the rollouts of the step's micro-batches; they are written after its update."""
         for row in [*batch.get("samples", []), *batch.get("unjudged", [])]:
             record = row["record"]
             self._rows[record["step"], record["group"], record["index"]] = row
-        if trainer.global_step == self._last_step:
-            return
-        self._last_step = trainer.global_step
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    @override
+    def on_step_end(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         rows, self._rows = self._rows, {}
         if trainer.fast_dev_run or Peers(pl_module.device_mesh).rank != 0:
             return

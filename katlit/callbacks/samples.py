@@ -2,15 +2,16 @@
 
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
 
+from katlit.callbacks.step_callback import StepCallback
 from katlit.tracking import mlflow_loggers
 
 COLUMNS = ("prompt", "text", "mode", "correct", "reward", "judge_advantage", "answer_advantage")
 
 
-class SampleTable(Callback):
+class SampleTable(StepCallback):
     """Appends sample rollouts to the run's table `rollouts.json`.
 
     Reads `batch["samples"]`, a list of mappings with the keys of `COLUMNS`, which the rollout callback fills;
@@ -25,16 +26,12 @@ class SampleTable(Callback):
     def __init__(self, every_n_steps: int = 10, rows: int = 16) -> None:
         self.every_n_steps = every_n_steps
         self.rows = rows
-        self._last_step = 0
 
     @override
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_step_end(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         step = trainer.global_step
-        if step == self._last_step or (step != 1 and step % self.every_n_steps):
+        if step != 1 and step % self.every_n_steps:
             return
-        self._last_step = step
         samples = batch.get("samples", [])[: self.rows]
         if not trainer.is_global_zero or not samples:
             return

@@ -66,13 +66,17 @@ def test_rates_are_those_of_a_loop_over_the_rollouts_of_all_ranks(ranks: list[li
     assert think_rates(counts) == pytest.approx(thinking)
 
 
-def steps(watch: ModeWatch, rows: list[list[Row]], every: int = 1) -> list[tuple[int, dict[str, float]]]:
+def steps(
+    watch: ModeWatch, rows: list[list[Row]], every: int = 1, rank: int = 0
+) -> list[tuple[int, dict[str, float]]]:
     """Go through optimizer steps of two micro-batches; what the tracker got."""
     logged: dict[str, float] = {}
     tracked: list[tuple[int, dict[str, float]]] = []
     module = SimpleNamespace(log=lambda name, value, **_: logged.update({name: value}))
     tracker = SimpleNamespace(log_metrics=lambda metrics, step: tracked.append((step, metrics)))
-    trainer = SimpleNamespace(global_step=watch._last_step, log_every_n_steps=every, loggers=[tracker])
+    trainer = SimpleNamespace(
+        global_step=watch._last_step, log_every_n_steps=every, loggers=[tracker], is_global_zero=rank == 0
+    )
     for step in rows:
         watch.on_train_batch_end(trainer, module, None, batch_of(step), 0)  # within an optimizer step
         trainer.global_step += 1
@@ -99,6 +103,8 @@ def test_a_collapse_is_warned_of_once_with_what_to_turn(caplog: pytest.LogCaptur
     assert places == sorted(places)
     steps(ModeWatch(patience=1), [[(0, 0, 1, False)]])
     assert "lower model.bias" in caplog.records[-1].message
+    steps(ModeWatch(patience=1), [[(0, 0, 1, False)]], rank=1)
+    assert len(caplog.records) == 2
 
 
 def test_a_policy_that_decides_by_the_prompt_is_not_collapsed(caplog: pytest.LogCaptureFixture) -> None:

@@ -84,6 +84,11 @@ def verdicts_of(reward: Reward, samples: Sequence[Sample]) -> list[Verdict]:
         if len(samples) == 1:
             return [_fit(reward, Verdict(None, f"{type(reward).__name__}: {type(error).__name__}: {error}"))]
         return [verdict for sample in samples for verdict in verdicts_of(reward, [sample])]
+    if not isinstance(verdicts, Sequence) or not all(isinstance(verdict, Verdict) for verdict in verdicts):
+        raise UserError(
+            f"reward {type(reward).__name__}: it gives {short_line(repr(verdicts), 80)}; it must give a list "
+            "of katlit.rewards.Verdict, one for each sample"
+        )
     if len(verdicts) != len(samples):
         raise UserError(
             f"reward {type(reward).__name__}: {len(verdicts)} verdicts for {len(samples)} samples; it must "

@@ -72,7 +72,8 @@ class CompositeReward:
         weights: A weight for each component; default: accuracy 1.0, format 0.2.
 
     Raises:
-        UserError: where the names of rewards and weights differ, or "accuracy" is missing.
+        UserError: where the names of rewards and weights differ, "accuracy" is missing, or a weight is no
+            finite number.
     """
 
     def __init__(
@@ -87,6 +88,8 @@ class CompositeReward:
                 f"reward: components {sorted(self.rewards)} and weights {sorted(self.weights)}; both need "
                 f"the same names, {ACCURACY!r} among them"
             )
+        if not all(map(math.isfinite, self.weights.values())):
+            raise UserError(f"reward: weights {self.weights}; give finite numbers")
 
     def __call__(self, samples: Sequence[Sample]) -> RewardBatch:
         """Score the samples.

@@ -238,6 +238,23 @@ def test_one_verdict_a_sample() -> None:
         reward([sample(prompt("match", "5"), answer) for answer in ("5", "6")])
 
 
+@pytest.mark.parametrize("given", [[1.0], None, 1.0, [None]])
+def test_what_is_no_verdict_is_refused(given: object) -> None:
+    class Plain(Reward):
+        def __call__(self, samples: list[Sample]) -> object:
+            return given
+
+    message = re.escape(f"reward Plain: it gives {given}; it must give a list of katlit.rewards.Verdict")
+    with pytest.raises(UserError, match=message):
+        verdicts_of(Plain(), [sample(prompt("match", "5"), "5")])
+
+
+@pytest.mark.parametrize("weight", [math.nan, math.inf])
+def test_weights_must_be_numbers(weight: float) -> None:
+    with pytest.raises(UserError, match="give finite numbers"):
+        CompositeReward(weights={"accuracy": 1.0, "format": weight})
+
+
 @pytest.mark.parametrize("weights", [{"accuracy": 1.0}, {"format": 1.0}, {"accuracy": 1.0, "fromat": 0.2}])
 def test_weights_must_name_the_components(weights: dict[str, float]) -> None:
     with pytest.raises(UserError, match="same names"):

@@ -22,9 +22,9 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from katlit.kernels import log_prob
-from katlit.kernels.log_prob import LogProbs
 from katlit.kernels.rows import wide_dtype
 from katlit.losses.divergence import Divergence
+from katlit.losses.kept import Kept, Swept
 from katlit.losses.top_k import TopLogProbs
 
 CHUNK_BYTES = {"cpu": 2**26, "cuda": 2**28}  # of the student's logits; a GPU wants more rows at a time
@@ -160,13 +160,6 @@ class _Chunk(NamedTuple):
     teacher: Tensor | TopLogProbs | None  # logits [R, W], or what else is known; None for targets without
 
 
-class _Swept(NamedTuple):
-    """What the forward pass keeps of a chunk: a few numbers a row."""
-
-    found: LogProbs
-    compared: tuple[Tensor, ...]  # by the divergence; empty where there is no teacher
-
-
 def _chunks(
     student: _Head, teacher: _TeacherHead | TopLogProbs, targets: Tensor, dtype: torch.dtype | None
 ) -> Iterator[_Chunk]:
@@ -204,21 +197,19 @@ class _HeadLosses(Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(hidden, weight, targets, teacher_rows, teacher_columns)
-        ctx.settings, ctx.dtype, ctx.swept = settings, _autocast_dtype(weight), []
-        log_probs = hidden.new_empty(hidden.shape[:2], dtype=wide_dtype(weight))
-        entropy = torch.empty_like(log_probs)
-        values = log_probs.new_empty(len(hidden), len(teacher_rows))
+        ctx.settings, ctx.dtype = settings, _autocast_dtype(weight)
+        ctx.kept = kept = Kept(len(hidden), len(targets), len(teacher_rows))
         student = _Head(hidden, weight.to(ctx.dtype or weight.dtype))
         teacher = settings.teacher(teacher_rows, teacher_columns)
         for chunk in _chunks(student, teacher, targets, ctx.dtype):
             found = log_prob.forward(chunk.logits.flatten(0, 1), chunk.ids, settings.temperature)
-            log_probs[:, chunk.where] = found.log_probs.view(len(hidden), -1)
-            entropy[:, chunk.where] = found.entropy.view(len(hidden), -1)
             compared: tuple[Tensor, ...] = ()
             if settings.divergence is not None and chunk.teacher is not None:
                 compared = settings.divergence.sweep(chunk.logits, chunk.teacher)
-                values[:, chunk.where] = compared[0]
-            ctx.swept.append(_Swept(found, compared))
+            kept.put(chunk.where, Swept(found, compared))
+        none = torch.empty(len(hidden), 0, device=hidden.device, dtype=wide_dtype(weight))
+        log_probs, entropy = (numbers.clone() for numbers in kept.found[:2] or [none, none])
+        values = kept.compared[0].clone() if kept.compared else none
         ctx.mark_non_differentiable(entropy)
         return log_probs, entropy, values
 
@@ -233,8 +224,8 @@ class _HeadLosses(Function):
         to_hidden = torch.empty_like(hidden)
         to_weight = torch.zeros_like(weight, dtype=wide_dtype(weight)) if ctx.needs_input_grad[1] else None
         room: Tensor | None = None
-        chunks = _chunks(student, teacher, targets, ctx.dtype)
-        for chunk, swept in zip(chunks, ctx.swept, strict=True):
+        for chunk in _chunks(student, teacher, targets, ctx.dtype):
+            swept = ctx.kept.get(chunk.where)
             if room is None and swept.compared:  # the first chunk is the largest of those with a teacher
                 room = torch.empty_like(chunk.logits, dtype=wide_dtype(weight))
             gradient = _logit_gradient(chunk, swept, to_log_probs, to_values, ctx.settings, room)
@@ -247,7 +238,7 @@ class _HeadLosses(Function):
 
 def _logit_gradient(
     chunk: _Chunk,
-    swept: _Swept,
+    swept: Swept,
     to_log_probs: Tensor | None,
     to_values: Tensor | None,
     settings: _Settings,

@@ -1,5 +1,6 @@
 """Losses from hidden states against plain ones that hold all logits."""
 
+import gc
 from collections.abc import Callable
 
 import pytest
@@ -220,3 +221,23 @@ def test_all_depths_make_one_gradient_of_the_head(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch, "zeros_like", watched)
     loss.backward()
     assert made.count((VOCABULARY, WIDTH)) == 1
+
+
+def test_no_chunk_leaves_tensors_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small ones between large ones that go keep a heap from using their room again."""
+
+    def left(targets: int) -> int:
+        size = targets * 4 * VOCABULARY * DEPTHS
+        monkeypatch.setattr(head, "CHUNK_BYTES", {"cpu": size, "cuda": size})
+        given = (*case(DEPTHS, TARGETS), *teacher(TARGETS - 3, VOCABULARY))
+
+        def alive() -> int:
+            gc.collect()
+            return sum(issubclass(type(each), Tensor) for each in gc.get_objects())
+
+        before = alive()
+        found = distillation(*given, JensenShannon())
+        assert found[0].requires_grad
+        return alive() - before
+
+    assert left(1) == left(TARGETS) > 2

@@ -58,9 +58,10 @@ def serve(action: Callable[[], object]) -> None:
 
 
 def run_in_turns(script: str, contenders: list[str], turns: int, *words: str) -> dict[str, dict[str, float]]:
-    """Start `script contender words…` for each contender; medians of seconds and bytes after a first turn.
+    """Start `script contender words…` for each contender: a first turn, and so many after it.
 
-    Memory is that of the turn in which it was largest.
+    Seconds are the median of the later turns (of the first one where there are none), bytes those of the turn
+    in which they were most.
     """
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(THREADS))
     environment = (
@@ -87,7 +88,7 @@ def run_in_turns(script: str, contenders: list[str], turns: int, *words: str) ->
         worker.communicate()
     return {
         name: {
-            "seconds": statistics.median(turn["seconds"] for turn in each[1:]),
+            "seconds": statistics.median(turn["seconds"] for turn in each[1:] or each),
             "bytes": max(turn["bytes"] for turn in each),
         }
         for name, each in found.items()

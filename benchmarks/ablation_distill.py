@@ -15,10 +15,12 @@ from functools import partial
 from pathlib import Path
 
 from _ablation import Result, all_of, katlit, mean_and_error, measured, table
+from _ablation_distill import fit, label
 
 from katlit.demo import stage_command
 
 OUTPUT = Path("outputs/ablation/distill")
+CACHE = OUTPUT / "cache"
 PAGE = Path("docs/ablation-distill.md")
 
 WITHOUT_KD = "--model.init_args.kd=none"
@@ -39,34 +41,10 @@ COLUMNS = {
 }
 
 
-def label(seed: int) -> Result:
-    """Have the teacher label the questions of a seed, once; all variants read the same cache."""
-    katlit([*stage_command("label", "distill", seed)[1:], *_cache()], OUTPUT / f"label-{seed}.log")
-    return {}
-
-
-def _cache() -> list[str]:
-    return [f"--data.init_args.cache_dir={OUTPUT / 'cache'}"]
-
-
 def train(variant: str, seed: int, steps: int) -> Result:
     """Train a variant, validate it at the last step, evaluate its export."""
     folder = OUTPUT / f"{steps}-{list(VARIANTS).index(variant)}-{seed}"
-    shutil.rmtree(folder, ignore_errors=True)
-    words = [
-        *stage_command("fit", "distill", seed)[1:],
-        "-c", "configs/logger/csv.yaml",
-        *_cache(),
-        *VARIANTS[variant],
-        f"--trainer.default_root_dir={folder}",
-        f"--trainer.max_steps={steps}",
-        f"--trainer.val_check_interval={steps}",
-        "--trainer.check_val_every_n_epoch=null",
-        "--trainer.limit_val_batches=1.0",
-    ]  # fmt: skip
-    katlit(words, OUTPUT / f"{folder.name}.log")
-    with (folder / "csv/version_0/metrics.csv").open(encoding="utf-8") as file:
-        last = [row for row in csv.DictReader(file) if row.get("val/ce")][-1]
+    last = fit(folder, seed, steps, CACHE, VARIANTS[variant])
     found = {"ce": float(last["val/ce"])}
     if last.get("val/mtp1_acceptance"):
         found["acceptance"] = float(last["val/mtp1_acceptance"])
@@ -119,7 +97,7 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=2, help="runs at a time, one core each")
     options = parser.parse_args()
     for seed in options.seeds:
-        measured(OUTPUT / f"label-{seed}.json", partial(label, seed))
+        measured(OUTPUT / f"label-{seed}.json", partial(label, seed, CACHE, OUTPUT / f"label-{seed}.log"))
     runs = [(variant, seed) for seed in options.seeds for variant in VARIANTS]
     results = all_of(
         [

@@ -24,6 +24,7 @@ SINGLE = [f"-c={ROOT}/configs/strategy/single.yaml", "--trainer.accelerator=cpu"
 # The router's loss depends on how tokens fall into micro-batches, so one process accumulates the same ones.
 EXPERTS: dict[str, Any] = {"config": QWEN3_MOE, "stages": ["distill"]}
 ROUTER = "--model.init_args.backbone.init_args.router_loss_weight=0.1"
+DEPTH = "--model.init_args.backbone.init_args.depth={layers: 3, train_only_new: true}"
 MIXED = "--trainer.precision=bf16-mixed"
 CHECKPOINTING = "--model.init_args.backbone.init_args.gradient_checkpointing=true"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -152,3 +153,27 @@ def test_two_processes_that_share_the_layers_are_one_process(alone: Path, tmp_pa
     two = run(tmp_path, "parts", *overlays("fsdp2_tp"), whole_steps, processes=2)
     for stage in STAGES:
         assert_same(two, alone, stage, ["train/loss"])
+
+
+@pytest.fixture(scope="module")
+def deeper_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("deeper"), "merged", *SINGLE, DEPTH, stages=["distill"])
+
+
+@pytest.mark.parametrize("strategy", ["fsdp2", "deepspeed_z2", "deepspeed_z3"])
+def test_new_layers_alone_are_trained_as_by_one_process(
+    deeper_alone: Path, tmp_path: Path, strategy: str
+) -> None:
+    two = run(tmp_path, "parts", *overlays(strategy), DEPTH, processes=2, stages=["distill"])
+    assert_same(two, deeper_alone, "distill", ["train/loss"])
+    start, weights = (
+        load_file(folder / "model/model.safetensors") for folder in (two / "start", two / "distill")
+    )
+    names = ("embed_tokens.weight", "layers.0.mlp.up_proj.weight", "norm.weight")
+    for name in names:
+        assert_close(
+            weights[f"model.{name}"][: len(start[f"model.{name}"])], start[f"model.{name}"], rtol=0, atol=0
+        )
+    new = [name for name in weights if ".layers.2." in name]
+    assert new
+    assert all((weights[name] != 0).any() for name in new)

@@ -2,16 +2,21 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from tinymodel import QWEN, tiny_backbone, write_tokenizer
 
 from datamodules.jsonl import write_rows
+from datamodules.records import Record, read_records
 from katlit.cli import main
+from katlit.protocol import Mode
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
@@ -126,6 +131,50 @@ def test_two_teachers_in_pieces_on_two_processes_change_nothing(folder: Path, tm
     assert distilled(tmp_path / "two") == pytest.approx(distilled(tmp_path / "alone"), rel=1e-4)
     (whole,), (half,) = ({row["frozen_bytes"] for row in logged(tmp_path / run)} for run in ("alone", "two"))
     assert half == pytest.approx(whole / 2, rel=0.02)  # of a table of odd length one has a row more
+
+
+def noisy(source: Path, target: Path) -> Path:
+    """Another teacher: what it writes differs now and then, and is right now and then."""
+    shutil.copytree(source, target)
+    weights = load_file(target / "model.safetensors")
+    noise = torch.Generator().manual_seed(1)
+    for name, value in weights.items():
+        weights[name] = value + 0.15 * value.std() * torch.randn(value.shape, generator=noise)
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    return target
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+@pytest.mark.timeout(900)
+def test_vllm_has_two_teachers_write_what_transformers_has_them_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Greedily, on the demo's task; one engine after the other in this process."""
+    pytest.importorskip("vllm", exc_type=ImportError)
+    monkeypatch.chdir(ROOT)
+    second = noisy(ROOT / "assets/teacher", tmp_path / "second")
+    two = [f"--model.init_args.think_on_teacher={second}"]
+    hf = ["--data.init_args.engine=katlit.rollout.HFEngine"]
+
+    def labelled(name: str, *words: str) -> list[Record]:
+        files = ("base", "stage/distill", "demo/distill")
+        status = main(
+            ["label", *(word for file in files for word in ("-c", f"configs/{file}.yaml")), *words,
+             "--data.init_args.prompts.init_args.size=60", "--data.init_args.sampling.temperature=0.0",
+             f"--data.init_args.cache_dir={tmp_path / name}", f"--trainer.default_root_dir={tmp_path / name}"]
+        )  # fmt: skip
+        assert status == 0
+        (file,) = (tmp_path / name).glob("distill-*.jsonl")
+        return read_records(file)
+
+    records = labelled("vllm", *two)
+    assert records == labelled("hf", *two, *hf)
+    teachers = {Mode.THINK_OFF: "assets/teacher", Mode.THINK_ON: str(second)}
+    assert {record.regime: record.teacher for record in records} == teachers
+    alone = {record.id: record for record in labelled("alone", *hf)}
+    thought = [record for record in records if record.regime is Mode.THINK_ON and record.id in alone]
+    assert any(record.think != alone[record.id].think for record in thought)
 
 
 def test_a_cache_of_the_other_teacher_is_refused(

@@ -3,7 +3,7 @@
 # make check           lint, format, types, spelling
 # make ui              MLflow on what was run   make bench  the claims with numbers
 # make soak            a run killed twenty times, by hand
-# make ablation        what each part of stages 1 and 3 contributes, on the demo: hours; a stopped one goes on
+# make ablation        what the parts of stages 1 and 3 are worth, on the demo: hours; a stopped one goes on
 #
 # Each target first makes .venv if need be. Needs Python 3.11 or newer and pip, no root, no GPU. Where the package index
 # offers only CUDA builds of torch, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu saves gigabytes.

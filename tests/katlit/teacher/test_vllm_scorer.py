@@ -1,7 +1,6 @@
-"""The documented server, `vllm serve TEACHER --max-logprobs K`, says of a teacher what transformers says."""
+"""The documented vLLM server says of a teacher what transformers says."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -11,11 +10,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import pytest
-from tinymodel import tiny_backbone
+from tinymodel import QWEN, tiny_backbone
 
 from katlit.errors import UserError
 from katlit.teacher.hf import HFScorer
@@ -24,6 +22,7 @@ from katlit.teacher.server import VLLMServerScorer
 
 pytestmark = [pytest.mark.slow, pytest.mark.vllm, pytest.mark.timeout(600)]
 K = 12
+WIDER = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}  # vLLM wants heads of 32
 TRANSCRIPTS = [
     Transcript([(13 * i + j * j) % 250 for j in range(2 + 3 * i)], 1 + i) for i in range(12)
 ]  # fmt: skip
@@ -32,7 +31,7 @@ TRANSCRIPTS = [
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
     directory = tmp_path_factory.mktemp("teacher")
-    backbone = tiny_backbone(directory, seed=3)
+    backbone = tiny_backbone(directory, QWEN | WIDER, seed=3)
     backbone.materialize()
     backbone.export(directory / "model")
     return str(directory / "model")
@@ -45,13 +44,12 @@ def server(teacher: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    program = shutil.which("vllm", path=str(Path(sys.executable).parent))
-    assert program is not None
     size = ["--max-model-len=64", "--max-num-seqs=4", f"--kv-cache-memory-bytes={2**27}", "--dtype=float32"]
     log = tmp_path_factory.mktemp("server") / "log"
     with log.open("w") as file:
+        module = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", teacher]
         running = subprocess.Popen(
-            [program, "serve", teacher, f"--max-logprobs={K}", *size, "--enforce-eager", f"--port={port}"],
+            [*module, f"--max-logprobs={K}", *size, "--enforce-eager", f"--port={port}"],
             env=os.environ | {"TORCHDYNAMO_DISABLE": "1"}, stdout=file, stderr=file, start_new_session=True,
         )  # fmt: skip
     url = f"http://127.0.0.1:{port}"

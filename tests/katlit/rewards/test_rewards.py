@@ -244,8 +244,7 @@ def test_what_is_no_verdict_is_refused(given: object) -> None:
         def __call__(self, samples: list[Sample]) -> object:
             return given
 
-    message = re.escape(f"reward Plain: it gives {given}; it must give a list of katlit.rewards.Verdict")
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=r"reward Plain: it gives .*; it must give a list of katlit.rewards"):
         verdicts_of(Plain(), [sample(prompt("match", "5"), "5")])
 
 

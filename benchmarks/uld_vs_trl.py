@@ -32,6 +32,7 @@ SIZES = (128, 256, 512, 1024)
 COMPARED = (128, 256)
 CHUNK_ROWS = 32
 REPEATS = 5
+TURNS = 12  # of ours alone
 
 
 def logits(tokens: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -120,7 +121,7 @@ def scaling() -> dict[str, float]:
     """Ours alone at every size, in turns."""
     inputs = {tokens: (*logits(tokens), targets(tokens)) for tokens in SIZES}
     times: dict[int, list[float]] = {tokens: [] for tokens in SIZES}
-    for _ in range(1 + REPEATS):
+    for _ in range(TURNS):
         for tokens, (student, teacher, pairs) in inputs.items():
             times[tokens].append(seconds(lambda s=student, t=teacher, p=pairs: ours(s, t, p)))  # type: ignore[misc]
     rates = {f"tokens_per_second_{t}": t / statistics.median(found[1:]) for t, found in times.items()}

@@ -49,7 +49,7 @@ def server(teacher: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     with log.open("w") as file:
         module = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", teacher]
         running = subprocess.Popen(
-            [*module, f"--max-logprobs={K}", *size, "--enforce-eager", f"--port={port}"],
+            [*module, f"--max-logprobs={K}", *size, "--enforce-eager", "--host=127.0.0.1", f"--port={port}"],
             env=os.environ | {"TORCHDYNAMO_DISABLE": "1"}, stdout=file, stderr=file, start_new_session=True,
         )  # fmt: skip
     url = f"http://127.0.0.1:{port}"

@@ -11,32 +11,38 @@ import pytest
 from tinymodel import tiny_backbone
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}/tests/stubs", "OMP_NUM_THREADS": "1"}
+WORKER = str(ROOT / "tests/stubs/parity_worker.py")
+ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}/tests/stubs{os.pathsep}{ROOT}"}
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-def katlit(*words: str, status: int = 0) -> str:
+def katlit(directory: Path, *commands: list[str]) -> None:
+    """Run commands one after the other in a process of their own."""
+    file = directory / "commands.json"
+    file.write_text(json.dumps(commands))
     done = subprocess.run(
-        [sys.executable, "-m", "katlit.cli", *words],
-        cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == status, f"{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
-    return done.stderr
+        [sys.executable, WORKER, str(file)], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
 
 
 def stage(
     command: str, directory: Path, start: Path, strategies: list[str], *words: str, data_ranks: int = 1
-) -> list[dict[str, Any]]:
-    """Run cold start on ready-made batches, four micro-batches a step; what was logged after each step."""
+) -> list[str]:
+    """Cold start on ready-made batches, four micro-batches a step; logs each step."""
+    directory.mkdir()
     files = [f"-c=configs/{name}.yaml" for name in ("base", *strategies)]
-    katlit(
+    return [
         command, *files, "--model=modules.ColdStartSFT",
         f"--model.init_args.backbone.init_args.init_from={start}",
         "--model.init_args.optimization.learning_rate=0.01", "--data=fixedbatches.FixedBatches",
         f"--trainer.accumulate_grad_batches={4 // data_ranks}",
         "--trainer.logger=false", f"--trainer.default_root_dir={directory}",
         "--trainer.callbacks+=collect.Collect", f"--trainer.callbacks.path={directory}/log.jsonl", *words,
-    )  # fmt: skip
+    ]  # fmt: skip
+
+
+def logged(directory: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
 
 
@@ -47,20 +53,25 @@ def test_two_processes_become_one(tmp_path: Path, strategy: str) -> None:
     backbone.export(start := tmp_path / "start")
     two, one = [f"strategy/{strategy}", "strategy/cpu"], ["strategy/single"]
     data_ranks = 1 if strategy == "fsdp2_tp" else 2
-    truth = stage(
+    fit = stage(
         "fit", tmp_path / "two", start, two, "--trainer.max_steps=3", "--checkpoint.every_n_steps=1",
         "--checkpoint.keep=null", f"--trainer.val_check_interval={4 // data_ranks}",
         "--trainer.check_val_every_n_epoch=null", data_ranks=data_ranks,
     )  # fmt: skip
+    katlit(tmp_path, fit)
     split, whole = tmp_path / "two/checkpoints/step-00000001.ckpt", tmp_path / "whole.ckpt"
     assert split.is_dir()
-    katlit("consolidate", f"--checkpoint={split}", f"--output={whole}")
-
-    resumed = stage("fit", tmp_path / "one", start, one, "--trainer.max_steps=3", f"--ckpt_path={whole}")
+    katlit(
+        tmp_path,
+        ["consolidate", f"--checkpoint={split}", f"--output={whole}"],
+        stage("fit", tmp_path / "one", start, one, "--trainer.max_steps=3", f"--ckpt_path={whole}"),
+        stage("validate", tmp_path / "validated", start, one, f"--ckpt_path={whole}"),
+    )
+    truth, resumed = logged(tmp_path / "two"), logged(tmp_path / "one")
     assert [row["step"] for row in resumed] == [2, 3]
     for row, expected in zip(resumed, truth[1:], strict=True):
         assert row["train/loss"] == pytest.approx(expected["train/loss"], rel=1e-5)
 
-    (row,) = stage("validate", tmp_path / "validated", start, one, f"--ckpt_path={whole}")
+    (row,) = logged(tmp_path / "validated")
     after_one_step = truth[1]["val/loss"]  # what is logged stays until the next validation
     assert row["val/loss"] == pytest.approx(after_one_step, rel=1e-5)

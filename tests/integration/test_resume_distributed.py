@@ -26,24 +26,40 @@ def assert_same_end(directory: Path, whole: Path) -> None:
 UPDATES = {"ddp": 2, "fsdp2": 2, "fsdp2_tp": 2, "deepspeed_z1": 1, "deepspeed_z2": 1, "deepspeed_z3": 2}
 
 
-@pytest.mark.parametrize(("strategy", "updates"), UPDATES.items())
-def test_a_killed_run_ends_as_the_uninterrupted_one(tmp_path: Path, strategy: str, updates: int) -> None:
-    words = [*on_two_processes(strategy), f"--trainer.max_steps={STEPS}"]
-    words += [f"--data.init_args.updates={updates}"]
-    finish(start(tmp_path / "whole", *words))
+def words_of(strategy: str) -> list[str]:
+    steps = f"--trainer.max_steps={STEPS}"
+    return [*on_two_processes(strategy), steps, f"--data.init_args.updates={UPDATES[strategy]}"]
 
+
+@pytest.fixture(scope="module", params=UPDATES)
+def strategy(request) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def whole(strategy: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The uninterrupted run."""
+    directory = tmp_path_factory.mktemp("whole")
+    finish(start(directory, *words_of(strategy)))
+    return directory
+
+
+def test_a_killed_run_ends_as_the_uninterrupted_one(whole: Path, tmp_path: Path, strategy: str) -> None:
+    words = words_of(strategy)
     run = start(tmp_path / "killed", *words)
     chance = random.Random(time.time_ns())  # pytest's own seed is always the same
     wait_for(tmp_path / "killed", run, chance.randint(1, STEPS - 2))
     time.sleep(chance.uniform(0, 0.2))
     kill(run)
     finish(start(tmp_path / "killed", *words, "--ckpt_path=last"))
-    assert_same_end(tmp_path / "killed", tmp_path / "whole")
+    assert_same_end(tmp_path / "killed", whole)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "deepspeed_z3"])
-def test_sigterm_to_one_process_stops_all_with_a_checkpoint(tmp_path: Path, strategy: str) -> None:
-    words = [*on_two_processes(strategy), f"--trainer.max_steps={STEPS}"]
+@pytest.mark.parametrize("strategy", ["ddp", "deepspeed_z3"], indirect=True)
+def test_sigterm_to_one_process_stops_all_with_a_checkpoint(
+    whole: Path, tmp_path: Path, strategy: str
+) -> None:
+    words = words_of(strategy)
     directory = tmp_path / "terminated"
     run = start(directory, *words, "--checkpoint.every_n_steps=100")
     while len(rows(directory)) < 2:
@@ -54,5 +70,4 @@ def test_sigterm_to_one_process_stops_all_with_a_checkpoint(tmp_path: Path, stra
     (written,) = (directory / "checkpoints").iterdir()
     assert 2 <= int(written.name[5:13]) < STEPS
     finish(start(directory, *words, "--ckpt_path=last"))
-    finish(start(tmp_path / "whole", *words))
-    assert_same_end(directory, tmp_path / "whole")
+    assert_same_end(directory, whole)

@@ -1,177 +1,222 @@
-"""Every strategy trains every stage as one process does, on the very settings files that users take."""
+"""Every strategy trains every stage as one process does, on the very settings files that users take.
+
+Starting processes takes longer than what they train here, so each strategy is started once and trains all
+that it is compared in.
+"""
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from safetensors.torch import load_file
 from tinymodel import QWEN, QWEN3_MOE, tiny_backbone
+from torch import Tensor
 from torch.testing import assert_close
 
 ROOT = Path(__file__).parents[2]
 WORKER = str(ROOT / "tests/stubs/parity_worker.py")
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}/tests/stubs{os.pathsep}{ROOT}"}
-STRATEGIES = ["ddp", "fsdp2", "deepspeed_z1", "deepspeed_z2", "deepspeed_z3"]
-STAGES = ["sft", "distill", "srpo"]
+STRATEGIES = ("ddp", "fsdp2", "deepspeed_z1", "deepspeed_z2", "deepspeed_z3")
+BACKBONE = "--model.init_args.backbone.init_args"
+SETTINGS = {
+    "sft": ["--model=modules.ColdStartSFT"],
+    "distill": ["--model=modules.DistillMTP", f"{BACKBONE}.mtp_depth=1"],
+    "srpo": [
+        "--model=modules.StepSRPO", "--model.init_args.kl_weight=0.1", "--model.init_args.streams=separate",
+        "--model.init_args.aggregation=sequence",
+    ],
+}  # fmt: skip
 # The distance of sorted probabilities has a kink wherever two are equal, and a rounding that crosses one
-# changes the weights. So the teacher is sharp, which the student is not: they are seldom close.
-# And the adapters' scale is small.
-TEACHER_SPREAD = 1.0
-LORA = "--model.init_args.backbone.init_args.lora={rank: 4, alpha: 4.0}"
-SINGLE = [f"-c={ROOT}/configs/strategy/single.yaml", "--trainer.accelerator=cpu"]
-# The router's loss depends on how tokens fall into micro-batches, so one process accumulates the same ones.
-EXPERTS: dict[str, Any] = {"config": QWEN3_MOE, "stages": ["distill"]}
-ROUTER = "--model.init_args.backbone.init_args.router_loss_weight=0.1"
-DEPTH = "--model.init_args.backbone.init_args.depth={layers: 3, train_only_new: true}"
+# changes the weights. So the teacher is sharp, which the student is not: they are seldom close. And the
+# adapters' scale is small.
+SPREAD = {"start": 0.2, "teacher": 1.0}
+LORA = f"{BACKBONE}.lora={{rank: 4, alpha: 4.0}}"
+ROUTER = f"{BACKBONE}.router_loss_weight=0.1"
+DEPTH = f"{BACKBONE}.depth={{layers: 3, train_only_new: true}}"
 MIXED = "--trainer.precision=bf16-mixed"
-CHECKPOINTING = "--model.init_args.backbone.init_args.gradient_checkpointing=true"
+CHECKPOINTING = f"{BACKBONE}.gradient_checkpointing=true"
+TEACHER, REFERENCE = "--model.init_args.teacher_placement", "--model.init_args.reference_placement"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-def run(
-    directory: Path, batches: str, *words: str, processes: int = 1,
-    config: dict[str, Any] = QWEN, stages: Sequence[str] = STAGES,
-) -> Path:  # fmt: skip
-    """Train the stages in `directory`."""
-    for name, seed, spread in (("start", 1, 0.2), ("teacher", 2, TEACHER_SPREAD)):
-        made = config | {"tie_word_embeddings": True, "initializer_range": spread}
-        backbone = tiny_backbone(directory / name / "made", made, seed=seed)
-        backbone.materialize()
-        backbone.export(directory / name / "model")
+class Job(NamedTuple):
+    """What is trained by a strategy on two processes, and by one process."""
+
+    stage: str
+    strategies: tuple[str, ...] = STRATEGIES
+    both: tuple[str, ...] = ()  # settings of both sides
+    two: tuple[str, ...] = ()  # more of the two processes, which must change nothing
+    truth: str | None = None  # the job whose single process it is compared with, if not its own
+    experts: bool = False
+
+
+JOBS = {
+    **{f"full-{stage}": Job(stage, (*STRATEGIES, "fsdp2_tp")) for stage in SETTINGS},
+    **{f"lora-{stage}": Job(stage, both=(LORA,)) for stage in SETTINGS},
+    "experts": Job(
+        "distill", ("ddp", "fsdp2", "deepspeed_z3"), (ROUTER,), (CHECKPOINTING,), experts=True
+    ),
+    "mixed": Job("distill", both=(MIXED,), two=(CHECKPOINTING,)),
+    "deeper": Job("distill", ("fsdp2", "deepspeed_z2", "deepspeed_z3"), (DEPTH,)),
+}  # fmt: skip
+FROZEN = {
+    "ddp": "cpu",
+    "fsdp2": "sharded",
+    "deepspeed_z3": "sharded",
+}  # where the teacher and the reference are
+for stage, setting in (("distill", TEACHER), ("srpo", REFERENCE)):
+    for strategy, placement in FROZEN.items():
+        JOBS[f"{placement}-{stage}-{strategy}"] = Job(
+            stage, (strategy,), two=(f"{setting}={placement}", CHECKPOINTING), truth=f"full-{stage}"
+        )
+EXACT = [
+    pytest.param(name, strategy, id=f"{strategy}-{name}")
+    for name, job in JOBS.items()
+    for strategy in job.strategies
+    if name != "mixed"
+]
+
+
+def models(directory: Path) -> None:
+    """What is trained, and its teacher; with experts too."""
+    for kind, config in (("dense", QWEN), ("experts", QWEN3_MOE)):
+        for seed, (name, spread) in enumerate(SPREAD.items(), start=1):
+            made = config | {"tie_word_embeddings": True, "initializer_range": spread}
+            backbone = tiny_backbone(directory / "made" / kind / name, made, seed=seed)
+            backbone.materialize()
+            backbone.export(directory / kind / name)
+
+
+def command(name: str, directory: Path, words: Iterable[str], parts: int) -> list[str]:
+    """Train a job's stage for five steps of so many batches a process; one batch has the rows of all."""
+    job = JOBS[name]
+    start, folder = directory.parent / ("experts" if job.experts else "dense"), directory / name
+    folder.mkdir(parents=True)
+    teacher = [f"--model.init_args.teacher={start}/teacher"] if job.stage == "distill" else []
+    return [
+        "fit", "-c", f"{ROOT}/configs/base.yaml", *SETTINGS[job.stage], *teacher,
+        f"{BACKBONE}.init_from={start}/start", "--model.init_args.optimization.learning_rate=0.01",
+        "--data=fixedbatches.FixedBatches", f"--data.stage={job.stage}", f"--data.merged={parts == 1}",
+        "--trainer.max_steps=5", "--trainer.logger=false", f"--trainer.default_root_dir={folder}",
+        f"--trainer.accumulate_grad_batches={parts}",
+        "--trainer.callbacks+=collect.Collect", f"--trainer.callbacks.path={folder}/log.jsonl",
+        "--trainer.callbacks+=katlit.callbacks.export.ExportModel",
+        f"--trainer.callbacks.directory={folder}/model", *words, *job.both,
+    ]  # fmt: skip
+
+
+def run(directory: Path, commands: list[list[str]], processes: int) -> subprocess.CompletedProcess[str]:
+    (directory / "commands.json").write_text(json.dumps(commands))
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    launcher = torchrun if processes > 1 else []
-    done = subprocess.run(
-        [sys.executable, *launcher, WORKER, str(directory), batches, ",".join(stages), *words],
+    return subprocess.run(
+        [sys.executable, *(torchrun if processes > 1 else []), WORKER, str(directory / "commands.json")],
         cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True,
     )  # fmt: skip
-    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
-    return directory
-
-
-def logged(directory: Path, stage: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (directory / stage / "log.jsonl").read_text().splitlines()]
-
-
-@pytest.fixture(scope="module", params=[(), (LORA,)], ids=["full", "lora"])
-def trained(request) -> tuple[str, ...]:
-    """Settings of what is trained: all weights, or adapters."""
-    return request.param
 
 
 @pytest.fixture(scope="module")
-def alone(trained: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One process, each optimizer step one batch of all rows."""
-    return run(tmp_path_factory.mktemp("alone"), "merged", *SINGLE, *trained)
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of what a strategy has trained on two processes, or `single` on one."""
+    root = tmp_path_factory.mktemp("strategies")
+    models(root)
+
+    @cache
+    def train(strategy: str) -> subprocess.CompletedProcess[str]:
+        if strategy == "single":
+            words = [f"-c={ROOT}/configs/strategy/single.yaml", "--trainer.accelerator=cpu"]
+            commands = [
+                # The router's loss depends on how tokens fall into parts, so here they are the same.
+                command(name, root / strategy, words, parts=4 if job.experts else 1)
+                for name, job in JOBS.items()
+                if job.truth is None
+            ]
+            return run(root / strategy, commands, 1)
+        words = [f"-c={ROOT}/configs/strategy/{name}.yaml" for name in (strategy, "cpu")]
+        parts = 4 if strategy == "fsdp2_tp" else 2  # where they share the layers both see all parts
+        commands = [
+            command(name, root / strategy, [*words, *job.two], parts)
+            for name, job in JOBS.items()
+            if strategy in job.strategies
+        ]
+        return run(root / strategy, commands, 2)
+
+    def folder(strategy: str) -> Path:
+        done = train(strategy)
+        assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
+        return root / strategy
+
+    return folder
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_two_processes_that_accumulate_are_one_process(
-    alone: Path, trained: tuple[str, ...], tmp_path: Path, strategy: str
-) -> None:
-    two = run(tmp_path, "parts", *overlays(strategy), *trained, processes=2)
-    for stage in STAGES:
-        assert_same(two, alone, stage, ["train/loss"])
-    assert (two / "distill/model/mtp/model.safetensors").is_file()
+def logged(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-def overlays(strategy: str) -> list[str]:
-    return [f"-c={ROOT}/configs/strategy/{name}.yaml" for name in (strategy, "cpu")]
+def exported(folder: Path) -> dict[str, Tensor]:
+    """All weights of all files."""
+    files = {str(file.relative_to(folder / "model")): file for file in folder.glob("model/**/*.safetensors")}
+    return {f"{file} {name}": value for file in files for name, value in load_file(files[file]).items()}
 
 
-def assert_same(two: Path, alone: Path, stage: str, logs: list[str]) -> None:
-    """The same values logged in each step, the same weights at the end."""
-    expected, found = logged(alone, stage), logged(two, stage)
+@pytest.mark.parametrize(("name", "strategy"), EXACT)
+def test_two_processes_are_one_process(trained: Callable[[str], Path], name: str, strategy: str) -> None:
+    job = JOBS[name]
+    two, alone = trained(strategy) / name, trained("single") / (job.truth or name)
+    expected, found = logged(alone), logged(two)
     assert len(expected) == len(found) == 5
+    logs = ["train/loss"]
+    if job.experts:
+        logs += ["train/router_loss", "router/max_load", "router/idle_experts"]
     for truth, row in zip(expected, found, strict=True):
         assert row.get("uld/paired_share") == pytest.approx(truth.get("uld/paired_share"))
-        for name in logs:
-            assert row[name] == pytest.approx(truth[name], rel=1e-4, abs=1e-6)
-    for name in ("model.safetensors", "mtp/model.safetensors"):
-        if (alone / stage / "model" / name).exists():
-            truth, weights = (load_file(run / stage / "model" / name) for run in (alone, two))
-            assert_close(weights, truth, rtol=0, atol=1e-4)
+        assert [row[log] for log in logs] == pytest.approx([truth[log] for log in logs], rel=1e-4, abs=1e-6)
+    weights = exported(two)
+    assert_close(weights, exported(alone), rtol=0, atol=1e-4)
+    assert any(key.startswith("mtp/") for key in weights) == (job.stage == "distill")
 
 
-@pytest.fixture(scope="module")
-def experts_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One process that accumulates four micro-batches."""
-    return run(tmp_path_factory.mktemp("experts"), "parts", *SINGLE, ROUTER, **EXPERTS)
+@pytest.mark.parametrize("strategy", JOBS["experts"].strategies)
+def test_the_router_of_experts_is_trained(trained: Callable[[str], Path], strategy: str) -> None:
+    gate = "model.safetensors model.layers.0.mlp.gate.weight"
+    two = trained(strategy)
+    start = load_file(two.parent / "experts/start/model.safetensors")["model.layers.0.mlp.gate.weight"]
+    assert (exported(two / "experts")[gate] - start).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "deepspeed_z3"])
-def test_experts_on_two_processes_are_those_of_one(
-    experts_alone: Path, tmp_path: Path, strategy: str
-) -> None:
-    two = run(tmp_path, "parts", *overlays(strategy), ROUTER, CHECKPOINTING, processes=2, **EXPERTS)
-    logs = ["train/loss", "train/router_loss", "router/max_load", "router/idle_experts"]
-    assert_same(two, experts_alone, "distill", logs)
-    weights = load_file(two / "distill/model/model.safetensors")
-    start = load_file(two / "start/model/model.safetensors")
-    assert (
-        weights["model.layers.0.mlp.gate.weight"] - start["model.layers.0.mlp.gate.weight"]
-    ).abs().max() > 1e-3
-
-
-@pytest.mark.parametrize("trained", [()], ids=["full"], indirect=True)
-@pytest.mark.parametrize(
-    ("strategy", "placement"), [("fsdp2", "sharded"), ("ddp", "cpu"), ("deepspeed_z3", "sharded")]
-)
-def test_frozen_models_in_pieces_change_nothing(
-    alone: Path, tmp_path: Path, strategy: str, placement: str
-) -> None:
-    for stage, name in (("distill", "teacher_placement"), ("srpo", "reference_placement")):
-        setting = f"--model.init_args.{name}={placement}"
-        two = run(tmp_path, "parts", *overlays(strategy), setting, CHECKPOINTING, processes=2, stages=[stage])
-        assert_same(two, alone, stage, ["train/loss"])
-        (whole,), (half,) = ({row["frozen_bytes"] for row in logged(each, stage)} for each in (alone, two))
-        assert half == pytest.approx(whole / 2, rel=0.01)  # of a table of odd length one has a row more
-
-
-@pytest.fixture(scope="module")
-def alone_mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run(tmp_path_factory.mktemp("mixed"), "merged", *SINGLE, MIXED, stages=["distill"])
+@pytest.mark.parametrize("stage", ["distill", "srpo"])
+@pytest.mark.parametrize("strategy", FROZEN)
+def test_frozen_models_are_in_pieces(trained: Callable[[str], Path], strategy: str, stage: str) -> None:
+    folders = [
+        trained("single") / f"full-{stage}",
+        trained(strategy) / f"{FROZEN[strategy]}-{stage}-{strategy}",
+    ]
+    (whole,), (half,) = ({row["frozen_bytes"] for row in logged(folder)} for folder in folders)
+    assert half == pytest.approx(whole / 2, rel=0.01)  # of a table of odd length one has a row more
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_mixed_precision_with_checkpointing_means_the_same(
-    alone_mixed: Path, tmp_path: Path, strategy: str
+    trained: Callable[[str], Path], strategy: str
 ) -> None:
-    words = [*overlays(strategy), MIXED, CHECKPOINTING]
-    two = run(tmp_path, "parts", *words, processes=2, stages=["distill"])
-    expected, found = logged(alone_mixed, "distill"), logged(two, "distill")
+    expected, found = (logged(trained(name) / "mixed") for name in ("single", strategy))
     for truth, row in zip(expected, found, strict=True):
         # bfloat16 rounds by up to 0.4 %; Adam's first steps are as large where a gradient is mere rounding.
         assert row["train/loss"] == pytest.approx(truth["train/loss"], rel=1e-2)
         assert truth["master_bits"] == row["master_bits"] == 32
 
 
-@pytest.mark.parametrize("trained", [()], ids=["full"], indirect=True)
-def test_two_processes_that_share_the_layers_are_one_process(alone: Path, tmp_path: Path) -> None:
-    """Both see all four micro-batches of a step; embedding, norms and head are on a mesh of their own."""
-    whole_steps = "--trainer.accumulate_grad_batches=4"
-    two = run(tmp_path, "parts", *overlays("fsdp2_tp"), whole_steps, processes=2)
-    for stage in STAGES:
-        assert_same(two, alone, stage, ["train/loss"])
-
-
-@pytest.fixture(scope="module")
-def deeper_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run(tmp_path_factory.mktemp("deeper"), "merged", *SINGLE, DEPTH, stages=["distill"])
-
-
-@pytest.mark.parametrize("strategy", ["fsdp2", "deepspeed_z2", "deepspeed_z3"])
-def test_new_layers_alone_are_trained_as_by_one_process(
-    deeper_alone: Path, tmp_path: Path, strategy: str
-) -> None:
-    two = run(tmp_path, "parts", *overlays(strategy), DEPTH, processes=2, stages=["distill"])
-    assert_same(two, deeper_alone, "distill", ["train/loss"])
+@pytest.mark.parametrize("strategy", JOBS["deeper"].strategies)
+def test_new_layers_alone_are_trained(trained: Callable[[str], Path], strategy: str) -> None:
+    two = trained(strategy)
     start, weights = (
-        load_file(folder / "model/model.safetensors") for folder in (two / "start", two / "distill")
+        load_file(folder / "model.safetensors")
+        for folder in (two.parent / "dense/start", two / "deeper/model")
     )
     for name, value in start.items():  # of a table, the rows that were there
         assert_close(weights[name][: len(value)], value, rtol=0, atol=0)

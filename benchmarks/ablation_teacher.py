@@ -6,8 +6,8 @@ trained on the same records in the same order, with the teacher live, with its 6
 and as a control with all of its tokens in float32. The control's teacher is the live one but for the rounding
 of float32, so what it differs by is how far training itself carries such a rounding. All three are run at the
 demo's learning rate, where this is far, and at a tenth of it, where it is not. All are validated on all of
-the held-out records after the last step. Over the first 20 steps, in which the students still have the same
-weights but for roundings, the distillation losses tell what the teacher on disk changes of the loss itself.
+the held-out records after the last step. Over the first 20 steps, the warm-up, the students' weights are
+still nearly the same, so their distillation losses tell what the teacher on disk changes of the loss itself.
 
 For each variant but the live ones, `ce_ratio_…` is its cross-entropy over that of the live teacher at the
 same rate, the mean over the seeds, and `interval_…` half of its 95 % interval (not a number for one seed);
@@ -33,7 +33,20 @@ CACHE = OUTPUT / "cache"
 PAGE = Path("docs/ablation-teacher.md")
 TOKENS = 571  # of the demo's teacher
 RATE = 1.5e-3  # the demo's learning rate
-TOGETHER = 20  # steps at the start, over which the students have the same weights but for roundings
+TOGETHER = 20  # steps of warm-up, in which the students' weights are still nearly the same
+
+HEAD = """\
+# A teacher on disk in place of one at hand
+
+Made by `{command}` on the demo's stage 1.
+Cross-entropy (CE) of all held-out records after the last step; ratios within a seed and a learning rate,
+their mean ± half of its 95 % interval, by Student's t-distribution. The control's teacher is the live one but
+for rounding in float32: what its cross-entropy differs by, training makes of a rounding. KD is the
+distillation loss; over the first {together} steps, the warm-up, in which the students are still nearly the
+same, it differs by this much relatively, in the mean. [hardware.md](hardware.md#a-teacher-on-disk) says
+how to use it.
+
+"""
 
 
 class Variant(NamedTuple):
@@ -51,9 +64,13 @@ VARIANTS = {
     "64": Variant("on disk, k = 64, float16", 64),
     "all": Variant("on disk, all tokens, float32 (control)", TOKENS, "float32"),
     "slow-live": Variant("a tenth of the rate: at hand", rate=RATE / 10, live="slow-live"),
-    "slow-64": Variant("on disk, k = 64, float16", 64, rate=RATE / 10, live="slow-live"),
+    "slow-64": Variant("a tenth of the rate: on disk, k = 64, float16", 64, rate=RATE / 10, live="slow-live"),
     "slow-all": Variant(
-        "on disk, all tokens, float32 (control)", TOKENS, "float32", RATE / 10, live="slow-live"
+        "a tenth of the rate: on disk, all tokens, float32 (control)",
+        TOKENS,
+        "float32",
+        RATE / 10,
+        live="slow-live",
     ),
 }
 
@@ -126,17 +143,8 @@ def page(found: dict[str, list[Result]], seeds: list[int], steps: int) -> str:
             over = "{:.3f} ± {:.3f}".format(*ratio(found, variant))
         cells = [f"{result['ce']:.4f}" for result in results]
         rows.append([VARIANTS[variant].name, size, apart, *cells, over])
-    return (
-        "# A teacher on disk in place of one at hand\n\n"
-        f"Made by `python benchmarks/ablation_teacher.py --steps {steps}` on the demo's stage 1: {steps} "
-        f"steps, seeds {', '.join(map(str, seeds))}.\nCross-entropy (CE) of all held-out records after the "
-        "last step; ratios within a seed and a learning rate, their mean ±\nhalf of its 95 % interval, by "
-        "Student's t-distribution. The control's teacher is the live one but for rounding in\nfloat32: what "
-        "its cross-entropy differs by, training makes of a rounding. KD is the distillation loss, its mean\n"
-        f"relative difference over the first {TOGETHER} steps, in which the students have the same weights "
-        "but for roundings.\n"
-        "[hardware.md](hardware.md#a-teacher-on-disk) says how to use it.\n\n" + table(rows)
-    )
+    command = f"python benchmarks/ablation_teacher.py --steps {steps} --seeds {' '.join(map(str, seeds))}"
+    return HEAD.format(command=command, together=TOGETHER) + table(rows)
 
 
 def main() -> None:
@@ -158,7 +166,7 @@ def main() -> None:
     ]
     found: dict[str, list[Result]] = {variant: [] for variant in VARIANTS}
     for (name, _), size, result in zip(runs, sizes, all_of(jobs, options.at_once), strict=True):
-        found[name].append({**result, **size})
+        found[name].append({"ce": result["ce"], **size})
     text = page(found, options.seeds, options.steps)
     PAGE.write_text(text, encoding="utf-8")
     print(text)

@@ -11,8 +11,8 @@ import pytest
 from tinymodel import tiny_backbone
 
 ROOT = Path(__file__).parents[2]
-WORKER = str(ROOT / "tests/stubs/parity_worker.py")
-ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}/tests/stubs{os.pathsep}{ROOT}"}
+WORKER = str(ROOT / "tests/stubs/commands_worker.py")
+ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}/tests/stubs{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
@@ -29,7 +29,7 @@ def katlit(directory: Path, *commands: list[str]) -> None:
 def stage(
     command: str, directory: Path, start: Path, strategies: list[str], *words: str, data_ranks: int = 1
 ) -> list[str]:
-    """Cold start on ready-made batches, four micro-batches a step; logs each step."""
+    """The words for a cold start on ready-made batches, four micro-batches a step; makes its folder."""
     directory.mkdir()
     files = [f"-c=configs/{name}.yaml" for name in ("base", *strategies)]
     return [
@@ -61,9 +61,9 @@ def test_two_processes_become_one(tmp_path: Path, strategy: str) -> None:
     katlit(tmp_path, fit)
     split, whole = tmp_path / "two/checkpoints/step-00000001.ckpt", tmp_path / "whole.ckpt"
     assert split.is_dir()
+    katlit(tmp_path, ["consolidate", f"--checkpoint={split}", f"--output={whole}"])
     katlit(
         tmp_path,
-        ["consolidate", f"--checkpoint={split}", f"--output={whole}"],
         stage("fit", tmp_path / "one", start, one, "--trainer.max_steps=3", f"--ckpt_path={whole}"),
         stage("validate", tmp_path / "validated", start, one, f"--ckpt_path={whole}"),
     )

@@ -22,7 +22,8 @@ def assert_same_end(directory: Path, whole: Path) -> None:
     assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
-# How many updates each batch of rollouts serves; with two, a checkpoint may lie between them.
+# How many updates each batch of rollouts serves; with two, a checkpoint may lie between them, that of a
+# SIGTERM too.
 UPDATES = {"ddp": 2, "fsdp2": 2, "fsdp2_tp": 2, "deepspeed_z1": 1, "deepspeed_z2": 1, "deepspeed_z3": 2}
 
 

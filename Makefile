@@ -2,7 +2,7 @@
 # make test            the default tests        make slow   the slow ones
 # make check           lint, format, types, spelling
 # make ui              MLflow on what was run   make bench  the claims with numbers
-# make soak            a run killed twenty times, by hand
+# make soak            many kills, and what is rarer than in the slow ones, by hand
 # make ablation        what the parts of stages 1 and 3 are worth, on the demo: hours; a stopped one goes on
 #
 # Each target first makes .venv if need be. Needs Python 3.11 or newer and pip, no root, no GPU. Where the package index

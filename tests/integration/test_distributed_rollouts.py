@@ -23,13 +23,13 @@ def assert_engine_follows_trainer(directory: Path) -> None:
     assert all(row["rollout/logprob_gap"] < 1e-4 for row in steps.values())
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "deepspeed_z3"])
+@pytest.mark.parametrize("strategy", [pytest.param("ddp", marks=pytest.mark.soak), "fsdp2", "deepspeed_z3"])
 def test_an_engine_in_each_process(tmp_path: Path, strategy: str) -> None:
     finish(start(tmp_path, *on_two_processes(strategy), *words(VLLM)))
     assert_engine_follows_trainer(tmp_path)
 
 
-@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("killed", [pytest.param(False, marks=pytest.mark.soak), True])
 def test_one_server_for_both(tmp_path: Path, server_environment: dict[str, str], killed: bool) -> None:
     pytest.importorskip("vllm", exc_type=ImportError)
     options = [f"{ENGINE}.options.max_num_seqs=16", f"{ENGINE}.options.kv_cache_gib=0.1"]

@@ -32,7 +32,14 @@ def words_of(strategy: str) -> list[str]:
     return [*on_two_processes(strategy), steps, f"--data.init_args.updates={UPDATES[strategy]}"]
 
 
-@pytest.fixture(scope="module", params=UPDATES)
+# Each is three runs of two processes, a minute and a half: some only by hand.
+BY_HAND = {"fsdp2_tp", "deepspeed_z1", "deepspeed_z2"}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[pytest.mark.soak] if name in BY_HAND else []) for name in UPDATES],
+)
 def strategy(request) -> str:
     return str(request.param)
 

@@ -36,7 +36,9 @@ class Running:
         pytest.param(("vllm", "qwen2", True), marks=pytest.mark.vllm),
         pytest.param(("vllm", "llama", False), marks=pytest.mark.vllm),
         pytest.param(("server", "qwen2", True), marks=[pytest.mark.vllm, pytest.mark.slow]),
-        pytest.param(("server", "llama", False), marks=[pytest.mark.vllm, pytest.mark.slow]),
+        pytest.param(
+            ("server", "llama", False), marks=[pytest.mark.vllm, pytest.mark.slow, pytest.mark.soak]
+        ),
     ],
     ids=lambda p: f"{p[0]}-{p[1]}-{'tied' if p[2] else 'untied'}",
 )

@@ -33,8 +33,8 @@ SETTINGS = {
     ],
 }  # fmt: skip
 # The distance of sorted probabilities has a kink wherever two are equal, and a rounding that crosses one
-# changes the weights. So the teacher is sharp, which the student is not: they are seldom close. And the
-# adapters' scale is small.
+# changes the weights. So the teacher is sharp, which the student is not: they are seldom close. For the same
+# reason the scale of LoRA's adapters is small.
 SPREAD = {"start": 0.2, "teacher": 1.0}
 LORA = f"{BACKBONE}.lora={{rank: 4, alpha: 4.0}}"
 ROUTER = f"{BACKBONE}.router_loss_weight=0.1"
@@ -93,7 +93,7 @@ def models(directory: Path) -> None:
 
 
 def command(name: str, directory: Path, words: Iterable[str], parts: int) -> list[str]:
-    """Train a job's stage for five steps of so many batches a process; one batch has the rows of all."""
+    """The words that train a job for five steps of so many batches a process; one has the rows of all."""
     job = JOBS[name]
     start, folder = directory.parent / ("experts" if job.experts else "dense"), directory / name
     folder.mkdir(parents=True)

@@ -15,11 +15,6 @@ from katlit.cli import main
 if __name__ == "__main__":
     torch.set_num_threads(1)
     for command in json.loads(Path(sys.argv[1]).read_text()):
-        status = 1
-        try:
-            status = main(command)
-        finally:
-            if status:
-                sys.stderr.write(f"failed: katlit {' '.join(command)}\n")
-        if status:
+        sys.stderr.write(f"katlit {' '.join(command)}\n")  # the last one is that which failed
+        if status := main(command):
             sys.exit(status)

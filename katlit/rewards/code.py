@@ -165,10 +165,11 @@ def _pipe(stack: ExitStack) -> tuple[IO[bytes], IO[bytes]]:
 
 
 def _judged(judge: SandboxedProcess, answer: SandboxedProcess, total: int) -> Verdict:
-    program, tests = answer.ending(), judge.ending()
-    if tests.late and starved(program.times, tests.times):
-        return Verdict(None, _STARVED, timed_out=True)
+    tests = judge.ending()
     if not tests.output:
+        program = answer.ending()
+        if tests.late and starved(program.times, tests.times):
+            return Verdict(None, _STARVED, timed_out=True)
         return Verdict(0.0, answer.stopped or f"the tests came to no end: {tests.failure}")
     try:
         found = json.loads(tests.output)  # written by the judge, which runs nothing of the answer's
@@ -178,8 +179,13 @@ def _judged(judge: SandboxedProcess, answer: SandboxedProcess, total: int) -> Ve
         return Verdict(None, found["unsupported"])
     if found["passed"] == total:
         return Verdict(1.0, f"passed {total} tests")
-    why = program.failure or "the program ended" if found["ended"] else found["why"]
-    return _failed(found["passed"] + 1, total, why)
+    return _failed(found["passed"] + 1, total, _end_of(answer) if found["ended"] else found["why"])
+
+
+def _end_of(answer: SandboxedProcess) -> str:
+    """Why a program that no longer answers has ended; it closes its line to the tests before it ends."""
+    watch(answer)
+    return answer.ending().failure or "the program ended"
 
 
 def _failed(number: int, total: int, why: str) -> Verdict:

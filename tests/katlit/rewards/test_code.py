@@ -423,6 +423,15 @@ def test_a_program_cannot_make_its_verdict_unreadable(name: str) -> None:
     assert (found.value, reason in found.reason) == (0.0, True)
 
 
+def test_how_a_program_ended_is_told_by_itself() -> None:
+    """It closes its line to the tests first, and takes its time to end."""
+    slow = "import atexit, time\natexit.register(time.sleep, 1)\ndef f(x): raise SystemExit({})"
+    assert verdict(SQUARE, slow.format(0)) == Verdict(0.0, "test 1 of 2: the program ended")
+    assert verdict(SQUARE, slow.format(3)) == Verdict(0.0, "test 1 of 2: exit status 3")
+    for_ever = verdict(SQUARE, slow.format(0).replace("1)", "99)", 1), wall_seconds=2.0)
+    assert for_ever == Verdict(0.0, "test 1 of 2: did not end within 2 s")
+
+
 def test_removed_files_count_while_they_are_open(tmp_path: Path) -> None:
     counted = sandboxed_process._nameless_bytes
     before = counted(os.getpid())

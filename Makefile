@@ -1,5 +1,5 @@
 # make demo [SEED=1]   the whole recipe, small but real, into outputs/demo
-# make test            the default tests        make slow   the slow ones
+# make test [WORKERS=2]  the default tests, so many at a time    make slow   the slow ones
 # make check           lint, format, types, spelling
 # make ui              MLflow on what was run   make bench  the claims with numbers
 # make soak            many kills, and what is rarer than in the slow ones, by hand
@@ -10,6 +10,7 @@
 
 PYTHON ?= python3
 SEED ?= 1
+WORKERS ?= 2
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -23,7 +24,7 @@ demo: $(STAMP)
 	$(BIN)/python -m katlit.demo --seed $(SEED)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow and not soak and not gpu"
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) -m "not slow and not soak and not gpu"
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m "slow and not gpu and not soak"

@@ -159,14 +159,20 @@ def test_a_trial_run_leaves_nothing(tmp_path: Path) -> None:
     assert steps(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"no gzip",
-        b"\x1f\x8b\x08\x00",
-        *map(gzip.compress, [b"{}\n", b"{", b"5", b"null", b"[" * 100_000, b"\xff", b"9" * 5000]),
-    ],
-)
+DAMAGED = {
+    "no gzip": b"no gzip",
+    "cut": b"\x1f\x8b\x08\x00",
+    "empty object": gzip.compress(b"{}\n"),
+    "half an object": gzip.compress(b"{"),
+    "number": gzip.compress(b"5"),
+    "null": gzip.compress(b"null"),
+    "deep": gzip.compress(b"[" * 100_000),
+    "no text": gzip.compress(b"\xff"),
+    "huge number": gzip.compress(b"9" * 5000),
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
 def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
     path = record_file(tmp_path, 2, 0)
     path.write_bytes(content)

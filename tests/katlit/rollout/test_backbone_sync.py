@@ -29,7 +29,7 @@ MODELS: dict[str, tuple[dict[str, Any], LoraSettings | None]] = {
     ),
 }
 PAIRS = [(engine, model) for model in MODELS for engine in ("hf", "vllm")]
-MARKS = {"hf": [], "vllm": [pytest.mark.vllm], "server": [pytest.mark.vllm, pytest.mark.slow]}
+MARKS = {"hf": [], "vllm": [pytest.mark.vllm], "server": [pytest.mark.vllm, pytest.mark.soak]}
 
 
 @dataclass

@@ -169,17 +169,6 @@ def test_a_server_that_dies_between_samples_and_sync_gets_the_new_weights(
     assert gap(model, engine.generate(PROMPTS, LONG, SEEDS)) < 1e-4
 
 
-def test_closing_ends_hung_processes_too(engine: VLLMServer) -> None:
-    group, folder = processes(engine), engine._folder
-    for process in group[1:]:
-        process.suspend()
-    started = time.monotonic()
-    engine.close()
-    assert time.monotonic() - started < 20
-    assert_gone(group)
-    assert not folder.exists()
-
-
 def test_a_trainer_that_is_killed_takes_its_server_along(
     server_environment: dict[str, str], qwen2_directory: Path, tmp_path: Path
 ) -> None:
@@ -220,7 +209,7 @@ def test_a_server_that_cannot_start_says_why(
     running.close()
 
 
-def test_a_running_server_is_joined_and_left_running(
+def test_a_running_server_is_joined_and_left_running_until_its_owner_ends_all_of_it(
     engine: VLLMServer, qwen2_directory: Path, model: PreTrainedModel
 ) -> None:
     joined = VLLMServer(url=engine._client.url, max_context=250)
@@ -231,3 +220,12 @@ def test_a_running_server_is_joined_and_left_running(
     engine._client.probe()
     with pytest.raises(UserError, match="max_model_len 250, below max_context 251"):
         VLLMServer(url=engine._client.url, max_context=251).start(qwen2_directory)
+
+    group, folder = processes(engine), engine._folder
+    for process in group[1:]:  # hung processes are ended too
+        process.suspend()
+    started = time.monotonic()
+    engine.close()
+    assert time.monotonic() - started < 20
+    assert_gone(group)
+    assert not folder.exists()

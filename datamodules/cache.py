@@ -98,6 +98,6 @@ def _check_writable(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process may have had the same thought
     except OSError as error:
         raise UserError(f"{folder}: cannot write the cache ({error.strerror}); set cache_dir") from error

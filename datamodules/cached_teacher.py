@@ -12,6 +12,7 @@ import numpy as np
 from datamodules.cache import sample_model
 from datamodules.top_k_shards import CacheDtype, TopKShards, plan_shards, write_shard
 from katlit.errors import UserError
+from katlit.output import replace_file
 from katlit.pretrained import load_config, load_tokenizer
 from katlit.teacher.scorer import TeacherScorer, TopK, Transcript
 
@@ -56,7 +57,9 @@ class CachedTeacher:
         self._starts: list[int] = []
 
     def write(self, teacher: str, transcripts: Sequence[Transcript]) -> None:
-        """Write what is missing, by one process; the scorer is closed on any way out.
+        """Write what is missing; the scorer is closed on any way out.
+
+        Several processes may write the same cache at once, which costs them time only.
 
         Raises:
             UserError: where the directory holds another cache, or cannot be written, or there is no scorer.
@@ -74,14 +77,22 @@ class CachedTeacher:
             try:
                 self.scorer.start(teacher)
                 for number in missing:
-                    first, last = ([0, *ends][number], ends[number])
-                    tops = self.scorer.score(transcripts[first:last], self.k)
-                    path = self._paths(manifest)[number]
-                    write_shard(path, tops, manifest["vocabulary"], self.dtype)
-                    logger.info("teacher's cache: %d of %d shards", number + 1, len(ends))
+                    self._write_shard(number, manifest, transcripts, self.scorer)
             finally:
                 self.scorer.close()
+            for left in self.directory.glob(".*.partial"):  # by processes that were killed
+                left.unlink(missing_ok=True)
         self._report(self._open(manifest, transcripts), transcripts)
+
+    def _write_shard(
+        self, number: int, manifest: dict[str, Any], transcripts: Sequence[Transcript], scorer: TeacherScorer
+    ) -> None:
+        path, ends = self._paths(manifest)[number], manifest["shards"]
+        if path.is_file():  # another process was quicker
+            return
+        tops = scorer.score(transcripts[[0, *ends][number] : ends[number]], self.k)
+        write_shard(path, tops, manifest["vocabulary"], self.dtype)
+        logger.info("teacher's cache: %d of %d shards", number + 1, len(ends))
 
     def open(self, teacher: str, transcripts: Sequence[Transcript]) -> None:
         """Map a complete cache, on every rank.
@@ -149,10 +160,8 @@ class CachedTeacher:
 
     def _save(self, manifest: dict[str, Any]) -> None:
         path = self.directory / _MANIFEST
-        partial = path.with_name(f"{path.name}.partial")
         self.directory.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        partial.replace(path)
+        replace_file(path, json.dumps(manifest, indent=1))
 
     def _report(self, shards: TopKShards, transcripts: Sequence[Transcript]) -> None:
         tokens = sum(transcript.rows for transcript in transcripts)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from katlit.errors import UserError
+from katlit.output import replace_file
 
 
 class Row(NamedTuple):
@@ -55,11 +56,9 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
         UserError: if the folder cannot be written.
     """
     lines = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
-    temporary = path.with_name(f"{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(lines, encoding="utf-8")
-        temporary.replace(path)
+        replace_file(path, lines)
     except OSError as error:
         raise UserError(f"{path}: cannot write ({error.strerror}); choose a writable folder") from error
 

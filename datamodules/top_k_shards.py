@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from katlit.errors import UserError
+from katlit.output import replacing
 from katlit.teacher.scorer import TopK
 
 CacheDtype = Literal["float16", "float32"]
@@ -47,13 +48,18 @@ def ids_dtype(vocabulary: int) -> type[np.unsignedinteger[Any]] | type[np.signed
 
 
 def write_shard(path: Path, tops: Sequence[TopK], vocabulary: int, dtype: CacheDtype) -> None:
-    """Write one shard; a reader sees all of it or none."""
+    """Write one shard; a reader sees all of it or none, whoever else writes it."""
     least = np.finfo(dtype).min  # in place of the logarithm of 0
     log_probs = np.concatenate([np.maximum(top.log_probs, least) for top in tops]).astype(dtype)
     ids = np.concatenate([top.ids for top in tops]).astype(ids_dtype(vocabulary))
-    partial = path.with_name(f"{path.name}.partial")
-    save_file({"ids": ids, "log_probs": log_probs}, partial)
-    partial.replace(path)
+    if ids.shape[-1] == vocabulary:
+        log_probs[:, -1] = least  # nothing is left, which a scorer that subtracts cannot tell
+    try:
+        with replacing(path) as partial:
+            save_file({"ids": ids, "log_probs": log_probs}, partial)
+    except FileNotFoundError:
+        if not path.is_file():  # else another process has written it, and tidied up
+            raise
 
 
 class TopKShards:

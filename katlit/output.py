@@ -1,9 +1,11 @@
 """Results on disk: can the folder be written, asked before the work; no file half written or overwritten."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryFile
+from uuid import uuid4
 
 from katlit.errors import UserError
 
@@ -31,11 +33,25 @@ def require_writable(directory: str | Path, key: str) -> None:
         ) from error
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Where to write a file that is to appear whole or not at all; it is then moved into place.
+
+    Several processes may write the same file at once: each has a name of its own, `.<name>.<random>.partial`.
+    """
+    partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
 def replace_file(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all: under another name first, then moved into place."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content.encode() if isinstance(content, str) else content)
-    partial.replace(path)
+    """Write a file whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def set_aside(paths: Iterable[Path], folder: Path) -> Path:

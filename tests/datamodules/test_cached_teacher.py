@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from datamodules import CachedTeacher, DistillData
+from datamodules import CachedTeacher, DistillData, top_k_shards
 from datamodules.jsonl import write_rows
 from datamodules.labelled import BatchSettings
 from datamodules.top_k_shards import plan_shards
@@ -226,6 +226,38 @@ cache(Path({directory!r}), Counter()).write({teacher!r}, TRANSCRIPTS)
 """
 
 
+def test_two_may_write_at_once(tmp_path: Path, teacher: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = Counter(), Counter()
+    save = top_k_shards.save_file
+
+    def save_as_another_does(tensors: dict[str, Any], path: Path) -> None:
+        save(tensors, path)
+        if not second.asked:  # the second begins and ends while the first writes its first shard
+            cache(tmp_path / "cache", second).write(teacher, TRANSCRIPTS)
+
+    monkeypatch.setattr(top_k_shards, "save_file", save_as_another_does)
+    cache(tmp_path / "cache", first).write(teacher, TRANSCRIPTS)
+    assert second.asked == [2, 1, 2]
+    assert first.asked == [2]  # it finds the others written
+    cache(tmp_path / "cache").open(teacher, TRANSCRIPTS)
+    names = sorted(path.name for path in (tmp_path / "cache").iterdir())
+    assert names == [*(f"0000{number}.safetensors" for number in range(3)), "manifest.json"]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_beside_the_whole_vocabulary_nothing_is_left(tmp_path: Path, dtype: Any) -> None:
+    """Though a scorer that subtracts says so; else the loss would be infinite."""
+    ids = np.arange(5)[None]
+    log_probs = np.append(np.log(np.full(5, 0.2)), np.log(1e-6))[None]
+    path = tmp_path / "shard"
+    top_k_shards.write_shard(path, [TopK(ids, log_probs)], 5, dtype)
+    found = top_k_shards.TopKShards([path], [1], [1], 5).read(0)
+    assert found.log_probs[0, -1] == np.finfo(dtype).min
+    top_k_shards.write_shard(path, [TopK(ids, log_probs)], 6, dtype)
+    found = top_k_shards.TopKShards([path], [1], [1], 5).read(0)
+    assert found.log_probs[0, -1] == pytest.approx(np.log(1e-6), rel=1e-3)
+
+
 @pytest.mark.slow
 def test_a_kill_loses_no_more_than_the_shard_being_written(tmp_path: Path, teacher: str) -> None:
     here = Path(__file__)
@@ -234,10 +266,11 @@ def test_a_kill_loses_no_more_than_the_shard_being_written(tmp_path: Path, teach
     )
     done = subprocess.run([sys.executable, "-c", script], check=False, env=os.environ)
     assert done.returncode == -signal.SIGKILL
-    names = {path.name for path in (tmp_path / "cache").iterdir()}
-    assert names == {"manifest.json", "00000.safetensors", "00001.safetensors.partial"}
+    names = {path.name for path in (tmp_path / "cache").iterdir() if path.suffix != ".partial"}
+    assert names == {"manifest.json", "00000.safetensors"}
+    assert len(list((tmp_path / "cache").glob(".00001.safetensors.*.partial"))) == 1
     scorer = Counter()
     cache(tmp_path / "cache", scorer, shard_tokens=10**6).write(teacher, TRANSCRIPTS)
     assert scorer.asked == [1, 2]  # by the plan that was begun
     assert json.loads((tmp_path / "cache" / "manifest.json").read_text())["shards"] == [2, 3, 5]
-    assert not list((tmp_path / "cache").glob("*.partial"))
+    assert not list((tmp_path / "cache").glob(".*.partial"))

@@ -2,12 +2,13 @@
 
 `python benchmarks/ablation_teacher.py [--seeds 1 2 3 4] [--steps 1000]`, from the top of the repository; two
 hours or more on two cores for four seeds. For each seed the teacher labels once; then the student is trained
-on the same records in the same order, with the teacher live, with its 64 likeliest tokens in float16, and as
-a control with all of its tokens in float32. The control's teacher is the live one but for the rounding of
-float32, so what it differs by is how far training itself carries such a rounding. All three are run at the
-demo's learning rate, where this is far, and at a tenth of it, where it is not. All are validated on all of
-the held-out records after the last step. Over the first 20 steps, the warm-up, the students' weights are
-still nearly the same, so their distillation losses tell what the teacher on disk changes of the loss itself.
+on the same records in the same order, with the teacher live, with its 64 likeliest tokens in float16, and, as
+controls, with all of its tokens in float32 and with the teacher live again, but on two threads. The controls'
+teachers are the live one but for the rounding of float32, so what they differ by is how far training itself
+carries such a rounding. These runs are at the demo's learning rate, where this is far; those with one thread
+also at a tenth of it, where it is not. All are validated on all of the held-out records after the last step.
+Over the first 20 steps, the warm-up, the students' weights are still nearly the same, so their distillation
+losses tell what the teacher on disk changes of the loss itself.
 
 For each variant but the live ones, `ce_ratio_…` is its cross-entropy over that of the live teacher at the
 same rate, the mean over the seeds, and `interval_…` half of its 95 % interval (not a number for one seed);
@@ -40,11 +41,12 @@ HEAD = """\
 
 Made by `{command}` on the demo's stage 1.
 Cross-entropy (CE) of all held-out records after the last step; ratios within a seed and a learning rate,
-their mean ± half of its 95 % interval, by Student's t-distribution. The control's teacher is the live one but
-for rounding in float32: what its cross-entropy differs by, training makes of a rounding. A tenth of the rate
-was added when the demo's rate had turned out to make much of it. KD is the distillation loss; over the first
-{together} steps, the warm-up, in which the students are still nearly the same, it differs by this much
-relatively, in the mean. [hardware.md](hardware.md#a-teacher-on-disk) says how to use it.
+their mean ± half of its 95 % interval, by Student's t-distribution. The controls' teachers are the live one
+but for rounding in float32: what their cross-entropy differs by, training makes of a rounding. A tenth of the
+rate was added when the demo's rate had turned out to make much of it, and the live teacher on two threads
+last. KD is the distillation loss; over the first {together} steps, the warm-up, in which the students are
+still nearly the same, it differs by this much relatively, in the mean.
+[hardware.md](hardware.md#a-teacher-on-disk) says how to use it.
 
 """
 
@@ -56,11 +58,13 @@ class Variant(NamedTuple):
     k: int | None = None  # None: live
     dtype: str = "float16"
     rate: float = RATE
+    threads: int = 1
     live: str = "live"  # what it is compared with
 
 
 VARIANTS = {
     "live": Variant("at hand"),
+    "threads": Variant("at hand, on two threads (control)", threads=2),
     "64": Variant("on disk, k = 64, float16", 64),
     "all": Variant("on disk, all tokens, float32 (control)", TOKENS, "float32"),
     "slow-live": Variant("a tenth of the rate: at hand", rate=RATE / 10, live="slow-live"),
@@ -69,7 +73,7 @@ VARIANTS = {
         "a tenth of the rate: on disk, all tokens, float32 (control)",
         TOKENS,
         "float32",
-        RATE / 10,
+        rate=RATE / 10,
         live="slow-live",
     ),
 }
@@ -103,8 +107,9 @@ def _write(variant: Variant, seed: int, log: Path) -> Result:
 def train(variant: str, seed: int, steps: int) -> Result:
     """Cross-entropy of the held-out records after the last step."""
     folder = OUTPUT / f"{steps}-{variant}-{seed}"
-    rate = f"--model.init_args.optimization.learning_rate={VARIANTS[variant].rate}"
-    last = fit(folder, seed, steps, CACHE, [*cached(VARIANTS[variant], seed), rate])
+    chosen = VARIANTS[variant]
+    rate = f"--model.init_args.optimization.learning_rate={chosen.rate}"
+    last = fit(folder, seed, steps, CACHE, [*cached(chosen, seed), rate], chosen.threads)
     return {"ce": float(last["val/ce"])}
 
 
@@ -138,8 +143,10 @@ def page(found: dict[str, list[Result]], seeds: list[int], steps: int) -> str:
     ]
     for variant, results in found.items():
         size, apart, over = "", "", ""
+        if "bytes" in results[0]:
+            size = f"{results[0]['bytes']:,.0f}"
         if VARIANTS[variant].live != variant:
-            size, apart = f"{results[0]['bytes']:,.0f}", f"{difference(variant, seeds, steps):.1e}"
+            apart = f"{difference(variant, seeds, steps):.1e}"
             over = "{:.3f} ± {:.3f}".format(*ratio(found, variant))
         cells = [f"{result['ce']:.4f}" for result in results]
         rows.append([VARIANTS[variant].name, size, apart, *cells, over])

@@ -54,7 +54,8 @@ class Sources:
 class LabelledData(LightningDataModule, Generic[BatchT]):
     """Base of the supervised data: records from a file, or labelled once and cached.
 
-    `prepare_data` (one process) labels, `setup` (every rank) reads. Subclasses say how to label and encode.
+    `prepare_data` (one process of all) labels, `setup` (every rank) reads; so machines must share the file
+    system of `cache_dir`. Subclasses say how to label and encode.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
         cache_dir: str,
     ) -> None:
         super().__init__()
+        self.prepare_data_per_node = False  # what is sampled twice differs
         self._sources: Sources | None = None
         if prompts is not None and engine is not None:
             self._sources = Sources(prompts, engine, accuracy or AccuracyReward())

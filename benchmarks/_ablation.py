@@ -21,10 +21,10 @@ Result = Mapping[str, float]
 Found = TypeVar("Found")  # what a run has found, as JSON can hold it
 
 
-def katlit(words: Sequence[str], log: Path, threads: int = 1) -> None:
-    """Run `katlit words…` on so many cores; what it prints goes to `log`."""
+def katlit(words: Sequence[str], log: Path, *variables: str) -> None:
+    """Run `katlit words…` on one core, with more variables (`NAME=value`); what it prints goes to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    program = ["env", f"OMP_NUM_THREADS={threads}", sys.executable, "-m", "katlit.cli", *words]
+    program = ["env", "OMP_NUM_THREADS=1", *variables, sys.executable, "-m", "katlit.cli", *words]
     with log.open("w", encoding="utf-8") as file:
         status = subprocess.run(program, check=False, stdout=file, stderr=file).returncode  # noqa: S603
     if status:

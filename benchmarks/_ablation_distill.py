@@ -17,7 +17,7 @@ def label(seed: int, cache: Path, log: Path, words: Sequence[str] = ()) -> Resul
 
 
 def fit(
-    folder: Path, seed: int, steps: int, cache: Path, words: Sequence[str], threads: int = 1
+    folder: Path, seed: int, steps: int, cache: Path, words: Sequence[str], *variables: str
 ) -> dict[str, str]:
     """Train, validate on all held-out records at the last step; the metrics of this validation."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -32,7 +32,7 @@ def fit(
         "--trainer.check_val_every_n_epoch=null",
         "--trainer.limit_val_batches=1.0",
     ]  # fmt: skip
-    katlit(command, folder.with_name(f"{folder.name}.log"), threads)
+    katlit(command, folder.with_name(f"{folder.name}.log"), *variables)
     with (folder / "csv/version_0/metrics.csv").open(encoding="utf-8") as file:
         return [row for row in csv.DictReader(file) if row.get("val/ce")][-1]
 

@@ -3,10 +3,11 @@
 `python benchmarks/ablation_teacher.py [--seeds 1 2 3 4] [--steps 1000]`, from the top of the repository; two
 hours or more on two cores for four seeds. For each seed the teacher labels once; then the student is trained
 on the same records in the same order, with the teacher live, with its 64 likeliest tokens in float16, and, as
-controls, with all of its tokens in float32 and with the teacher live again, but on two threads. The controls'
-teachers are the live one but for the rounding of float32, so what they differ by is how far training itself
-carries such a rounding. These runs are at the demo's learning rate, where this is far; those with one thread
-also at a tenth of it, where it is not. All are validated on all of the held-out records after the last step.
+controls, with all of its tokens in float32 and with the teacher live again, but torch's own vector
+instructions off, so that sums are taken in another order. The controls' teachers are the live one but for the
+rounding of float32, so what they differ by is how far training itself carries such a rounding. These runs are
+at the demo's learning rate, where this is far; all but the last also at a tenth of it, where it is not. All
+are validated on all of the held-out records after the last step.
 Over the first 20 steps, the warm-up, the students' weights are still nearly the same, so their distillation
 losses tell what the teacher on disk changes of the loss itself.
 
@@ -43,9 +44,10 @@ Made by `{command}` on the demo's stage 1.
 Cross-entropy (CE) of all held-out records after the last step; ratios within a seed and a learning rate,
 their mean ± half of its 95 % interval, by Student's t-distribution. The controls' teachers are the live one
 but for rounding in float32: what their cross-entropy differs by, training makes of a rounding. A tenth of the
-rate was added when the demo's rate had turned out to make much of it, and the live teacher on two threads
-last. KD is the distillation loss; over the first {together} steps, the warm-up, in which the students are
-still nearly the same, it differs by this much relatively, in the mean.
+rate was added when the demo's rate had turned out to make much of it, and the live teacher without vector
+instructions, whose sums are taken in another order, last. KD is the distillation loss; over the first
+{together} steps, the warm-up, in which the students are still nearly the same, it differs by this much
+relatively, in the mean.
 [hardware.md](hardware.md#a-teacher-on-disk) says how to use it.
 
 """
@@ -58,13 +60,15 @@ class Variant(NamedTuple):
     k: int | None = None  # None: live
     dtype: str = "float16"
     rate: float = RATE
-    threads: int = 1
+    variables: tuple[str, ...] = ()
     live: str = "live"  # what it is compared with
 
 
 VARIANTS = {
     "live": Variant("at hand"),
-    "threads": Variant("at hand, on two threads (control)", threads=2),
+    "scalar": Variant(
+        "at hand, torch without vector instructions (control)", variables=("ATEN_CPU_CAPABILITY=default",)
+    ),
     "64": Variant("on disk, k = 64, float16", 64),
     "all": Variant("on disk, all tokens, float32 (control)", TOKENS, "float32"),
     "slow-live": Variant("a tenth of the rate: at hand", rate=RATE / 10, live="slow-live"),
@@ -109,7 +113,7 @@ def train(variant: str, seed: int, steps: int) -> Result:
     folder = OUTPUT / f"{steps}-{variant}-{seed}"
     chosen = VARIANTS[variant]
     rate = f"--model.init_args.optimization.learning_rate={chosen.rate}"
-    last = fit(folder, seed, steps, CACHE, [*cached(chosen, seed), rate], chosen.threads)
+    last = fit(folder, seed, steps, CACHE, [*cached(chosen, seed), rate], *chosen.variables)
     return {"ce": float(last["val/ce"])}
 
 

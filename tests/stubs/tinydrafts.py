@@ -10,6 +10,7 @@ from torch import Tensor
 
 from katlit.backbone import Backbone
 from katlit.rollout import Completion, SamplingParameters
+from katlit.rollout.speculation import Drafts
 
 # vLLM's attention on the CPU wants heads of 32.
 WIDE: dict[str, Any] = QWEN | {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
@@ -21,13 +22,17 @@ FREE = SamplingParameters(max_tokens=40)
 GREEDY = SamplingParameters(temperature=0.0, max_tokens=40)
 
 
-def train(backbone: Backbone, steps: int) -> None:
-    """Learn to count in threes, with mistakes: the modules are often right, and often wrong."""
+def train(backbone: Backbone, steps: int, after: int = 0) -> None:
+    """Learn to count in threes, with mistakes: the modules are often right, and often wrong.
+
+    Where `after` is given, so many tokens of any kind come first, as if they were a prompt.
+    """
     optimizer = torch.optim.AdamW(backbone.parameters(), lr=3e-3)
     positions = torch.arange(32).expand(8, -1)
     for _ in range(steps):
         ids = (torch.randint(PERIOD, (8, 1)) + 3 * torch.arange(32)) % PERIOD
         ids = torch.where(torch.rand(ids.shape) < 0.15, torch.randint(PERIOD, ids.shape), ids)
+        ids[:, :after] = torch.randint(len(backbone.protocol.tokenizer), (8, after))
         hidden = backbone(ids, positions, with_mtp=True)
         losses = [
             torch.nn.functional.cross_entropy(
@@ -86,3 +91,20 @@ def assert_greedy(
     for prompt, completion in zip(prompts, completions, strict=True):
         rows, _ = logits(backbone, prompt + completion.token_ids)
         assert completion.token_ids == rows[len(prompt) - 1 : -1].argmax(-1).tolist()
+
+
+def expected_drafts(
+    backbone: Backbone, prompts: Sequence[list[int]], completions: Sequence[Completion]
+) -> Drafts:
+    """Walk through greedy completions as vLLM does: draft one token, check it, take one token more."""
+    found = Drafts()
+    for prompt, completion in zip(prompts, completions, strict=True):
+        ids = prompt + completion.token_ids
+        _, drafts = logits(backbone, ids)
+        known = len(prompt) + 1  # the pass over the prompt gives a token and a draft
+        while known < len(ids):
+            right = drafts[known - 2].argmax().item() == ids[known]
+            found.proposed, found.passes = found.proposed + 1, found.passes + 1
+            found.accepted += right
+            known += 1 + right
+    return found

@@ -18,6 +18,7 @@ from tinydrafts import (
     WIDE,
     Running,
     assert_greedy,
+    expected_drafts,
     gap,
     log_distribution,
     logits,
@@ -25,11 +26,10 @@ from tinydrafts import (
 )
 from tinymodel import LLAMA, QWEN, tiny_backbone
 
-from katlit.backbone import Backbone
 from katlit.errors import UserError
-from katlit.rollout import Completion, SamplingParameters, VLLMEngine
+from katlit.rollout import SamplingParameters, VLLMEngine
 from katlit.rollout.isolation import preserved_process
-from katlit.rollout.speculation import Drafts, speculation
+from katlit.rollout.speculation import speculation
 
 ROOT = Path(__file__).parents[3]
 
@@ -51,32 +51,13 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         engine.close()
 
 
-def expected_drafts(backbone: Backbone, prompt: list[int], completion: Completion) -> Drafts:
-    """Walk through a greedy completion as vLLM does: draft, check, take one token more."""
-    ids = prompt + completion.token_ids
-    _, drafts = logits(backbone, ids)
-    found = Drafts()
-    known = len(prompt) + 1  # the pass over the prompt gives a token and a draft
-    while known < len(ids):
-        right = drafts[known - 2].argmax().item() == ids[known]
-        found.proposed, found.passes = found.proposed + 1, found.passes + 1
-        found.accepted += right
-        known += 1 + right
-    return found
-
-
 @pytest.mark.vllm
 def test_greedy_text_is_the_models_and_the_drafts_are_our_modules(running: Running) -> None:
     running.sync()
     for _ in range(2):
         completions = running.engine.generate(PROMPTS, GREEDY)
         assert_greedy(running.backbone, PROMPTS, completions)
-        expected = Drafts()
-        for prompt, completion in zip(PROMPTS, completions, strict=True):
-            one = expected_drafts(running.backbone, prompt, completion)
-            expected = Drafts(
-                *(sum(pair) for pair in zip(vars(expected).values(), vars(one).values(), strict=True))
-            )
+        expected = expected_drafts(running.backbone, PROMPTS, completions)
         assert running.engine._drafts == expected
         assert 0.3 < expected.acceptance < 1
         statistics = running.engine.statistics()

@@ -14,9 +14,10 @@ from typing import Any
 from torch import Tensor
 
 from katlit.errors import UserError
-from katlit.export import MTP_ARCHITECTURES, MTP_FOLDER
+from katlit.export import MTP_ARCHITECTURES, MTP_FOLDER, read_mtp
 from katlit.mtp import DRAFTER_PREFIX, MTP_PREFIX
 from katlit.rollout.in_place import load_in_place
+from katlit.rollout.weights import checkpoint_weights
 
 
 @dataclass
@@ -32,6 +33,12 @@ class Drafts:
     proposed: int = 0
     accepted: int = 0
     passes: int = 0
+
+    def add(self, other: "Drafts") -> None:
+        """Add what became of others."""
+        self.proposed += other.proposed
+        self.accepted += other.accepted
+        self.passes += other.passes
 
     def count(self, metrics: Any) -> None:
         """Add vLLM's `RequestSpecDecodeMetrics` of one completion; None where nothing was drafted."""
@@ -50,6 +57,10 @@ class Drafts:
     def tokens_per_pass(self) -> float:
         """Tokens gained by a forward pass: the kept ones and one of the model's own."""
         return 1 + self.accepted / max(self.passes, 1)
+
+    def statistics(self) -> dict[str, float]:
+        """By the names that are logged."""
+        return {"draft_acceptance": self.acceptance, "tokens_per_pass": self.tokens_per_pass}
 
 
 def speculation(model_directory: Path, tokens: int, max_context: int) -> dict[str, Any]:
@@ -105,6 +116,13 @@ def speculation(model_directory: Path, tokens: int, max_context: int) -> dict[st
         "max_model_len": max_context + margin,
         "per_request_spec_decode_metrics": "summary",
     }
+
+
+def directory_weights(model_directory: Path, with_mtp: bool) -> Iterator[tuple[str, Tensor]]:
+    """The weights that a sync sends, as they are in an export."""
+    yield from checkpoint_weights(model_directory)
+    if with_mtp:
+        yield from read_mtp(model_directory).items()
 
 
 def without_mtp(

@@ -1,8 +1,10 @@
 """Writing and reading the directory that passes from stage to stage.
 
-An ordinary Hugging Face directory, and in its folder `mtp` the MTP modules, as vLLM's speculative decoding
-takes them: a configuration that names the drafter, and weights under the drafter's names. What loads the
-model itself (transformers, vLLM) looks for weights in the directory only and leaves the folder alone.
+An ordinary Hugging Face directory, and in its folder `mtp` the first MTP module, as vLLM's speculative
+decoding takes it: a configuration that names the drafter, and weights under the drafter's names. vLLM's
+drafter knows no second one, so further modules are in `mtp/deeper`. What loads the model itself
+(transformers, vLLM) looks for weights in the directory only and leaves the folder alone; so does the drafter
+with the folder within.
 """
 
 import copy
@@ -17,12 +19,14 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from katlit.errors import UserError
+from katlit.mtp import DRAFTER_PREFIX
 from katlit.protocol import Protocol
 
 MTP_FOLDER = "mtp"
 # Which of vLLM's models runs a model of this type so that its drafter can follow it, and the MTP modules as
 # that drafter. The one below is Qwen2 but for the place of the final norm.
 MTP_ARCHITECTURES = {"qwen2": "MiMoForCausalLM"}
+_DEEPER = "deeper"
 _WEIGHTS = "model.safetensors"
 
 
@@ -96,14 +100,25 @@ def _fill(
 
 def _write_mtp(folder: Path, config: PretrainedConfig, weights: dict[str, Tensor]) -> None:
     own = copy.deepcopy(config)
+    own.num_nextn_predict_layers = 1
     if config.model_type in MTP_ARCHITECTURES:
         own.architectures = [MTP_ARCHITECTURES[config.model_type]]
     folder.mkdir()
     own.save_pretrained(folder)
-    save_file(weights, folder / _WEIGHTS, metadata={"format": "pt"})
+    drafter = {name: weight for name, weight in weights.items() if name.startswith(DRAFTER_PREFIX)}
+    save_file(drafter, folder / _WEIGHTS, metadata={"format": "pt"})
+    deeper = {name: weight for name, weight in weights.items() if name not in drafter}
+    if deeper:
+        (folder / _DEEPER).mkdir()
+        save_file(deeper, folder / _DEEPER / _WEIGHTS, metadata={"format": "pt"})
 
 
 def read_mtp(directory: str | Path) -> dict[str, Tensor]:
     """The MTP weights of a directory under their stored names; empty where it has none."""
-    path = Path(directory) / MTP_FOLDER / _WEIGHTS
-    return load_file(path) if path.is_file() else {}
+    folder = Path(directory) / MTP_FOLDER
+    return {
+        name: weight
+        for path in (folder / _WEIGHTS, folder / _DEEPER / _WEIGHTS)
+        if path.is_file()
+        for name, weight in load_file(path).items()
+    }

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from katlit.batch import document_ids
 
 MTP_PREFIX = "model.mtp_layers."  # of the modules' weights in a checkpoint
+DRAFTER_PREFIX = f"{MTP_PREFIX}0."  # of those of the first, which alone drafts in vLLM
 
 
 class MTPModule(nn.Module):

@@ -124,7 +124,10 @@ class RolloutEngine(ABC):
         return False
 
     def statistics(self) -> dict[str, float]:
-        """What was counted during the last `generate`, to be logged by these names."""
+        """What was counted during the last `generate`, or since this was last asked; logged by these names.
+
+        The engine says which of the two.
+        """
         return {}
 
     @property

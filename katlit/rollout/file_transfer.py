@@ -49,16 +49,15 @@ def _engine_class() -> "type[WeightTransferEngine]":
 
     @dataclass
     class UpdateInfo(WeightTransferUpdateInfo):
-        """Files that together hold every weight of the model."""
+        """Files that together hold every weight of the model, or of the module that drafts."""
 
         files: list[str]
 
     class FileTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
-        """Loads the weights of files into a worker's model."""
+        """Loads the weights of files into a worker's model, or into its drafter where vLLM says so."""
 
         init_info_cls = InitInfo
         update_info_cls = UpdateInfo
-        supports_draft_weight_update = False
 
         def init_transfer_engine(self, init_info: InitInfo) -> None:
             """Nothing to set up."""

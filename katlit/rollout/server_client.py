@@ -12,6 +12,7 @@ import aiohttp
 
 from katlit.errors import UserError
 from katlit.rollout.engine import Completion, SamplingParameters
+from katlit.rollout.speculation import Drafts
 
 _GENERATE = "/inference/v1/generate"
 _PROBE_SECONDS = 2.0  # between two questions whether the server is alive
@@ -78,10 +79,10 @@ class ServerClient:
         requests: Mapping[int, Request],
         sampling: SamplingParameters,
         weight_version: str,
-        done: Callable[[int, Completion], None],
+        done: Callable[[int, Completion, Drafts], None],
         closing: threading.Event,
     ) -> None:
-        """Complete all requests, several at a time; `done` receives each completion once.
+        """Complete all requests, several at a time; `done` receives each completion and its drafts once.
 
         Raises:
             ServerDownError: where the server stops answering, or has other weights than `weight_version`, or
@@ -98,7 +99,7 @@ class ServerClient:
         requests: Mapping[int, Request],
         sampling: SamplingParameters,
         weight_version: str,
-        done: Callable[[int, Completion], None],
+        done: Callable[[int, Completion, Drafts], None],
         closing: threading.Event,
     ) -> None:
         queue = iter(requests.items())  # all workers draw from it
@@ -108,7 +109,8 @@ class ServerClient:
                 answer = await self._ask(
                     session, "POST", _GENERATE, _body(request, sampling), self.request_timeout
                 )
-                done(index, self._completion(answer, weight_version, sampling.max_tokens))
+                completion = self._completion(answer, weight_version, sampling.max_tokens)
+                done(index, completion, self._drafts(answer))
 
         async with _session() as session, asyncio.TaskGroup() as tasks:
             watches = [tasks.create_task(self._watch(session)), tasks.create_task(_until(closing))]
@@ -183,6 +185,15 @@ class ServerClient:
         if not (versions and whole and reason in ("stop", "length") and all(map(math.isfinite, log_probs))):
             raise self._garbage(_GENERATE, json.dumps(answer))
         return Completion(tokens, log_probs, reason)
+
+    def _drafts(self, answer: Any) -> Drafts:
+        """What became of the drafts of a completion; a server that drafts nothing says nothing of them."""
+        names = ("num_draft_tokens", "num_accepted_draft_tokens", "num_spec_steps")
+        try:
+            found = (answer.get("metrics") or {}).get("speculative_decoding")
+            return Drafts(*(int(found[name]) for name in names)) if found else Drafts()
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise self._garbage(_GENERATE, json.dumps(answer)) from None
 
     def _garbage(self, path: str, text: str) -> UserError:
         return UserError(

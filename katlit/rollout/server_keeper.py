@@ -29,6 +29,7 @@ class ServerKeeper:
 
     Args:
         launch: Starts the processes from a model directory.
+        prepare: Called once they answer, before anything is sampled; raises ServerDownError where it fails.
         client: Talks to the server.
         checkpoint: To start from. Replaced at each sync, before the weights are sent: a server that has to be
             started again then has the newest ones.
@@ -38,6 +39,7 @@ class ServerKeeper:
     def __init__(
         self,
         launch: Callable[[Path], ServerProcess],
+        prepare: Callable[[], None],
         client: ServerClient,
         checkpoint: Checkpoint,
         start_timeout: float,
@@ -46,7 +48,7 @@ class ServerKeeper:
         self.failure: str | None = None  # why there is no server, and will be none
         self.restarts = 0
         self.lock = threading.Lock()  # held while weights are sent: no restart, and no old name for new ones
-        self._launch = launch
+        self._launch, self._prepare = launch, prepare
         self._client = client
         self._start_timeout = start_timeout
         self._closing = threading.Event()
@@ -86,6 +88,7 @@ class ServerKeeper:
         try:
             self._wait_until_up(self._process)
             self._process.forget_log()
+            self._prepare()
             self._client.post("/update_weight_version", {"new_version": checkpoint.version})
         except ServerDownError as error:
             raise UserError(f"vLLM server: {error}; {self._process.last_error()}") from None

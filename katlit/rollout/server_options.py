@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 
 from katlit.errors import UserError
+from katlit.rollout.cpu_sampling import MendedSampling
+from katlit.rollout.speculation import speculation
 
 
 @dataclass(frozen=True)  # no slots: jsonargparse merges a partial override by vars()
@@ -24,6 +26,7 @@ class ServerOptions:
         tensor_parallel_size: Devices that share the model.
         enforce_eager: Do not compile, the sampler neither.
         prefix_caching: Reuse the keys and values of common prefixes; forgotten at each sync.
+        speculative_tokens: How many tokens the model's first MTP module drafts; 0: none. With "files" only.
         host: Address that the server listens on; all ranks must reach it. Whoever else does can change the
             weights.
         port: To listen on; None takes a free one.
@@ -39,24 +42,50 @@ class ServerOptions:
     tensor_parallel_size: int = 1
     enforce_eager: bool = True
     prefix_caching: bool = True
+    speculative_tokens: int = 0
     host: str = "127.0.0.1"
     port: int | None = None
     environment: dict[str, str] = field(default_factory=dict)
     log_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what would fail at once."""
+        if self.speculative_tokens < 0:
+            raise UserError(f"speculative_tokens: {self.speculative_tokens}; give 0 (none) or more")
 
     def variables(self) -> dict[str, str]:
         """Environment variables that the server has beside ours."""
         eager = {"TORCHDYNAMO_DISABLE": "1"} if self.enforce_eager else {}
         return eager | self.environment
 
-    def command_line(self, max_context: int, backend: str, port: int, seed: int) -> list[str]:
-        """What vLLM is told, but for the model."""
-        least = max(max_context, self.max_num_seqs)
-        if self.max_num_batched_tokens is not None and self.max_num_batched_tokens < least:
+    def _batched_tokens(self, max_context: int) -> int:
+        least = (1 + self.speculative_tokens) * max(max_context, self.max_num_seqs)
+        if self.max_num_batched_tokens is None:
+            return max(8192, least)
+        if self.max_num_batched_tokens < least:
             raise UserError(
-                f"max_num_batched_tokens: {self.max_num_batched_tokens}; give at least max_context "
-                f"{max_context} and max_num_seqs {self.max_num_seqs}"
+                f"max_num_batched_tokens: {self.max_num_batched_tokens}; give at least {least}: the larger "
+                f"of max_context {max_context} and max_num_seqs {self.max_num_seqs}, for each drafted token "
+                "once more"
             )
+        return self.max_num_batched_tokens
+
+    def _drafting(self, directory: Path, max_context: int) -> dict[str, str]:
+        """What vLLM is told about drafts, if there shall be any."""
+        if not self.speculative_tokens:
+            return {}
+        settings = speculation(directory, self.speculative_tokens, max_context)
+        words = {
+            name.replace("_", "-"): json.dumps(value) if isinstance(value, dict) else str(value)
+            for name, value in settings.items()
+        }
+        return words | {"worker-extension-cls": f"{MendedSampling.__module__}.{MendedSampling.__name__}"}
+
+    def command_line(
+        self, directory: Path, max_context: int, backend: str, port: int, seed: int
+    ) -> list[str]:
+        """What vLLM is told, but for the model, which is in the directory."""
+        batched_tokens = self._batched_tokens(max_context)
         if self.log_file is not None and not self.log_file.parent.is_dir():
             raise UserError(f"log_file: {self.log_file}; its folder is missing, make it")
         on_cpu = not torch.cuda.is_available()
@@ -72,10 +101,11 @@ class ServerOptions:
             "dtype": "float32" if self.dtype == "auto" and on_cpu else self.dtype,
             "max-model-len": max_context,
             "max-num-seqs": self.max_num_seqs,
-            "max-num-batched-tokens": self.max_num_batched_tokens or max(8192, least),
+            "max-num-batched-tokens": batched_tokens,
             "gpu-memory-utilization": self.gpu_memory_utilization,
             "tensor-parallel-size": self.tensor_parallel_size,
             "seed": seed,
+            **self._drafting(directory, max_context),
         }
         if self.kv_cache_gib is not None:
             options["kv-cache-memory-bytes"] = int(self.kv_cache_gib * 2**30)

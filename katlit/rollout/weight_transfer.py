@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from katlit.errors import UserError
+from katlit.export import MTP_FOLDER
 from katlit.rollout.checkpoint_files import checkpoint_files
 from katlit.rollout.file_transfer import BACKEND, tensors
 from katlit.rollout.isolation import preserved_process
@@ -27,8 +28,13 @@ class FileTransfer:
         self._client = client
 
     def send(self, directory: Path) -> None:
-        """Have the server load the files."""
-        self._client.post("/start_weight_update")
+        """Have the server load the files, and those of the module that drafts, if there is one."""
+        self._update("/start_weight_update", directory)
+        if (directory / MTP_FOLDER).is_dir():
+            self._update("/start_draft_weight_update", directory / MTP_FOLDER)
+
+    def _update(self, start: str, directory: Path) -> None:
+        self._client.post(start)
         self._client.post("/update_weights", {"update_info": {"files": checkpoint_files(directory)}})
         self._client.post("/finish_weight_update")
 
@@ -142,6 +148,7 @@ def check_joined(client: ServerClient, max_context: int, backend: str) -> None:
     checks = [
         ("logprobs_mode", model["logprobs_mode"], "processed_logprobs"),
         ("weight_transfer_config.backend", (config["weight_transfer_config"] or {}).get("backend"), backend),
+        ("speculative_config", config["speculative_config"], None),
         ("hf_overrides", model["hf_overrides"], {"tie_word_embeddings": False}),
     ]
     for name, found, expected in checks:

@@ -17,6 +17,7 @@ from katlit.pretrained import load_tokenizer
 from katlit.protocol import MARKERS
 
 CONFIGS = [QWEN, LLAMA, QWEN | {"tie_word_embeddings": True}, QWEN3_MOE, QWEN2_MOE]
+WEIGHTS = "model.safetensors"
 NAMES = ["qwen2", "llama", "tied", "qwen3_moe", "qwen2_moe"]
 
 
@@ -220,22 +221,24 @@ def test_mtp_names_are_those_of_the_drafter(tmp_path: Path) -> None:
 
 
 def test_mtp_modules_have_a_folder_of_their_own(tmp_path: Path) -> None:
-    for name, config, architecture in (
+    for kind, config, architecture in (
         ("qwen", QWEN, "MiMoForCausalLM"),
         ("llama", LLAMA, "LlamaForCausalLM"),
     ):
         backbone = tiny_backbone(tmp_path, config, mtp_depth=2)
         backbone.materialize()
-        out = tmp_path / name
+        out = tmp_path / kind
         backbone.export(out)
-        assert sorted(path.name for path in (out / "mtp").iterdir()) == ["config.json", "model.safetensors"]
-        assert set(load_file(out / "model.safetensors")) == set(dict(backbone.named_weights()))
-        assert set(load_file(out / "mtp/model.safetensors")) == {
-            n for n in all_weights(backbone) if ".mtp_" in n
-        }
+        files = {str(path.relative_to(out)) for path in out.glob("mtp/**/*") if path.is_file()}
+        assert files == {f"mtp/{file}" for file in ("config.json", WEIGHTS, f"deeper/{WEIGHTS}")}
+        assert set(load_file(out / WEIGHTS)) == set(dict(backbone.named_weights()))
+        for number, file in enumerate((f"mtp/{WEIGHTS}", f"mtp/deeper/{WEIGHTS}")):
+            names = {name for name in all_weights(backbone) if f".mtp_layers.{number}." in name}
+            assert set(load_file(out / file)) == names
         own, drafter = (json.loads((out / part / "config.json").read_text()) for part in (".", "mtp"))
         assert own["architectures"] == [type(backbone.causal_lm).__name__]
-        assert drafter == own | {"architectures": [architecture]}
+        assert own["num_nextn_predict_layers"] == 2
+        assert drafter == own | {"architectures": [architecture], "num_nextn_predict_layers": 1}
 
 
 def test_export_spares_a_folder_of_other_things(tmp_path: Path) -> None:

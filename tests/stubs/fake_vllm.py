@@ -15,6 +15,7 @@ CONFIG = {
         "max_model_len": 2048,
     },
     "weight_transfer_config": {"backend": BACKEND},
+    "speculative_config": None,
 }
 
 

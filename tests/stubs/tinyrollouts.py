@@ -116,12 +116,12 @@ def train(
     fit: Mapping[str, Any] = MappingProxyType({}),
     resumed_from: Path | None = None,
     callbacks: Sequence[Callback] = (),
+    backbone: Backbone | None = None,
+    learning_rate: float = 3e-2,
     **settings: Any,
 ) -> tuple[Watch, Outcomes, RolloutSampler]:
-    backbone = tiny_backbone(
-        directory, SHAPE | {"tie_word_embeddings": tied}, mtp_depth=int(engine.takes_mtp)
-    )
-    stage = StepSRPO(backbone, Optimization(learning_rate=3e-2), temperature=temperature)
+    backbone = backbone or tiny_backbone(directory, SHAPE | {"tie_word_embeddings": tied})
+    stage = StepSRPO(backbone, Optimization(learning_rate=learning_rate), temperature=temperature)
     reward = reward or CompositeReward({"accuracy": FirstLetter()}, {"accuracy": 1.0})
     sampler = RolloutSampler(
         engine, reward, SamplingParameters(temperature=0.7, max_tokens=12), row_tokens=96, **settings

@@ -27,14 +27,10 @@ class FinishingVLLM(Whole, VLLMEngine): ...
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize(
-    "kind",
-    ["hf", pytest.param("vllm", marks=pytest.mark.vllm), pytest.param("drafting", marks=pytest.mark.vllm)],
-)
+@pytest.mark.parametrize("kind", ["hf", pytest.param("vllm", marks=pytest.mark.vllm)])
 def test_engine_and_trainer_agree_after_every_update(tmp_path: Path, kind: str, tied: bool) -> None:
     settings = {"max_context": 125, "max_num_seqs": 32, "kv_cache_gib": 0.1}
-    drafting = int(kind == "drafting")
-    engine = Finishing() if kind == "hf" else FinishingVLLM(**settings, speculative_tokens=drafting)
+    engine = Finishing() if kind == "hf" else FinishingVLLM(**settings)
     watch, _, _ = train(tmp_path, engine, BATCHES, tied)
     assert len(watch.batches) == 4
     for batch, truth, logged in zip(watch.batches, watch.truth, watch.logged, strict=True):
@@ -44,7 +40,7 @@ def test_engine_and_trainer_agree_after_every_update(tmp_path: Path, kind: str, 
         assert logged["rollout/logprob_gap"] < 1e-4
         assert logged["rollout/logprob_gap"] > 0
         assert logged["train/judge_advantage_std"] + logged["train/answer_advantage_std"] > 0
-        assert ("rollout/tokens_per_pass" in logged) == bool(drafting)
+        assert "rollout/tokens_per_pass" not in logged
 
 
 def test_the_step_sees_every_rollout_whole(tmp_path: Path) -> None:

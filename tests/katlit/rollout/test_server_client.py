@@ -129,6 +129,10 @@ FAULTS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "aborted": (changed(finish_reason="abort", token_ids=[], logprobs=None), "ended by 'abort'"),
     "other weights": (changed(weight_versions=[{"version": "other"}]), r"with weights \['other'\]"),
     "no weights": (changed(weight_versions=None), "which no vLLM"),
+    "no figures of drafts": (
+        lambda h, body: h.server.completion(body) | {"metrics": {"speculative_decoding": {"other": 1}}},
+        "which no vLLM",
+    ),
     "broken": (lambda h, _: reply(h, "EngineDeadError", 500), "answers status 500: EngineDeadError"),
     "refused": (lambda h, _: reply(h, "token out of range", 400), "answers status 400: token out of range"),
     "not found": (lambda h, _: reply(h, "Not Found", 404), "404: Not Found; it needs vLLM 0.32 with"),
@@ -246,12 +250,19 @@ def test_a_full_disk_is_an_error_after_all_weights_were_gathered(
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("logprobs_mode", "raw_logprobs"), ("hf_overrides", {}), ("max_model_len", 100)]
+    ("key", "value"),
+    [
+        ("logprobs_mode", "raw_logprobs"),
+        ("hf_overrides", {}),
+        ("max_model_len", 100),
+        ("speculative_config", {"method": "mtp"}),
+    ],
 )
 def test_a_server_with_other_settings_is_not_joined(
     fake: Fake, qwen2_directory: Path, key: str, value: object
 ) -> None:
-    other = CONFIG | {"model_config": CONFIG["model_config"] | {key: value}}
+    one = {key: value}
+    other = CONFIG | (one if key in CONFIG else {"model_config": CONFIG["model_config"] | one})
     fake.answers["/server_info"] = lambda *_: {"vllm_config": other}
     engine = VLLMServer(url=fake.url, timeouts=QUICK)
     with pytest.raises(UserError, match=f"{fake.url} runs with {key}"):
@@ -263,13 +274,21 @@ def test_settings_are_checked(tmp_path: Path, qwen2_directory: Path) -> None:
         VLLMServer(url="localhost:8000")
     with pytest.raises(UserError, match="max_concurrent_requests: 0"):
         VLLMServer(max_concurrent_requests=0)
+    with pytest.raises(UserError, match="speculative_tokens: -1"):
+        ServerOptions(speculative_tokens=-1)
+    drafting: dict[str, Any] = {"options": ServerOptions(speculative_tokens=1)}
+    for settings in ({"url": "http://localhost:8000"}, {"backend": "nccl"}):
+        with pytest.raises(UserError, match=r"options\.speculative_tokens: 1, but only a server that is st"):
+            VLLMServer(**settings, **drafting)
+    with pytest.raises(UserError, match=r"speculative_tokens: the model has no MTP modules"):
+        VLLMServer(**drafting).start(qwen2_directory)
     with pytest.raises(UserError, match=r"timeouts\.hang: 0"):
         ServerTimeouts(hang=0)
     with pytest.raises(UserError, match=r"no config\.json"):
         VLLMServer().start(tmp_path)
     with pytest.raises(UserError, match="max_num_batched_tokens: 100"):
-        ServerOptions(max_num_batched_tokens=100).command_line(150, BACKEND, 1, 0)
+        ServerOptions(max_num_batched_tokens=100).command_line(tmp_path, 150, BACKEND, 1, 0)
     with pytest.raises(UserError, match=r"directory: .*/missing is no folder"):
         VLLMServer(directory=tmp_path / "missing").start(qwen2_directory)
     with pytest.raises(UserError, match=r"log_file: .*/missing/log; its folder is missing"):
-        ServerOptions(log_file=tmp_path / "missing/log").command_line(150, BACKEND, 1, 0)
+        ServerOptions(log_file=tmp_path / "missing/log").command_line(tmp_path, 150, BACKEND, 1, 0)

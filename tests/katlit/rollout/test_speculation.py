@@ -4,59 +4,34 @@ import json
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from tinydrafts import (
+    COUNTING,
+    FREE,
+    GREEDY,
+    PROMPTS,
+    SEEDS,
+    WIDE,
+    Running,
+    assert_greedy,
+    expected_drafts,
+    gap,
+    log_distribution,
+    logits,
+    train,
+)
 from tinymodel import LLAMA, QWEN, tiny_backbone
-from torch import Tensor
 
-from katlit.backbone import Backbone
 from katlit.errors import UserError
-from katlit.rollout import Completion, SamplingParameters, VLLMEngine
+from katlit.rollout import SamplingParameters, VLLMEngine
 from katlit.rollout.isolation import preserved_process
-from katlit.rollout.speculation import Drafts, speculation
+from katlit.rollout.speculation import speculation
 
 ROOT = Path(__file__).parents[3]
-# vLLM's attention on the CPU wants heads of 32.
-WIDE: dict[str, Any] = QWEN | {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
-PERIOD = 20
-PROMPTS = [[(7 * i + 3 * j) % PERIOD for j in range(2 + 5 * i)] for i in range(7)]
-COUNTING = [3 * j % PERIOD for j in range(40)]
-SEEDS = list(range(100, 107))
-FREE = SamplingParameters(max_tokens=40)
-GREEDY = SamplingParameters(temperature=0.0, max_tokens=40)
-
-
-def train(backbone: Backbone, steps: int) -> None:
-    """Learn to count in threes, with mistakes: the modules are often right, and often wrong."""
-    optimizer = torch.optim.AdamW(backbone.parameters(), lr=3e-3)
-    positions = torch.arange(32).expand(8, -1)
-    for _ in range(steps):
-        ids = (torch.randint(PERIOD, (8, 1)) + 3 * torch.arange(32)) % PERIOD
-        ids = torch.where(torch.rand(ids.shape) < 0.15, torch.randint(PERIOD, ids.shape), ids)
-        hidden = backbone(ids, positions, with_mtp=True)
-        losses = [
-            torch.nn.functional.cross_entropy(
-                backbone.logits(states[:, 1 : -k - 1]).flatten(0, 1), ids[:, k + 2 :].flatten()
-            )
-            for k, states in enumerate((hidden.main, *hidden.mtp))
-        ]
-        torch.stack(losses).sum().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-
-@dataclass
-class Running:
-    engine: VLLMEngine
-    backbone: Backbone
-
-    def sync(self) -> None:
-        self.engine.sync_weights(self.backbone.named_weights(include_mtp=True))
 
 
 @pytest.fixture(scope="module")
@@ -76,63 +51,13 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         engine.close()
 
 
-@torch.no_grad()
-def logits(backbone: Backbone, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Of the model and of its first MTP module, [L, V] each."""
-    rows = torch.tensor([ids])
-    hidden = backbone(rows, torch.arange(len(ids)).unsqueeze(0), with_mtp=True)
-    return backbone.logits(hidden.main[0]), backbone.logits(hidden.mtp[0][0])
-
-
-def log_distribution(row: Tensor, sampling: SamplingParameters) -> Tensor:
-    """Log-probabilities [V] under temperature, `top_k` and then `top_p`, token by token."""
-    scaled = row.double() / (sampling.temperature or 1.0)
-    ranked = scaled.argsort(descending=True).tolist()[: sampling.top_k or None]
-    shares = scaled[ranked].softmax(-1)
-    kept = [token for i, token in enumerate(ranked) if shares[:i].sum() < sampling.top_p]
-    result = torch.full_like(scaled, -torch.inf)
-    result[kept] = scaled[kept].log_softmax(-1)
-    return result
-
-
-def gap(running: Running, completions: Sequence[Completion], sampling: SamplingParameters) -> float:
-    """Largest difference between the engine's log-probabilities and the model's."""
-    largest = 0.0
-    for prompt, completion in zip(PROMPTS, completions, strict=True):
-        rows, _ = logits(running.backbone, prompt + completion.token_ids)
-        for i, token in enumerate(completion.token_ids):
-            truth = log_distribution(rows[len(prompt) + i - 1], sampling)[token].item()
-            largest = max(largest, abs(truth - completion.log_probs[i]))
-    return largest
-
-
-def expected_drafts(backbone: Backbone, prompt: list[int], completion: Completion) -> Drafts:
-    """Walk through a greedy completion as vLLM does: draft, check, take one token more."""
-    ids = prompt + completion.token_ids
-    _, drafts = logits(backbone, ids)
-    found = Drafts()
-    known = len(prompt) + 1  # the pass over the prompt gives a token and a draft
-    while known < len(ids):
-        right = drafts[known - 2].argmax().item() == ids[known]
-        found.proposed, found.passes = found.proposed + 1, found.passes + 1
-        found.accepted += right
-        known += 1 + right
-    return found
-
-
 @pytest.mark.vllm
 def test_greedy_text_is_the_models_and_the_drafts_are_our_modules(running: Running) -> None:
     running.sync()
     for _ in range(2):
         completions = running.engine.generate(PROMPTS, GREEDY)
-        expected = Drafts()
-        for prompt, completion in zip(PROMPTS, completions, strict=True):
-            rows, _ = logits(running.backbone, prompt + completion.token_ids)
-            assert completion.token_ids == rows[len(prompt) - 1 : -1].argmax(-1).tolist()
-            one = expected_drafts(running.backbone, prompt, completion)
-            expected = Drafts(
-                *(sum(pair) for pair in zip(vars(expected).values(), vars(one).values(), strict=True))
-            )
+        assert_greedy(running.backbone, PROMPTS, completions)
+        expected = expected_drafts(running.backbone, PROMPTS, completions)
         assert running.engine._drafts == expected
         assert 0.3 < expected.acceptance < 1
         statistics = running.engine.statistics()
@@ -277,6 +202,10 @@ def test_what_cannot_draft_is_refused(tmp_path: Path) -> None:
     assert speculation(tmp_path / "qwen", 2, 123)["max_model_len"] == 128
     with pytest.raises(UserError, match="has 128; set max_context to 123 at most"):
         speculation(tmp_path / "qwen", 2, 124)
+    file = tmp_path / "qwen/mtp/config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"num_nextn_predict_layers": 2}))
+    with pytest.raises(UserError, match="names 2 modules, but vLLM drafts with one; load the model by"):
+        speculation(tmp_path / "qwen", 1, 64)
     with pytest.raises(UserError, match="speculative_tokens: -1"):
         VLLMEngine(speculative_tokens=-1)
     with pytest.raises(UserError, match="max_num_batched_tokens: 300; give at least 400"):

@@ -95,8 +95,8 @@ class Interrupting:
         return getattr(self.client, name)
 
     def generate(self, requests: Any, sampling: Any, version: str, done: Any, closing: Any) -> None:
-        def notice(index: int, completion: Completion) -> None:
-            done(index, completion)
+        def notice(*completed: Any) -> None:
+            done(*completed)
             self.arrived += 1
             if self.arrived == 8:
                 self.action()

@@ -46,7 +46,9 @@ def logged(directory: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("strategy", ["fsdp2", "fsdp2_tp", "deepspeed_z1", "deepspeed_z3"])
+@pytest.mark.parametrize(
+    "strategy", ["fsdp2", "fsdp2_tp", pytest.param("deepspeed_z1", marks=pytest.mark.soak), "deepspeed_z3"]
+)
 def test_two_processes_become_one(tmp_path: Path, strategy: str) -> None:
     backbone = tiny_backbone(tmp_path / "made")
     backbone.materialize()

@@ -94,7 +94,7 @@ def test_the_recipe_from_end_to_end(tmp_path: Path) -> None:
     assert "</judge>" in table["data"][0][2]
     stored = {artifact.path for artifact in client.list_artifacts(reinforced.info.run_id)}
     assert {"config.yaml", "rollouts.json", "model"} <= stored
-    for record in read_records(demo / "step_srpo/rollouts", 0)[::20]:
+    for record in read_records(demo / "step_srpo/rollouts", 0)[::40]:
         name = f"0/{record['prompt_id']}/{record['index']}"
         shown = katlit(tmp_path, ["replay", "--run=outputs/demo/step_srpo", f"--rollout={name}"])
         assert f"the same {len(record['token_ids'])} tokens" in shown

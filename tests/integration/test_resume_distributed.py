@@ -63,7 +63,9 @@ def test_a_killed_run_ends_as_the_uninterrupted_one(whole: Path, tmp_path: Path,
     assert_same_end(tmp_path / "killed", whole)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "deepspeed_z3"], indirect=True)
+@pytest.mark.parametrize(
+    "strategy", [pytest.param("ddp", marks=pytest.mark.soak), "deepspeed_z3"], indirect=True
+)
 def test_sigterm_to_one_process_stops_all_with_a_checkpoint(
     whole: Path, tmp_path: Path, strategy: str
 ) -> None:

@@ -164,7 +164,7 @@ class Backbone(nn.Module):
             self._add_mtp()
             # After the MTP modules, which copy the last layer as it is:
             if self.depth is not None:
-                deepen(model, self.decoder()[0], self.depth)
+                deepen(model, self.depth)
             if self.lora is not None:
                 new = range(self._first_new_token, len(protocol.tokenizer))
                 self._trained_rows = trained_rows(self.lora, protocol, new)

@@ -29,8 +29,8 @@ def backbone_shape(backbone: Backbone) -> Shape:
     key = "backbone.init_from" if backbone.init_from else "backbone.model"
     settings: dict[str, Any] = load_config(source, key).to_dict() if source else dict(backbone.config or {})
     if backbone.depth is not None:
-        settings = AutoConfig.for_model(**settings).to_dict()
-        settings |= deeper_config(settings, backbone.depth)
+        config = AutoConfig.for_model(**settings)
+        settings = config.to_dict() | deeper_config(config, backbone.depth)
     named = source is not None or backbone.tokenizer is not None
     tokens = len(backbone.load_tokenizer().tokenizer) if named else 0
     depth = backbone.mtp_depth

@@ -106,7 +106,7 @@ def shape_of(model: PreTrainedModel, mtp_depth: int = 0) -> Shape:
     """
     config: Any = model.config
     layers = getattr(model.base_model, "layers", None)
-    if not isinstance(layers, nn.ModuleList):
+    if not isinstance(layers, nn.ModuleList) or not hasattr(config, "num_key_value_heads"):
         raise UserError(f"plan: {config.model_type} is no Llama-like decoder; choose another model")
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     experts = [_numel(part.experts) for part in model.modules() if hasattr(part, "experts")]

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from katlit.backbone import Backbone
+from katlit.depth import DepthSettings
 from katlit.errors import UserError
 from katlit.plan.outline import backbone_shape, config_shape, model_shape
 
@@ -59,3 +60,11 @@ def test_a_backbone_whose_experts_are_not_known_is_refused(tmp_path: Path) -> No
 def test_a_model_must_be_named() -> None:
     with pytest.raises(UserError, match="give model"):
         backbone_shape(Backbone())
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gpt_neox"])
+def test_a_model_of_other_names_is_refused(kind: str, tmp_path: Path) -> None:
+    config = {"model_type": kind, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    deeper = tiny_backbone(tmp_path, config, depth=DepthSettings(layers=3))
+    with pytest.raises(UserError, match=f"plan: {kind} is no Llama-like decoder"):
+        backbone_shape(deeper)

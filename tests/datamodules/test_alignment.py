@@ -153,6 +153,11 @@ def test_a_space_put_before_the_text_is_no_part_of_it() -> None:
     assert starts_from_spelling(["▁a", "<0x0A>", "b"], "a\nb") == [0, 1, 2]
 
 
+def test_the_first_character_has_its_offsets_where_no_space_is_put_before_it(encode: Any) -> None:
+    piece = encode("byte-fallback", " 5▁")  # spelled with two spaces, which do not add up
+    assert (piece.tokens, piece.starts) == (["▁", "5", "▁"], [0, 1, 2])
+
+
 def test_spellings_that_do_not_add_up_are_not_guessed() -> None:
     assert starts_from_spelling(["<unk>", "b"], "ab") is None
 

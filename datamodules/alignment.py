@@ -86,18 +86,34 @@ def starts_from_spans(spans: Sequence[Span], text: str) -> list[int | None]:
     A token has a start only where it begins at the very end of the ones before it. Two kinds of gaps are
     allowed: combining marks, which a normalizer composed with the character before them or dropped, belong
     to the token before; white space that the tokenizer cannot spell belongs to the token after, as it does
-    where it is spelled. Elsewhere the prefix is ambiguous (one character normalised into several tokens), and
-    an unpaired target is better than a wrong pair.
+    where it is spelled. Elsewhere the prefix is ambiguous (one character normalised into several tokens; one
+    of several marks on a letter, for normalizers reorder them), and an unpaired target is better than a wrong
+    pair.
     """
     starts: list[int | None] = []
     consumed = 0
     for start, end in spans:
-        while consumed < start and unicodedata.combining(text[consumed]):
+        while consumed < start and _is_mark(text[consumed]):
             consumed += 1
         begins = start == consumed or (start > consumed and text[consumed:start].isspace())
+        begins = begins and not _splits_marks(text, start)
         starts.append(len(text[:consumed].encode()) if begins and start < end else None)
         consumed = max(consumed, end)
     return starts
+
+
+def _is_mark(letter: str) -> bool:
+    return bool(unicodedata.combining(unicodedata.normalize("NFKD", letter)[0]))
+
+
+def _splits_marks(text: str, place: int) -> bool:
+    """Whether a mark stands there whose letter has other marks, written apart or within the letter."""
+    first = last = place
+    while last < len(text) and _is_mark(text[last]):
+        last += 1
+    while 0 < first < last and _is_mark(text[first]):
+        first -= 1
+    return place < last and sum(map(_is_mark, unicodedata.normalize("NFKD", text[first:last]))) > 1
 
 
 def pair_targets(student: Sequence[Piece], teacher: Sequence[Piece]) -> list[tuple[int, int]]:

@@ -120,4 +120,5 @@ def _drop_prefix(part: Any, *, continuing: bool) -> None:
     elif part["type"] == "ByteLevel" and continuing:
         part["add_prefix_space"] = False
     elif part["type"] == "Prepend" and continuing:
-        part["prepend"] = ""
+        part.clear()  # to prepend nothing would give the first character an empty span
+        part |= {"type": "Sequence", "normalizers": []}

@@ -25,18 +25,18 @@ CORPUS = [
 ] * 4  # fmt: skip
 
 
-def byte_level(vocab_size: int) -> Tokenizer:
+def byte_level(vocab_size: int, corpus: Sequence[str]) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.train_from_iterator(corpus, trainer)
     return tokenizer
 
 
-def character_level() -> Tokenizer:
-    letters = sorted({*"".join(CORPUS), *map(chr, range(32, 127)), "\n"})
+def character_level(corpus: Sequence[str]) -> Tokenizer:
+    letters = sorted({*"".join(corpus), *map(chr, range(32, 127)), "\n"})
     vocabulary = {letter: index for index, letter in enumerate([UNKNOWN, *letters])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(pattern="", behavior="isolated")
@@ -44,16 +44,17 @@ def character_level() -> Tokenizer:
     return tokenizer
 
 
-def unigram() -> Tokenizer:
+def unigram(corpus: Sequence[str]) -> Tokenizer:
     """SentencePiece's manner: `▁` for spaces, one put before the text, compatibility normalisation."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=True)
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
+    size = max(150, 2 * len({*"".join(corpus)}))
     trainer = trainers.UnigramTrainer(
-        vocab_size=150, unk_token=UNKNOWN, special_tokens=[UNKNOWN], show_progress=False
+        vocab_size=size, unk_token=UNKNOWN, special_tokens=[UNKNOWN], show_progress=False
     )
-    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.train_from_iterator(corpus, trainer)
     return tokenizer
 
 
@@ -67,9 +68,9 @@ def words() -> Tokenizer:
     return tokenizer
 
 
-def byte_level_composing() -> Tokenizer:
+def byte_level_composing(corpus: Sequence[str]) -> Tokenizer:
     """Qwen's manner: composes characters first, and reports offsets without white space."""
-    tokenizer = byte_level(330)
+    tokenizer = byte_level(330, corpus)
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
     return tokenizer
@@ -90,28 +91,29 @@ def byte_fallback() -> Tokenizer:
     return tokenizer
 
 
-def word_piece() -> Tokenizer:
+def word_piece(corpus: Sequence[str]) -> Tokenizer:
     """BERT's manner: loses white space, case and accents."""
     tokenizer = Tokenizer(models.WordPiece(unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(cleanup=False)
     letters = [chr(code) for code in range(33, 127)]
+    size = max(300, 3 * len({*"".join(corpus)}))
     trainer = trainers.WordPieceTrainer(
-        vocab_size=300, special_tokens=[UNKNOWN], initial_alphabet=letters, show_progress=False
+        vocab_size=size, special_tokens=[UNKNOWN], initial_alphabet=letters, show_progress=False
     )
-    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.train_from_iterator(corpus, trainer)
     return tokenizer
 
 
-BUILDERS: dict[str, Callable[[], Tokenizer]] = {
-    "byte-small": lambda: byte_level(270),
-    "byte-large": lambda: byte_level(400),
+BUILDERS: dict[str, Callable[[Sequence[str]], Tokenizer]] = {
+    "byte-small": lambda corpus: byte_level(270, corpus),
+    "byte-large": lambda corpus: byte_level(400, corpus),
     "characters": character_level,
     "unigram": unigram,
-    "words": words,
+    "words": lambda _: words(),
     "byte-composing": byte_level_composing,
-    "byte-fallback": byte_fallback,
+    "byte-fallback": lambda _: byte_fallback(),
     "word-piece": word_piece,
 }
 
@@ -119,7 +121,7 @@ BUILDERS: dict[str, Callable[[], Tokenizer]] = {
 @cache
 def built(name: str) -> str:
     """Once a run: the trainer of WordPiece breaks ties as it likes, and the vocabulary differs each time."""
-    return BUILDERS[name]().to_str()
+    return BUILDERS[name](CORPUS).to_str()
 
 
 def build_fast(name: str) -> Any:
@@ -132,8 +134,14 @@ def fast() -> Callable[[str], Any]:
 
 
 @pytest.fixture(scope="session")
-def zoo() -> dict[str, Any]:
-    return {name: build_fast(name) for name in BUILDERS}
+def zoo() -> dict[str, Tokenizer]:
+    return {name: Tokenizer.from_str(built(name)) for name in BUILDERS}
+
+
+@pytest.fixture(scope="session")
+def train() -> Callable[[str, Sequence[str]], Tokenizer]:
+    """Build one of them from other texts, of whose letters none is unknown to it then."""
+    return lambda name, corpus: BUILDERS[name](corpus)
 
 
 def prepared(name: str) -> Any:

@@ -22,6 +22,7 @@ from katlit.export import read_mtp, write_directory
 from katlit.gather import is_rank_zero, whole_tensors
 from katlit.lora import LoraSettings, add_adapters, merged_weights, trained_rows, write_adapters
 from katlit.mtp import MTP_PREFIX, MTPModule, future_embeddings, stored_name
+from katlit.packed_rows import require_documents_apart
 from katlit.pretrained import (
     Attention,
     Dtype,
@@ -147,8 +148,8 @@ class Backbone(nn.Module):
         Everything lands on the CPU; the strategy moves or shards it.
 
         Raises:
-            UserError: where a directory, its configuration or its tokenizer is missing, or MTP is asked of a
-                model that has no Llama-like decoder.
+            UserError: where a directory, its configuration or its tokenizer is missing, MTP is asked of a
+                model that has no Llama-like decoder, or documents of a packed row see each other.
         """
         if self.is_materialized:
             return
@@ -157,6 +158,7 @@ class Backbone(nn.Module):
             torch.manual_seed(self.seed)
             model = self._create(len(protocol.tokenizer))
             check_experts(model, self.router_loss_weight)
+            require_documents_apart(model)
             grow_vocabulary(model, len(protocol.tokenizer), self._first_new_token, self.seed)
             if self.gradient_checkpointing:
                 model.gradient_checkpointing_enable({"use_reentrant": False})

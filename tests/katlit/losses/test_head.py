@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -162,6 +163,35 @@ def _plain_in_half(hidden: Tensor, weight: Tensor, targets: Tensor, *rest: objec
 def _plain_in_double(hidden: Tensor, weight: Tensor, targets: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
     theirs, matrix, divergence = rest
     return plain(hidden.double(), weight.double(), targets, theirs.double(), matrix.double(), divergence)
+
+
+class Recording(JensenShannon):
+    """Checks what it adds to; the kernels' tests cover no other types."""
+
+    def add_gradient(self, student: Tensor, teacher: Tensor, *rest: Any) -> None:
+        assert student.dtype == teacher.dtype == torch.bfloat16
+        assert rest[-1].dtype == torch.float32
+        super().add_gradient(student, teacher, *rest)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_divergence_adds_to_float32_and_all_else_is_written_over_the_logits(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_place: list[bool] = []
+    write = head.log_prob.backward
+
+    def backward(logits: Tensor, ids: Tensor, found: Any, upstream: Tensor, out: Tensor, t: float) -> None:
+        in_place.append(out.data_ptr() == logits.data_ptr())
+        assert out.dtype == (logits.dtype if in_place[-1] else torch.float32)
+        write(logits, ids, found, upstream, out, t)
+
+    monkeypatch.setattr(head.log_prob, "backward", backward)
+    hidden, weight, targets = case(DEPTHS, TARGETS, dtype=dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        values = distillation(hidden, weight, targets, *teacher(6, VOCABULARY, dtype), Recording())
+    weighted(values).backward()
+    assert in_place == [False, True]  # the targets with a teacher, then those without
 
 
 def test_autocast_multiplies_in_its_type_and_adds_in_float32() -> None:

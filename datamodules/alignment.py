@@ -87,8 +87,8 @@ def starts_from_spans(spans: Sequence[Span], text: str) -> list[int | None]:
     allowed: combining marks, which a normalizer composed with the character before them or dropped, belong
     to the token before; white space that the tokenizer cannot spell belongs to the token after, as it does
     where it is spelled. Elsewhere the prefix is ambiguous (one character normalised into several tokens; one
-    of several marks on a letter, for normalizers reorder them), and an unpaired target is better than a wrong
-    pair.
+    of several marks on a letter, for normalizers reorder them and compose the letter with any), and an
+    unpaired target is better than a wrong pair.
     """
     starts: list[int | None] = []
     consumed = 0
@@ -107,13 +107,17 @@ def _is_mark(letter: str) -> bool:
 
 
 def _splits_marks(text: str, place: int) -> bool:
-    """Whether a mark stands there whose letter has other marks, written apart or within the letter."""
+    """Whether a mark stands there that is not the only one on one plain letter.
+
+    What is written as one letter may hold others and marks of theirs: `á`, `ﬁ`.
+    """
     first = last = place
     while last < len(text) and _is_mark(text[last]):
         last += 1
     while 0 < first < last and _is_mark(text[first]):
         first -= 1
-    return place < last and sum(map(_is_mark, unicodedata.normalize("NFKD", text[first:last]))) > 1
+    letters = unicodedata.normalize("NFKD", text[first:last])
+    return place < last and len(letters) > (1 if _is_mark(letters[0]) else 2)
 
 
 def pair_targets(student: Sequence[Piece], teacher: Sequence[Piece]) -> list[tuple[int, int]]:

@@ -27,7 +27,7 @@ KINDS = (*COVERING, "words")
 UNKNOWING = ("characters", "word-piece", "words")  # say "[UNK]" of a stretch, which their offsets tell
 HARD = [
     "Calculate", " the", "answer ", "5 - 3", "\n", "\r\n", "\t", "  ", "café", "cafe\u0301", "ﬁ½①", "Über",
-    "İ", "ẛ̣", "👩\u200d👩\u200d👧", "🇫🇷🇯🇵", "👍🏽", "❤\ufe0f", "e\u0301\u0323", "á\u0327", "각",
+    "İ", "ẛ̣", "ﬁ\u0301", "👩\u200d👩\u200d👧", "🇫🇷🇯🇵", "👍🏽", "❤\ufe0f", "e\u0301\u0323", "á\u0327", "각",
     "\u1100\u1161\u11a8", "中文", "かが", "\u304b\u3099", "ｶ\uff9e", "क\u093c्षि", "بّ", "Σας",
     "def f(x):\n    return x[-1]", "▁", "Ġ", "<0x0A>", "##er", "\x00", "\u200b", "\u00a0", "\u3000",
     *MARKERS,
@@ -243,10 +243,11 @@ def test_a_composed_character_is_consumed_with_its_marks() -> None:
     assert starts_from_spans([(0, 1), (1, 2), (2, 3)], "e\u0301x") == [0, 1, 3]
 
 
-def test_marks_that_a_normalizer_may_have_put_in_another_order_have_no_start() -> None:
+def test_marks_that_a_normalizer_may_have_moved_have_no_start() -> None:
     """NFC makes `ẹ` and an acute of the first, with these offsets; NFD `a`, cedilla, acute of the second."""
     assert starts_from_spans([(0, 1), (2, 3), (3, 4)], "e\u0301\u0323x") == [0, None, 5]
     assert starts_from_spans([(0, 1), (1, 2), (1, 2), (2, 3)], "á\u0327x") == [0, None, None, 4]
+    assert starts_from_spans([(0, 1), (1, 2), (2, 3)], "ﬁ\u0301x") == [0, None, 5]  # NFKC: f, í
     assert starts_from_spans([(0, 1), (2, 3), (3, 4)], "か\u0301\uff9ex") == [0, None, 8]
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from datamodules.sources import TaskPrompts
 from katlit.demo import OUTPUT, stage_command
+from katlit.metrics.tally import means
 from katlit.pretrained import load_tokenizer
 from katlit.protocol import Protocol
 from katlit.rollout import SamplingParameters, VLLMEngine
@@ -59,9 +60,10 @@ def measure(directory: Path) -> dict[str, float]:
             texts.append([completion.token_ids for completion in completions])
             rates.append(rate)
             if tokens:
-                found |= engine.statistics()
+                found |= means([engine.statistics()])
                 timed(engine, questions, sampled)
-                found |= {f"sampled_{name}": value for name, value in engine.statistics().items()}
+                sampled_means = means([engine.statistics()])
+                found |= {f"sampled_{name}": value for name, value in sampled_means.items()}
         finally:
             engine.close()
     same = [plain == drafted for plain, drafted in zip(*texts, strict=True)]

@@ -88,7 +88,8 @@ def cached_records(path: Path, build: Callable[[], list[Record]]) -> list[Record
             f"{path.name}: labelling kept no record; no sample was verified correct. "
             "Check the model and the scorer, or raise tries, samples or max_tokens"
         )
-    write_records(path, records)
+    if not path.is_file():  # else another run was quicker, and trains on what it wrote
+        write_records(path, records)
     return read_records(path)
 
 

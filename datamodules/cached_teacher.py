@@ -80,7 +80,7 @@ class CachedTeacher:
                     self._write_shard(number, manifest, transcripts, self.scorer)
             finally:
                 self.scorer.close()
-            for left in self.directory.glob(".*.partial"):  # by processes that were killed
+            for left in self.directory.glob("*.partial"):  # by processes that were killed
                 left.unlink(missing_ok=True)
         self._report(self._open(manifest, transcripts), transcripts)
 

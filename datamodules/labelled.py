@@ -151,7 +151,10 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
         """Read and encode the records, drop over-long documents, split off the validation share."""
         if self.train_indices:
             return
-        records = read_records(self.records_path())
+        path = self.records_path()
+        if self._records_file is None and not path.is_file():
+            raise UserError(f"{path}: no labels; set cache_dir to a folder that all machines share")
+        records = read_records(path)
         documents = self.encode(records)
         self.lengths = [len(document.token_ids) for document in documents]
         usable = [index for index, length in enumerate(self.lengths) if length <= self._batches.batch_tokens]

@@ -158,7 +158,7 @@ class Backbone(nn.Module):
             torch.manual_seed(self.seed)
             model = self._create(len(protocol.tokenizer))
             check_experts(model, self.router_loss_weight)
-            require_documents_apart(model)
+            require_documents_apart(model, "backbone")
             grow_vocabulary(model, len(protocol.tokenizer), self._first_new_token, self.seed)
             if self.gradient_checkpointing:
                 model.gradient_checkpointing_enable({"use_reentrant": False})

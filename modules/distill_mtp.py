@@ -25,6 +25,7 @@ from katlit.losses.uld import UniversalLogit, matching_of
 from katlit.module import DEFAULT_OPTIMIZATION, KatModule
 from katlit.needs import Needs
 from katlit.optimization import Optimization
+from katlit.packed_rows import require_documents_apart
 from katlit.pretrained import load_config, load_model, load_tokenizer, output_weight
 from katlit.shared_tokens import shared_tokens
 from katlit.teacher.comparison import LiveTeacher, ToldTeacher
@@ -119,6 +120,7 @@ class DistillMTP(KatModule):
             return ToldTeacher(self.top_divergence)
         divergence = self.divergence
         model = load_model(source, key, self.backbone.dtype, self.backbone.attention)
+        require_documents_apart(model, key)
         if self.kd == "jsd":
             self._require_one_vocabulary(key, source, len(output_weight(model)))
         elif self.uld_matching == "hybrid":

@@ -58,7 +58,8 @@ class RolloutSampler(Callback):
     the sampled tokens; where these are stale, of a few more that the engine samples after each sync
     (`katlit.rollout.probe`). With `max_staleness: 1` also `/staleness`, the optimizer steps between the
     weights that sampled and those that are trained, and `/hidden_seconds` of sampling that nobody waited for.
-    Where the engine drafts with the MTP modules, also `/draft_acceptance` (share) and `/tokens_per_pass`.
+    Where the engine drafts with the MTP modules, also `/draft_acceptance` (share) and `/tokens_per_pass`, of
+    all completions since the step before: with `max_staleness: 1`, of what has just been sampled ahead.
     Of each component of the reward, `reward/<component>`, of what was sampled first. Data with a history also
     log `history/…` (`datamodules.history.History.counts`).
 
@@ -199,9 +200,8 @@ class RolloutSampler(Callback):
                 data.record_outcomes({"prompts": [*step.prompts]} | filled[0])  # type: ignore[arg-type]
         self.skipped = len(step.prompts) - len({rollout.group for rollout in first})
         tallies = statistics(first, protocol, self._settings.reward.rewards)
-        tallies |= shares(first, left_out) | unjudged(first + later)
+        tallies |= shares(first, left_out) | unjudged(first + later) | self.engine.statistics()
         counted = means(gathered(tallies)) | {"skipped_prompts": float(self.skipped)}
-        counted |= self.engine.statistics()
         if isinstance(data, HasHistory):
             counted |= {f"history/{name}": float(number) for name, number in data.history_counts().items()}
         if self.max_staleness:
@@ -301,6 +301,7 @@ class RolloutSampler(Callback):
     @override
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         pl_module.log_dict({f"val/{name}": value for name, value in self._policy.compute().items()})
+        self.engine.statistics()  # those of the validation are not the next step's
         self.engine.sleep()
 
     def _close(self) -> None:

@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from katlit.errors import UserError
+from katlit.metrics.tally import Tally
 
 _MIN_TEMPERATURE = 0.01  # vLLM raises lower ones silently to this
 
@@ -123,11 +124,8 @@ class RolloutEngine(ABC):
         """Whether the engine drafts with the MTP modules, and so wants their weights as well."""
         return False
 
-    def statistics(self) -> dict[str, float]:
-        """What was counted during the last `generate`, or since this was last asked; logged by these names.
-
-        The engine says which of the two.
-        """
+    def statistics(self) -> dict[str, Tally]:
+        """Parts of means over this process's completions since it was last asked; logged by these names."""
         return {}
 
     @property

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from katlit.errors import UserError
 from katlit.export import MTP_ARCHITECTURES, MTP_FOLDER, read_mtp
+from katlit.metrics.tally import Tally
 from katlit.mtp import DRAFTER_PREFIX, MTP_PREFIX
 from katlit.rollout.in_place import load_in_place
 from katlit.rollout.weights import checkpoint_weights
@@ -58,9 +59,12 @@ class Drafts:
         """Tokens gained by a forward pass: the kept ones and one of the model's own."""
         return 1 + self.accepted / max(self.passes, 1)
 
-    def statistics(self) -> dict[str, float]:
-        """By the names that are logged."""
-        return {"draft_acceptance": self.acceptance, "tokens_per_pass": self.tokens_per_pass}
+    def statistics(self) -> dict[str, Tally]:
+        """Acceptance and tokens per pass as parts of means, by the names that are logged."""
+        return {
+            "draft_acceptance": Tally(self.accepted, self.proposed),
+            "tokens_per_pass": Tally(self.passes + self.accepted, self.passes),
+        }
 
 
 def speculation(model_directory: Path, tokens: int, max_context: int) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from katlit.errors import UserError
+from katlit.metrics.tally import Tally
 from katlit.rollout.cpu_sampling import mend_cpu_sampling
 from katlit.rollout.engine import Completion, RolloutEngine, SamplingParameters
 from katlit.rollout.expert_kernels import forget_expert_kernels
@@ -256,7 +257,6 @@ class VLLMEngine(RolloutEngine):
             )
             for seed in seeds
         ]
-        self._drafts = Drafts()
         completions: dict[int, Completion] = {}
         with preserved_torch_seed(), self._own_group(), self._compilation():
             inputs = [TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
@@ -268,9 +268,10 @@ class VLLMEngine(RolloutEngine):
                     finished(index, completions[index])
         return [completions[index] for index in range(len(prompts))]
 
-    def statistics(self) -> dict[str, float]:
-        """Of the last `generate`: share of the drafted tokens that were kept, tokens gained by a pass."""
-        return self._drafts.statistics() if self.takes_mtp else {}
+    def statistics(self) -> dict[str, Tally]:
+        """Share of the drafted tokens that were kept, tokens gained by a pass; see `RolloutEngine`."""
+        drafts, self._drafts = self._drafts, Drafts()
+        return drafts.statistics() if self.takes_mtp else {}
 
     def sync_weights(self, named_weights: Iterable[tuple[str, Tensor]]) -> None:
         """Copy the weights and forget cached prefixes; see `RolloutEngine.sync_weights`."""

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from katlit.errors import UserError
 from katlit.export import MTP_FOLDER
+from katlit.metrics.tally import Tally
 from katlit.rollout.checkpoint_files import write_checkpoint
 from katlit.rollout.cpu_sampling import MendedSampling
 from katlit.rollout.engine import Completion, RolloutEngine, SamplingParameters
@@ -238,11 +239,10 @@ class VLLMServer(RolloutEngine):
         self._drafts.append(drafts)
         return [completions[index] for index in range(len(prompts))]
 
-    def statistics(self) -> dict[str, float]:
-        """Share of the drafted tokens that were kept, and tokens gained by a forward pass.
+    def statistics(self) -> dict[str, Tally]:
+        """Share of the drafted tokens that were kept, tokens gained by a forward pass; see `RolloutEngine`.
 
-        Of this process's completions, by all calls of `generate` that ended since this was last asked: where
-        the next step is sampled ahead, the last call need not be the present step's.
+        Of all calls of `generate` that ended, one that samples the next step ahead among them.
         """
         if not self.takes_mtp:
             return {}

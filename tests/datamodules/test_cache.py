@@ -29,6 +29,17 @@ def test_a_second_call_builds_nothing(tmp_path: Path) -> None:
     assert len(calls) == 1
 
 
+def test_the_first_of_two_writers_is_read_by_both(tmp_path: Path) -> None:
+    """What it has written is trained on already."""
+    path = tmp_path / "records.jsonl"
+
+    def slow() -> list[Record]:
+        assert cached_records(path, lambda: [RECORD]) == [RECORD]
+        return [replace(RECORD, answer="2")]
+
+    assert cached_records(path, slow) == [RECORD]
+
+
 def test_errors_leave_no_file_and_come_before_the_work(tmp_path: Path) -> None:
     path = tmp_path / "cache" / "records.jsonl"
     with pytest.raises(UserError, match="labelling kept no record"):

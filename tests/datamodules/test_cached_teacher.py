@@ -22,7 +22,6 @@ from datamodules.top_k_shards import plan_shards
 from katlit.errors import UserError
 from katlit.teacher.hf import HFScorer
 from katlit.teacher.scorer import TeacherScorer, TopK, Transcript
-from katlit.trainer import KatTrainer
 
 TRANSCRIPTS = [Transcript(list(range(1, 4 + length)), 3) for length in (5, 2, 9, 1, 4)]
 
@@ -225,20 +224,6 @@ def killed(tensors, path):
 shards.save_file = killed
 cache(Path({directory!r}), Counter()).write({teacher!r}, TRANSCRIPTS)
 """
-
-
-@pytest.mark.parametrize("node", [0, 1])
-def test_one_machine_prepares(
-    data: Callable[..., DistillData], node: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What several sampled would differ; the others read what the first has written."""
-    trainer = KatTrainer(accelerator="cpu", devices=1, logger=False)
-    trainer.datamodule = data(None)
-    called: list[int] = []
-    monkeypatch.setattr(trainer.datamodule, "prepare_data", lambda: called.append(node))
-    monkeypatch.setattr(KatTrainer, "node_rank", node)
-    trainer._data_connector.prepare_data()
-    assert called == [0] * (node == 0)
 
 
 def test_two_may_write_at_once(tmp_path: Path, teacher: str, monkeypatch: pytest.MonkeyPatch) -> None:

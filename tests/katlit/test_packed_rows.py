@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import torch
 from tinymodel import LLAMA, QWEN, QWEN3_MOE, packed, tiny_backbone
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from katlit.backbone import Backbone
 from katlit.errors import UserError
 from katlit.packed_rows import require_documents_apart
+from modules import DistillMTP
 
 APART: dict[str, dict[str, Any]] = {
     "qwen2": QWEN,
@@ -26,6 +28,9 @@ TOGETHER: dict[str, dict[str, Any]] = {
     "biogpt": {},
     "bloom": {},
     "mamba": {"state_size": 4},
+    "mpt": {"d_model": 32, "n_heads": 4, "n_layers": 2},
+    "xglm": {"d_model": 32, "ffn_dim": 48, "attention_heads": 4},
+    "qwen3_5_text": {"head_dim": 8, "layer_types": ["linear_attention", "full_attention"]},
 }
 
 
@@ -45,7 +50,7 @@ def test_documents_apart(tmp_path: Path, config: dict[str, Any]) -> None:
     backbone.materialize()
     assert leak(backbone) < 1e-5
     for mode in (True, False):
-        require_documents_apart(backbone.causal_lm.train(mode).to(torch.bfloat16))
+        require_documents_apart(backbone.causal_lm.train(mode).to(torch.bfloat16), "backbone")
         assert backbone.causal_lm.training == mode
 
 
@@ -56,7 +61,7 @@ def test_documents_together(tmp_path: Path, kind: str, dtype: Any, monkeypatch: 
     make = partial(tiny_backbone, config=config, dtype=dtype, attention="eager")
     with pytest.raises(UserError, match=rf"^backbone: in {kind} models the documents of a packed row see"):
         make(tmp_path / "refused").materialize()
-    monkeypatch.setattr("katlit.backbone.require_documents_apart", lambda model: None)
+    monkeypatch.setattr("katlit.backbone.require_documents_apart", lambda model, key: None)
     backbone = make(tmp_path / "taken")
     backbone.materialize()
     assert leak(backbone) > 0.1
@@ -65,4 +70,30 @@ def test_documents_together(tmp_path: Path, kind: str, dtype: Any, monkeypatch: 
 def test_without_weights_nothing_is_measured(tmp_path: Path) -> None:
     backbone = tiny_backbone(tmp_path, QWEN)
     backbone.materialize()
-    require_documents_apart(backbone.causal_lm.to("meta"))
+    require_documents_apart(backbone.causal_lm.to("meta"), "backbone")
+
+
+def test_a_teacher_is_measured_too(tmp_path: Path) -> None:
+    config = AutoConfig.for_model(**{"vocab_size": 256} | QWEN | {"model_type": "falcon"})
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "teacher")
+    backbone = tiny_backbone(tmp_path)
+    backbone.materialize()
+    module = DistillMTP(backbone, str(tmp_path / "teacher"))
+    with pytest.raises(UserError, match=r"^model\.teacher: in falcon models the documents of a packed row"):
+        module.load_companions()
+
+
+def test_what_cannot_run_here_is_let_pass_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = tiny_backbone(tmp_path)
+    backbone.materialize()
+    model = backbone.causal_lm.train()
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no kernel\nfor it")
+
+    monkeypatch.setattr(model.base_model, "forward", fail)
+    with pytest.warns(UserWarning, match=r"^backbone: whether .* not known \(RuntimeError"):
+        require_documents_apart(model, "backbone")
+    assert model.training

@@ -7,6 +7,7 @@ import torch
 from tinydrafts import FREE, GREEDY, PROMPTS, SEEDS, WIDE, Running, assert_greedy, gap, train
 from tinymodel import tiny_backbone
 
+from katlit.metrics.tally import means
 from katlit.rollout import VLLMEngine
 
 pytestmark = pytest.mark.vllm
@@ -28,7 +29,7 @@ def test_the_first_module_drafts_them_all(tmp_path: Path, modules: int, tokens: 
             completions = engine.generate(PROMPTS, GREEDY)
             assert_greedy(backbone, PROMPTS, completions)
             assert gap(running, completions, GREEDY) < 1e-4
-            assert engine.statistics()["tokens_per_pass"] > 2  # of some drafts, more than one was right
+            assert means([engine.statistics()])["tokens_per_pass"] > 2  # several of a draft were right
             assert gap(running, engine.generate(PROMPTS, FREE, SEEDS), FREE) < 1e-4
             train(backbone, 5)
             running.sync()

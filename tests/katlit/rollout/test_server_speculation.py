@@ -10,6 +10,7 @@ import torch
 from tinydrafts import FREE, GREEDY, PROMPTS, SEEDS, WIDE, Running, assert_greedy, expected_drafts, gap, train
 from tinymodel import tiny_backbone
 
+from katlit.metrics.tally import means
 from katlit.rollout import VLLMServer
 from katlit.rollout.server_options import ServerOptions
 
@@ -68,4 +69,4 @@ def test_model_and_module_come_with_a_sync(running: Running) -> None:
     name = "model.mtp_layers.0.input_proj.weight"
     running.engine.sync_weights((weights | {name: torch.zeros_like(weights[name])}).items())
     assert [c.token_ids for c in running.engine.generate(PROMPTS, GREEDY)] == [c.token_ids for c in good]
-    assert running.engine.statistics()["draft_acceptance"] < 0.3
+    assert means([running.engine.statistics()])["draft_acceptance"] < 0.3

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import urlopen
 
+import psutil
 import pytest
 import torch
 from tinydrafts import FREE, GREEDY, PROMPTS, SEEDS, WIDE, Running, assert_greedy, expected_drafts, gap, train
@@ -70,3 +71,14 @@ def test_model_and_module_come_with_a_sync(running: Running) -> None:
     running.engine.sync_weights((weights | {name: torch.zeros_like(weights[name])}).items())
     assert [c.token_ids for c in running.engine.generate(PROMPTS, GREEDY)] == [c.token_ids for c in good]
     assert means([running.engine.statistics()])["draft_acceptance"] < 0.3
+
+
+@pytest.mark.soak
+def test_a_server_that_was_started_again_drafts_with_the_present_module(running: Running) -> None:
+    train(running.backbone, 5)
+    running.sync()
+    (http_server,) = psutil.Process(running.engine._keeper.process.group).children()
+    http_server.kill()
+    assert_greedy(running.backbone, PROMPTS, running.engine.generate(PROMPTS, GREEDY))
+    assert running.engine._keeper.restarts == 1
+    assert_present(running)

@@ -29,7 +29,8 @@ def test_an_engine_in_each_process(tmp_path: Path, strategy: str) -> None:
     assert_engine_follows_trainer(tmp_path)
 
 
-@pytest.mark.parametrize("killed", [pytest.param(False, marks=pytest.mark.soak), True])
+@pytest.mark.soak
+@pytest.mark.parametrize("killed", [False, True])
 def test_one_server_for_both(tmp_path: Path, server_environment: dict[str, str], killed: bool) -> None:
     pytest.importorskip("vllm", exc_type=ImportError)
     options = [f"{ENGINE}.options.max_num_seqs=16", f"{ENGINE}.options.kv_cache_gib=0.1"]

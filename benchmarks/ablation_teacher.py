@@ -7,9 +7,9 @@ controls, with all of its tokens in float32 and with the teacher live again, but
 instructions off, so that sums are taken in another order. The controls' teachers are the live one but for the
 rounding of float32, so what they differ by is how far training itself carries such a rounding. These runs are
 at the demo's learning rate, where this is far; all but the last also at a tenth of it, where it is not. All
-are validated on all of the held-out records after the last step.
-Over the first 20 steps, the warm-up, the students' weights are still nearly the same, so their distillation
-losses tell what the teacher on disk changes of the loss itself.
+are validated on all of the held-out records after the last step. Over the first 20 steps, the warm-up, the
+students' weights are still nearly the same, so their distillation losses tell what the teacher on disk
+changes of the loss itself.
 
 For each variant but the live ones, `ce_ratio_…` is its cross-entropy over that of the live teacher at the
 same rate, the mean over the seeds, and `interval_…` half of its 95 % interval (not a number for one seed);

@@ -197,8 +197,8 @@ def _settle(model: PreTrainedModel, layers: nn.ModuleList, order: list[int]) -> 
     with torch.device("meta"):
         twin = AutoModelForCausalLM.from_config(copy.deepcopy(model.config))
     shapes, expected = ({name: p.shape for name, p in each.named_parameters()} for each in (model, twin))
-    for name, _ in shapes.items() ^ expected.items():
-        raise _unlike(layers, name)
+    if differing := shapes.items() ^ expected.items():
+        raise _unlike(layers, min(differing)[0])
     for index, (layer, built) in enumerate(zip(layers, decoder_layers(twin), strict=True)):
         for module, other in zip(layer.modules(), built.modules(), strict=True):
             for name, own, value in _differences(module, other):

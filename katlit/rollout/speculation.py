@@ -49,18 +49,12 @@ class Drafts:
         self.accepted += sum(kept * times for kept, times in enumerate(metrics.histogram))
         self.passes += sum(metrics.histogram)
 
-    @property
-    def acceptance(self) -> float:
-        """Share of the drafted tokens that were kept."""
-        return self.accepted / max(self.proposed, 1)
-
-    @property
-    def tokens_per_pass(self) -> float:
-        """Tokens gained by a forward pass: the kept ones and one of the model's own."""
-        return 1 + self.accepted / max(self.passes, 1)
-
     def statistics(self) -> dict[str, Tally]:
-        """Acceptance and tokens per pass as parts of means, by the names that are logged."""
+        """Parts of means, by the names that are logged.
+
+        Share of the drafted tokens that were kept; tokens gained by a forward pass, the kept ones and one of
+        the model's own.
+        """
         return {
             "draft_acceptance": Tally(self.accepted, self.proposed),
             "tokens_per_pass": Tally(self.passes + self.accepted, self.passes),

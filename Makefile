@@ -17,11 +17,11 @@ STAMP := .venv/.installed
 ABLATIONS := $(wildcard benchmarks/ablation_*.py)
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input install
 
-.PHONY: demo test slow soak check ui bench ablation clean
+.PHONY: demo test slow soak check types ui bench ablation clean
 .DEFAULT_GOAL := test
 
 demo: $(STAMP)
-	$(BIN)/python -m katlit.demo --seed $(SEED)
+	$(BIN)/python -m katlit.commands.demo --seed $(SEED)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) -m "not slow and not soak and not gpu"
@@ -35,8 +35,15 @@ soak: $(STAMP)
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(MAKE) types
 	$(BIN)/codespell
+
+# mypy knows no package-dir of pyproject.toml, so it reads the packages as they are installed, by links.
+types: $(STAMP)
+	rm -rf build/types
+	mkdir -p build/types/katlit
+	ln -s $(abspath $(wildcard katlit/*.py katlit/*/) modules datamodules) build/types/katlit
+	$(BIN)/mypy
 
 ui: $(STAMP)
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///outputs/mlflow.db

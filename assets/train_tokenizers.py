@@ -10,10 +10,10 @@ import yaml
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from datamodules.solutions import result, solve, thinking
-from datamodules.sources import TaskFamily, task_entries
-from datamodules.worked import JUDGES
-from katlit.protocol import FORCED_JUDGES
+from katlit.datamodules.pretraining.solutions import result, solve, thinking
+from katlit.datamodules.pretraining.worked import JUDGES
+from katlit.datamodules.sources.tasks import TaskFamily, task_entries
+from katlit.text.protocol import FORCED_JUDGES
 
 FOLDER = Path(__file__).parent
 QUESTIONS = 2000  # a level

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from _ablation import Result, katlit
 
-from katlit.demo import stage_command
+from katlit.commands.demo import stage_command
 
 
 def label(seed: int, cache: Path, log: Path, words: Sequence[str] = ()) -> Result:

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from katlit.backbone import Backbone
+from katlit.advantages.base import Rollouts, grpo
 from katlit.batch import RolloutBatch
-from katlit.losses.advantages import Rollouts, grpo
-from katlit.pretrained import load_tokenizer
-from katlit.protocol import Protocol
-from katlit.rollout.engine import Completion
-from katlit.rollout.layout import Rollout, lay_out, outcomes
-from modules import StepSRPO
+from katlit.engines.base import Completion
+from katlit.model.backbone import Backbone
+from katlit.model.pretrained import load_tokenizer
+from katlit.modules import StepSRPO
+from katlit.rollout.types import Rollout, lay_out, outcomes
+from katlit.text.protocol import Protocol
 
 TOKENIZER = "assets/student"
 SHAPE: dict[str, Any] = {

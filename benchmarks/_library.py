@@ -8,9 +8,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from datamodules.alignment import marker_piece, pair_targets, text_piece
-from katlit.backbone import Backbone
 from katlit.batch import DistillBatch
+from katlit.datamodules.dialects.alignment import marker_piece, pair_targets, text_piece
+from katlit.model.backbone import Backbone
 from katlit.packing import Document, collate, fill_rows
 
 CHARACTERS = (450, 700)  # of a completion

@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
-from datamodules import DistillData
-from datamodules.records import Record
-from katlit.backbone import Backbone
 from katlit.batch import DistillBatch
-from katlit.protocol import Mode
-from modules import DistillMTP
+from katlit.datamodules import DistillData
+from katlit.datamodules.records import Record
+from katlit.model.backbone import Backbone
+from katlit.modules import DistillMTP
+from katlit.text.protocol import Mode
 
 VOCABULARIES = {"student": 400, "teacher": 900}
 CONFIG = {

@@ -20,17 +20,17 @@ import torch
 from _grpo import CLIP_HIGH, CLIP_LOW, load_theirs
 from lightning.pytorch import Trainer
 
-from datamodules.loader import EpochLoader
-from datamodules.sources import TaskFamily, TaskPrompts
-from katlit.backbone import Backbone
 from katlit.batch import Prompt, RolloutBatch
-from katlit.callbacks.rollout import RolloutSampler
-from katlit.optimization import Optimization
-from katlit.pretrained import load_tokenizer
-from katlit.protocol import Protocol
+from katlit.callbacks.rollout.sampler import RolloutSampler
+from katlit.datamodules.loader import EpochLoader
+from katlit.datamodules.sources.tasks import TaskFamily, TaskPrompts
+from katlit.engines import HFEngine, SamplingParameters
+from katlit.model.backbone import Backbone
+from katlit.model.pretrained import load_tokenizer
+from katlit.modules import StepSRPO
 from katlit.rewards import CompositeReward, Reward, Sample, Verdict
-from katlit.rollout import HFEngine, SamplingParameters
-from modules import StepSRPO
+from katlit.stage.optimization import Optimization
+from katlit.text.protocol import Protocol
 
 START = Path("assets/student")
 STEPS, PROMPTS, ROLLOUTS = 25, 16, 8

@@ -23,7 +23,7 @@ from pathlib import Path
 from _ablation import all_of, katlit, measured
 from _ablation_rl import COLD_START, Experiment, Policy, Run, Validation, figure, headline, page, untrained
 
-from katlit.demo import stage_command
+from katlit.commands.demo import stage_command
 
 OUTPUT = Path("outputs/ablation/rl")
 PAGE = Path("docs/ablation-rl.md")
@@ -40,7 +40,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 REFERENCE = "reference"  # the cold start on the validation questions
 EXPERIMENT = Experiment()
 VALIDATION = {  # the first of the questions of the demo's evaluation
-    "class_path": "datamodules.TaskPrompts",
+    "class_path": "katlit.datamodules.TaskPrompts",
     "init_args": {
         "families": "configs/demo/levels.yaml", "size": EXPERIMENT.validation, "seed": 1000,
         "split": "heldout", "heldout_percent": 20,

@@ -35,9 +35,9 @@ from lightning.pytorch import Callback, Trainer
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from katlit.backbone import Backbone
-from katlit.optimization import Optimization
-from modules import DistillMTP
+from katlit.model.backbone import Backbone
+from katlit.modules import DistillMTP
+from katlit.stage.optimization import Optimization
 
 STEPS = 20
 TEACHER_STEPS = 60

@@ -39,7 +39,7 @@ from _grpo import (
 from _turns import THREADS, run_in_turns, serve
 from transformers import AutoModelForCausalLM, StoppingCriteria, StoppingCriteriaList
 
-from katlit.rollout import HFEngine, SamplingParameters
+from katlit.engines import HFEngine, SamplingParameters
 
 LONG, SHORT = 256, 16
 CASES = {"mix": [LONG] * 4 + [SHORT] * 12, "uniform": [LONG] * 16}

@@ -15,13 +15,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from datamodules.sources import TaskPrompts
-from katlit.demo import OUTPUT, stage_command
+from katlit.commands.demo import OUTPUT, stage_command
+from katlit.datamodules.sources.tasks import TaskPrompts
+from katlit.engines import SamplingParameters, VLLMEngine
+from katlit.engines.base import Completion
 from katlit.metrics.tally import means
-from katlit.pretrained import load_tokenizer
-from katlit.protocol import Protocol
-from katlit.rollout import SamplingParameters, VLLMEngine
-from katlit.rollout.engine import Completion
+from katlit.model.pretrained import load_tokenizer
+from katlit.text.protocol import Protocol
 
 PROMPTS = 200
 

@@ -24,9 +24,9 @@ from typing import Any
 
 import torch
 
-from katlit.backbone import Backbone
 from katlit.cli import main as katlit
-from katlit.rollout import VLLMEngine
+from katlit.engines import VLLMEngine
+from katlit.model.backbone import Backbone
 
 STEPS = 50
 WARM_UP = 2

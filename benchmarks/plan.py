@@ -24,10 +24,10 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader
 
-from katlit.plan.command import PlanCLI, Planner
-from katlit.plan.memory import Job, plan
-from katlit.plan.settings import Overrides, read_job
-from katlit.trainer import run
+from katlit.commands.plan.command import PlanCLI, Planner
+from katlit.commands.plan.memory import Job, plan
+from katlit.commands.plan.settings import Overrides, read_job
+from katlit.commands.trainer import run
 
 STEPS = 3
 _START = "--model.init_args.backbone.init_args.init_from=assets/student"

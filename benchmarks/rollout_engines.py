@@ -8,11 +8,11 @@ import json
 import time
 from pathlib import Path
 
-from datamodules.sources import TaskFamily, TaskPrompts
-from katlit.pretrained import load_tokenizer
-from katlit.protocol import Protocol
-from katlit.rollout import HFEngine, SamplingParameters, VLLMEngine
-from katlit.rollout.engine import RolloutEngine
+from katlit.datamodules.sources.tasks import TaskFamily, TaskPrompts
+from katlit.engines import HFEngine, SamplingParameters, VLLMEngine
+from katlit.engines.base import RolloutEngine
+from katlit.model.pretrained import load_tokenizer
+from katlit.text.protocol import Protocol
 
 MODEL = Path("assets/teacher")
 PROMPTS = 256

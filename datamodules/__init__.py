@@ -1,13 +1,13 @@
 """Data of the three stages."""
 
-from datamodules.cached_teacher import CachedTeacher
-from datamodules.cold_start import ColdStartData
-from datamodules.curriculum import Curriculum, CurriculumStage
-from datamodules.distill import DistillData
-from datamodules.file_prompts import FilePrompts
-from datamodules.prompts import PromptData
-from datamodules.sources import TaskFamily, TaskPrompts
-from datamodules.worked import WorkedData
+from katlit.datamodules.cold_start import ColdStartData
+from katlit.datamodules.distill import DistillData
+from katlit.datamodules.pretraining.worked import WorkedData
+from katlit.datamodules.prompts import PromptData
+from katlit.datamodules.sources.curriculum import Curriculum, CurriculumStage
+from katlit.datamodules.sources.files import FilePrompts
+from katlit.datamodules.sources.tasks import TaskFamily, TaskPrompts
+from katlit.datamodules.teachers.cached_teacher import CachedTeacher
 
 __all__ = [
     "CachedTeacher",

@@ -3,19 +3,19 @@
 from dataclasses import asdict
 from typing import Any
 
-from datamodules.chat_model import ChatModel
-from datamodules.dialects import BALLOT_TEMPLATE
-from datamodules.labelled import BatchSettings, LabelledData, Sources
-from datamodules.labelling import DEFAULT_JUDGES
-from datamodules.majority_vote import VoteSettings, label_by_vote
-from datamodules.records import Record
-from datamodules.sources import PromptSource
 from katlit.batch import Prompt, TokenBatch
+from katlit.datamodules.dialects.dialects import BALLOT_TEMPLATE
+from katlit.datamodules.labelled import BatchSettings, LabelledData, Sources
+from katlit.datamodules.labelling.chat_model import ChatModel
+from katlit.datamodules.labelling.majority_vote import VoteSettings, label_by_vote
+from katlit.datamodules.labelling.shared import DEFAULT_JUDGES
+from katlit.datamodules.records import Record
+from katlit.datamodules.sources.tasks import PromptSource
+from katlit.engines.base import RolloutEngine, SamplingParameters
+from katlit.model.pretrained import load_tokenizer
 from katlit.packing import Document, collate
-from katlit.pretrained import load_tokenizer
-from katlit.protocol import Mode, Protocol, Thinking, prepare_tokenizer
 from katlit.rewards import Reward
-from katlit.rollout.engine import RolloutEngine, SamplingParameters
+from katlit.text.protocol import Mode, Protocol, Thinking, prepare_tokenizer
 
 _SAMPLING = SamplingParameters()
 _VOTE = VoteSettings()

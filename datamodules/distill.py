@@ -5,20 +5,20 @@ from dataclasses import asdict
 from itertools import accumulate
 from typing import Any, cast
 
-from datamodules.cached_teacher import CachedTeacher
-from datamodules.chat_model import ChatModel
-from datamodules.dialects import BALLOT_TEMPLATE, KatlitDialect
-from datamodules.dual_regime import DualRegimeSettings, label_dual_regime
-from datamodules.labelled import BatchSettings, LabelledData, Sources
-from datamodules.records import Record, read_records
-from datamodules.sources import PromptSource
-from datamodules.teacher_part import DistillDocument, divide
 from katlit.batch import DistillBatch, Prompt
+from katlit.datamodules.dialects.dialects import BALLOT_TEMPLATE, KatlitDialect
+from katlit.datamodules.labelled import BatchSettings, LabelledData, Sources
+from katlit.datamodules.labelling.chat_model import ChatModel
+from katlit.datamodules.labelling.dual_regime import DualRegimeSettings, label_dual_regime
+from katlit.datamodules.records import Record, read_records
+from katlit.datamodules.sources.tasks import PromptSource
+from katlit.datamodules.teachers.cached_teacher import CachedTeacher
+from katlit.datamodules.teachers.part import DistillDocument, divide
+from katlit.engines.base import RolloutEngine, SamplingParameters
+from katlit.model.pretrained import load_tokenizer
 from katlit.packing import Document, collate
-from katlit.pretrained import load_tokenizer
-from katlit.protocol import Protocol, prepare_tokenizer
 from katlit.rewards import Reward
-from katlit.rollout.engine import RolloutEngine, SamplingParameters
+from katlit.text.protocol import Protocol, prepare_tokenizer
 
 logger = logging.getLogger(__name__)
 

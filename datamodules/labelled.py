@@ -10,15 +10,15 @@ from typing import Any, Generic, TypeVar
 
 from lightning import LightningDataModule
 
-from datamodules.cache import cache_file, cached_records, fingerprint
-from datamodules.loader import EpochLoader, share_of
-from datamodules.records import Record, read_records
-from datamodules.sources import PromptSource
 from katlit.batch import Prompt, TokenBatch
+from katlit.datamodules.labelling.cache import cache_file, cached_records, fingerprint
+from katlit.datamodules.loader import EpochLoader, share_of
+from katlit.datamodules.records import Record, read_records
+from katlit.datamodules.sources.tasks import PromptSource
+from katlit.engines.base import RolloutEngine, SamplingParameters
 from katlit.errors import UserError
 from katlit.packing import Document, plan_epoch
 from katlit.rewards import AccuracyReward, Reward
-from katlit.rollout.engine import RolloutEngine, SamplingParameters
 
 BatchT = TypeVar("BatchT", bound=TokenBatch)
 

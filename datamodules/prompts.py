@@ -8,11 +8,11 @@ from typing import Any
 from lightning import LightningDataModule
 from torch import distributed
 
-from datamodules.curriculum import Curriculum, CurriculumStage
-from datamodules.history import History
-from datamodules.loader import EpochLoader, Share, share_of
-from datamodules.sources import PromptSource
 from katlit.batch import Prompt, RolloutBatch
+from katlit.datamodules.history import History
+from katlit.datamodules.loader import EpochLoader, Share, share_of
+from katlit.datamodules.sources.curriculum import Curriculum, CurriculumStage
+from katlit.datamodules.sources.tasks import PromptSource
 from katlit.errors import UserError
 
 logger = logging.getLogger(__name__)

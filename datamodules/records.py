@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datamodules.jsonl import (
+from katlit.datamodules.jsonl import (
     BOOLEAN,
     INTEGER,
     MESSAGES,
@@ -19,7 +19,7 @@ from datamodules.jsonl import (
     write_rows,
 )
 from katlit.errors import UserError
-from katlit.protocol import Mode, Response
+from katlit.text.protocol import Mode, Response
 
 _MODE = Field(lambda value: value in list(Mode), f"one of {[mode.value for mode in Mode]}")
 _SCORE = Field(lambda value: value is None or NUMBER.accepts(value), "a number or null")

@@ -48,7 +48,7 @@ def help_text() -> str:
             "Settings come from YAML files, later ones win, the command line last:",
             "  katlit fit -c configs/base.yaml -c my.yaml --trainer.max_steps 100",
             "Every knob:                    katlit fit --help",
-            "Every knob of a class:         katlit fit --model.help modules.StepSRPO",
+            "Every knob of a class:         katlit fit --model.help katlit.modules.StepSRPO",
             "The settings as they resolve:  katlit fit -c ... --print_config",
         ]
     )
@@ -66,22 +66,22 @@ def _dispatch(arguments: Sequence[str]) -> int:
     if command not in COMMANDS:
         raise UserError(f"unknown command {command!r}; {choice}")
     if command == "report":
-        from katlit.report import main as report
+        from katlit.commands.report import main as report
 
         return report(arguments[1:])
     if command == "consolidate":
-        from katlit.consolidate import main as consolidate
+        from katlit.commands.consolidate import main as consolidate
 
         return consolidate(arguments[1:])
     if command == "replay":
-        from katlit.replay.command import main as replay
+        from katlit.commands.replay.command import main as replay
 
         return replay(arguments[1:])
     if command == "plan":
-        from katlit.plan.command import main as plan
+        from katlit.commands.plan.command import main as plan
 
         return plan(arguments)
-    from katlit.trainer import run
+    from katlit.commands.trainer import run
 
     run(arguments)
     return 0

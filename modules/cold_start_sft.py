@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from katlit.backbone import Backbone
 from katlit.batch import TokenBatch
 from katlit.errors import UserError
 from katlit.losses.head import selected_log_probs
 from katlit.losses.mtp import target_indices, target_number
 from katlit.losses.reduce import token_mean
-from katlit.module import DEFAULT_OPTIMIZATION, KatModule
-from katlit.optimization import Optimization
+from katlit.model.backbone import Backbone
+from katlit.stage.module import DEFAULT_OPTIMIZATION, KatModule
+from katlit.stage.optimization import Optimization
 
 
 class ColdStartSFT(KatModule):

@@ -11,10 +11,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from katlit.backbone import Backbone
 from katlit.batch import DistillBatch, TeacherTokens
 from katlit.errors import UserError
-from katlit.frozen import FrozenModel, Placement
 from katlit.losses.distill import JensenShannon
 from katlit.losses.divergence import Divergence
 from katlit.losses.head import greedy_tokens, selected_log_probs
@@ -22,13 +20,15 @@ from katlit.losses.mtp import pair_number, paired_first, target_indices, target_
 from katlit.losses.reduce import token_mean
 from katlit.losses.top_k import TopJensenShannon, TopLogProbs, TopUniversalLogit
 from katlit.losses.uld import UniversalLogit, matching_of
-from katlit.module import DEFAULT_OPTIMIZATION, KatModule
-from katlit.needs import Needs
-from katlit.optimization import Optimization
-from katlit.packed_rows import require_documents_apart
-from katlit.pretrained import load_config, load_model, load_tokenizer, output_weight
-from katlit.shared_tokens import shared_tokens
+from katlit.model.backbone import Backbone
+from katlit.model.frozen import FrozenModel, Placement
+from katlit.model.packed_rows import require_documents_apart
+from katlit.model.pretrained import load_config, load_model, load_tokenizer, output_weight
+from katlit.stage.module import DEFAULT_OPTIMIZATION, KatModule
+from katlit.stage.needs import Needs
+from katlit.stage.optimization import Optimization
 from katlit.teacher.comparison import LiveTeacher, ToldTeacher
+from katlit.text.shared_tokens import shared_tokens
 
 _TEACHER, _THINK_ON_TEACHER = "model.teacher", "model.think_on_teacher"
 
@@ -55,7 +55,7 @@ class DistillMTP(KatModule):
         beta: Of jsd: towards 0 forward KL, towards 1 reverse KL.
         temperature: Divides the logits of both sides in `kd`.
         mtp_weight: μ; 0 leaves the MTP modules untrained.
-        teacher_placement: Where a teacher's weights are, see `katlit.frozen.FrozenModel`; or `cached`:
+        teacher_placement: Where a teacher's weights are, see `katlit.model.frozen.FrozenModel`; or `cached`:
             nowhere, the data bring its likeliest tokens (`cached_teacher`), and `kd` compares these and the
             rest (`katlit.losses.top_k`).
         think_on_teacher: Of the think-on records, where these have a teacher of their own; then `teacher` is

@@ -10,19 +10,19 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from katlit.backbone import Backbone
+from katlit.advantages.base import Rollouts, grpo, hipo, process
 from katlit.batch import RolloutBatch
 from katlit.errors import UserError
-from katlit.frozen import FrozenModel, Placement
-from katlit.losses.advantages import Rollouts, grpo, hipo, process
 from katlit.losses.aggregation import Aggregation, Segments
 from katlit.losses.head import selected_log_probs
 from katlit.losses.mtp import target_indices, target_number
 from katlit.losses.policy import clipped, effective_sample_share, importance_weights, k3, policy_loss
 from katlit.losses.reduce import token_mean
-from katlit.module import DEFAULT_OPTIMIZATION, KatModule
-from katlit.needs import Needs
-from katlit.optimization import Optimization
+from katlit.model.backbone import Backbone
+from katlit.model.frozen import FrozenModel, Placement
+from katlit.stage.module import DEFAULT_OPTIMIZATION, KatModule
+from katlit.stage.needs import Needs
+from katlit.stage.optimization import Optimization
 
 
 class StepSRPO(KatModule):
@@ -56,7 +56,7 @@ class StepSRPO(KatModule):
         judge_weight: What the losses of judge tokens are multiplied by (our choice).
         kl_weight: Of the KL divergence from the model as it was before this stage; 0 keeps no copy of it.
         temperature: That of the sampler; log-probabilities are compared under it.
-        reference_placement: Where the copy's weights are, see `katlit.frozen.FrozenModel`.
+        reference_placement: Where the copy's weights are, see `katlit.model.frozen.FrozenModel`.
     """
 
     def __init__(

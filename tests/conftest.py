@@ -43,7 +43,7 @@ def server_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, st
     if not entry_points(group="vllm.general_plugins", name="katlit_file_transfer"):
         target = tmp_path_factory.mktemp("installed")
         source = tmp_path_factory.mktemp("source")
-        for name in ("pyproject.toml", "README.md", "LICENSE", "katlit", "modules", "datamodules"):
+        for name in ("pyproject.toml", "README.md", "LICENSE", "katlit", "modules", "datamodules", "configs"):
             (source / name).symlink_to(ROOT / name)
         install = ["install", "--no-deps", "--no-build-isolation", "--quiet", "--target", str(target)]
         subprocess.run([sys.executable, "-m", "pip", *install, str(source)], check=True)

@@ -1,6 +1,9 @@
-"""The direction of the arrows between our packages, and the length of files."""
+"""The layers of the house, the names that YAML and docs may use, and the length of files."""
 
 import ast
+import importlib
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,34 +14,33 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 TEST_FILES = sorted((ROOT / "tests").rglob("*.py"))
 MAX_LINES = 300
 
-# A layer is the longest prefix that matches; it may not import anything below the prefixes of its row.
+# Lowest first. A file imports from its own room, a file or folder below `katlit`, and from lower layers.
+LAYERS = [
+    {"errors", "batch"},
+    {"kernels"},
+    {"text", "packing", "output", "losses"},
+    {"advantages", "parallel", "metrics", "rewards"},
+    {"model", "tracking"},
+    {"engines", "teacher"},
+    {"stage", "rollout"},
+    {"modules", "datamodules"},
+    {"callbacks"},
+    {"commands"},
+    {"cli"},
+]
+LAYER_OF = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
+# Imported inside functions only, so that `katlit --help` is quick.
 HEAVY = ("vllm", "deepspeed", "mlflow", "reasoning_gym", "matplotlib", "peft")
-TOP = (
-    "katlit.callbacks", "katlit.cli", "katlit.trainer", "katlit.tracking", "katlit.strategies",
-    "katlit.plan.command", "katlit.replay",
-)  # fmt: skip
-FORBIDDEN: dict[str, tuple[str, ...]] = {
-    "katlit": ("modules", "datamodules", "tests", *TOP, "katlit.report", "katlit.demo"),
-    "katlit.kernels": ("modules", "datamodules", "tests", "katlit", "lightning", "transformers"),
-    "katlit.losses": ("modules", "datamodules", "tests", "lightning", "katlit.backbone", *TOP),
-    **dict.fromkeys(
-        (*TOP, "katlit.module", "katlit.report", "katlit.demo"), ("modules", "datamodules", "tests")
-    ),
-    "modules": (
-        "datamodules",
-        "tests",
-        "katlit.cli",
-        "katlit.trainer",
-        "katlit.callbacks",
-        "vllm",
-        "mlflow",
-        "deepspeed",
-    ),
-    "datamodules": ("modules", "tests", "katlit.backbone", "katlit.losses", *TOP),
-    "benchmarks": ("tests",),
-}
-# Only the interface of the engines, so that data can be built with any of them.
-DATA_MAY_SEE = "katlit.rollout.engine"
+# Math knows no Lightning, and kernels know no models either.
+PURE = dict.fromkeys(("losses", "advantages"), ("lightning",)) | {"kernels": ("lightning", "transformers")}
+# Where classes are named: settings, docs, and what error messages and docstrings recommend.
+NAMING = sorted(
+    path
+    for pattern in ("configs/**/*.yaml", "assets/*.yaml", "tests/stubs/*.yaml", "docs/*.md", "*.md")
+    for path in ROOT.glob(pattern)
+    if path.name not in ("CHANGELOG.md", "CONTRIBUTING.md")
+)
+CLASS_PATH = re.compile(r"\b(?:katlit|modules|datamodules)(?:\.[a-z_0-9]+)*\.[A-Z]\w+")
 
 
 def imported(tree: ast.AST, *, module_level_only: bool = False) -> set[str]:
@@ -57,27 +59,60 @@ def below(name: str, prefix: str) -> bool:
     return name == prefix or name.startswith(f"{prefix}.")
 
 
+def room_of(module: str) -> str | None:
+    """The file or folder below `katlit` that a module lies in; None for all other modules."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == "katlit" and len(parts) > 1 else None
+
+
 def breaches(module: str, source: str) -> list[str]:
-    """Imports that the layer of `module` must not have."""
+    """Imports that the room of `module` must not have."""
     tree = ast.parse(source)
-    layer = max((prefix for prefix in FORBIDDEN if below(module, prefix)), key=len)
-    found = {name for name in imported(tree) for prefix in FORBIDDEN[layer] if below(name, prefix)}
-    if layer == "datamodules":
-        engines = {name for name in imported(tree) if name.startswith("katlit.rollout.")}
-        found |= {name for name in engines if not below(name, DATA_MAY_SEE)}
-    if layer == "katlit.kernels":
-        found = {name for name in found if not below(name, "katlit.kernels")}
+    own = room_of(module)
+    names = imported(tree)
+    found = {name for name in names if below(name, "tests")}
+    if own is not None:
+        found |= {
+            name for name in names if (room := room_of(name)) not in (None, own) and not lower(room, own)
+        }
+        found |= {name for name in names for banned in PURE.get(own, ()) if below(name, banned)}
     found |= {n for n in imported(tree, module_level_only=True) for heavy in HEAVY if below(n, heavy)}
     return sorted(found)
 
 
+def lower(room: str, own: str) -> bool:
+    """Whether a room lies below another one; a room that no layer has is an error."""
+    return LAYER_OF[room] < LAYER_OF[own]
+
+
 def dotted(path: Path) -> str:
-    """The module name of a file."""
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    """The name that a file is imported by: `modules` and `datamodules` are installed below `katlit`."""
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    return f"katlit.{name}" if below(name, "modules") or below(name, "datamodules") else name
+
+
+def class_paths(text: str) -> set[str]:
+    """What a text names by its full path, among our own classes."""
+    return set(CLASS_PATH.findall(text))
+
+
+def is_a_lasting_name(path: str) -> bool:
+    """Whether a class is named by the package that exports it."""
+    package, _, name = path.rpartition(".")
+    if not package.startswith("katlit."):
+        return False
+    module = importlib.import_module(package)
+    return hasattr(module, "__path__") and name in getattr(module, "__all__", ())
 
 
 def test_the_files_are_found() -> None:
-    assert {"katlit.cli", "katlit.batch"} <= set(map(dotted, FILES))
+    assert {"katlit.cli", "katlit.batch", "katlit.modules.step_srpo"} <= set(map(dotted, FILES))
+
+
+def test_each_room_has_its_layer() -> None:
+    rooms = {room for path in FILES if (room := room_of(dotted(path)))}
+    assert rooms == set(LAYER_OF)
+    assert len(LAYER_OF) == sum(map(len, LAYERS))
 
 
 @pytest.mark.parametrize("path", FILES, ids=dotted)
@@ -89,16 +124,18 @@ def test_imports_follow_the_layers(path: Path) -> None:
     ("module", "source", "breach"),
     [
         ("katlit.losses.sft", "import lightning", "lightning"),
-        ("katlit.losses.sft", "def f():\n    from katlit import backbone", "katlit.backbone"),
+        ("katlit.losses.sft", "def f():\n    from katlit import model", "katlit.model"),
         ("katlit.kernels.ce", "from katlit.losses import sft", "katlit.losses"),
-        ("katlit.protocol", "from katlit.callbacks.export import ExportModel", "katlit.callbacks.export"),
-        ("katlit.trainer", "import modules.step_srpo", "modules.step_srpo"),
-        ("modules.step_srpo", "from datamodules import PromptData", "datamodules"),
-        ("modules.step_srpo", "def f():\n    import vllm", "vllm"),
-        ("modules.step_srpo", "from katlit.callbacks import export", "katlit.callbacks"),
-        ("datamodules.prompts", "from modules import StepSRPO", "modules"),
-        ("datamodules.prompts", "from katlit.rollout.vllm import VLLMEngine", "katlit.rollout.vllm"),
-        ("katlit.rollout.vllm", "import vllm", "vllm"),
+        ("katlit.text.protocol", "from katlit.losses import sft", "katlit.losses"),
+        ("katlit.text.protocol", "from katlit.callbacks import ExportModel", "katlit.callbacks"),
+        ("katlit.commands.trainer", "from katlit.cli import main", "katlit.cli"),
+        ("katlit.engines.hf", "from katlit.rollout.types import Rollout", "katlit.rollout.types"),
+        ("katlit.modules.step_srpo", "from katlit.datamodules import PromptData", "katlit.datamodules"),
+        ("katlit.modules.step_srpo", "import vllm", "vllm"),
+        ("katlit.modules.step_srpo", "from katlit.callbacks import ExportModel", "katlit.callbacks"),
+        ("katlit.datamodules.prompts", "from katlit.modules import StepSRPO", "katlit.modules"),
+        ("katlit.engines.vllm.engine", "import vllm", "vllm"),
+        ("benchmarks.mtp", "from tests.stubs import tinymodel", "tests.stubs"),
     ],
 )
 def test_a_breach_is_seen(module: str, source: str, breach: str) -> None:
@@ -108,9 +145,9 @@ def test_a_breach_is_seen(module: str, source: str, breach: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("datamodules.prompts", "from katlit.rollout.engine import RolloutEngine"),
-        ("katlit.rollout.vllm", "def f():\n    import vllm"),
-        ("katlit.trainer", "from katlit.callbacks.track_config import TrackConfig"),
+        ("katlit.datamodules.prompts", "from katlit.engines import RolloutEngine"),
+        ("katlit.engines.vllm.engine", "def f():\n    import vllm"),
+        ("katlit.commands.trainer", "from katlit.callbacks.track_config import TrackConfig"),
         ("katlit.kernels.ce", "import katlit.kernels.common\nimport triton"),
         ("katlit.losses.sft", "def f():\n    from katlit.kernels import ce"),
     ],
@@ -119,7 +156,51 @@ def test_what_is_allowed_passes(module: str, source: str) -> None:
     assert breaches(module, source) == []
 
 
-@pytest.mark.parametrize("path", FILES + TEST_FILES, ids=dotted)
+@pytest.mark.parametrize("path", NAMING, ids=lambda path: str(path.relative_to(ROOT)))
+def test_classes_are_named_by_their_package(path: Path) -> None:
+    named = class_paths(path.read_text(encoding="utf-8"))
+    assert {name for name in named if not is_a_lasting_name(name)} == set()
+
+
+@pytest.mark.parametrize("path", FILES, ids=dotted)
+def test_words_of_the_code_name_classes_by_their_package(path: Path) -> None:
+    words = [node.value for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if is_text(node)]
+    named = {name for text in words for name in class_paths(text) if room_of(name) in FACES}
+    assert {name for name in named if not is_a_lasting_name(name)} == set()
+
+
+# Rooms whose classes users name.
+FACES = {"advantages", "callbacks", "datamodules", "engines", "modules", "parallel", "rewards", "tracking"}
+
+
+def is_text(node: ast.AST) -> bool:
+    """Whether a node is a string of the source."""
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+@pytest.mark.parametrize(
+    ("name", "lasts"),
+    [
+        ("katlit.callbacks.RolloutSampler", True),
+        ("katlit.callbacks.rollout.sampler.RolloutSampler", False),
+        ("katlit.engines.VLLMEngine", True),
+        ("modules.StepSRPO", False),
+        ("katlit.modules.StepSRPO", True),
+        ("katlit.engines.Nothing", False),
+    ],
+)
+def test_a_name_that_lasts(name: str, lasts: bool) -> None:
+    assert class_paths(f"class_path: {name}\n") == {name}
+    assert is_a_lasting_name(name) is lasts
+
+
+def test_every_package_is_installed() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    packages = {dotted(path) for path in FILES if path.name == "__init__.py"}
+    assert set(settings["packages"]) == packages | {"katlit.configs"}
+
+
+@pytest.mark.parametrize("path", FILES + TEST_FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_file_is_long_without_a_reason(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
     if len(source.splitlines()) > MAX_LINES:

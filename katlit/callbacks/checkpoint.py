@@ -19,7 +19,7 @@ from typing_extensions import override
 from katlit.callbacks.step_callback import StepCallback
 from katlit.errors import UserError
 from katlit.output import require_writable, set_aside
-from katlit.strategies import data_ranks, gathered
+from katlit.parallel.collectives import data_ranks, gathered
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing_extensions import override
 from katlit.batch import RolloutBatch
 from katlit.callbacks.step_callback import StepCallback
 from katlit.errors import UserError
-from katlit.strategies import gathered
+from katlit.parallel.collectives import gathered
 
 logger = logging.getLogger(__name__)
 

@@ -14,14 +14,14 @@ from typing_extensions import override
 
 from katlit.batch import Prompt, RolloutBatch
 from katlit.callbacks.start_engine import start_engine
+from katlit.engines.base import Completion, RolloutEngine, SamplingParameters
+from katlit.engines.seeds import request_seed
 from katlit.errors import UserError
 from katlit.metrics.evaluation import Answered, summarize
 from katlit.output import replace_file, require_writable
-from katlit.protocol import Mode, Protocol, Thinking
 from katlit.rewards import AccuracyReward, Reward, Sample, Verdict, verdicts_of
-from katlit.rollout.engine import Completion, RolloutEngine, SamplingParameters
-from katlit.rollout.seeds import request_seed
-from katlit.tracking import mlflow_loggers
+from katlit.text.protocol import Mode, Protocol, Thinking
+from katlit.tracking.mlflow import mlflow_loggers
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from typing_extensions import override
 
 from katlit.errors import UserError
 from katlit.output import require_writable
-from katlit.tracking import mlflow_loggers
+from katlit.tracking.mlflow import mlflow_loggers
 
 
 class ExportModel(Callback):

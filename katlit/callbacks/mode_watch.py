@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from katlit.callbacks.step_callback import StepCallback
 from katlit.errors import UserError
-from katlit.strategies import gathered
+from katlit.parallel.collectives import gathered
 
 logger = logging.getLogger(__name__)
 

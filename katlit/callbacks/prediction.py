@@ -12,12 +12,12 @@ from typing_extensions import override
 
 from katlit.batch import Prompt, RolloutBatch
 from katlit.callbacks.start_engine import start_engine
+from katlit.engines.base import RolloutEngine, SamplingParameters
+from katlit.engines.seeds import request_seed
 from katlit.errors import UserError
 from katlit.output import replace_file, require_writable
-from katlit.protocol import Protocol, Thinking
-from katlit.rollout.engine import RolloutEngine, SamplingParameters
-from katlit.rollout.roll_out import fitting
-from katlit.rollout.seeds import request_seed
+from katlit.rollout.requests import fitting
+from katlit.text.protocol import Protocol, Thinking
 
 
 class Prediction(Callback):

@@ -10,9 +10,9 @@ from typing_extensions import override
 from katlit.callbacks.step_callback import StepCallback
 from katlit.errors import UserError
 from katlit.output import require_writable, set_aside
+from katlit.parallel.collectives import Peers
 from katlit.rollout.record import RolloutRecord
 from katlit.rollout.record_files import record_file, record_files, write_records
-from katlit.strategies import Peers
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
 
 from katlit.callbacks.step_callback import StepCallback
-from katlit.tracking import mlflow_loggers
+from katlit.tracking.mlflow import mlflow_loggers
 
 COLUMNS = ("prompt", "text", "mode", "correct", "reward", "judge_advantage", "answer_advantage")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lightning.pytorch import LightningModule, Trainer
 
-from katlit.rollout.engine import RolloutEngine
+from katlit.engines.base import RolloutEngine
 
 
 def start_engine(engine: RolloutEngine, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -9,11 +9,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
-from katlit.callbacks.rollout import RolloutSampler
-from katlit.flops import peak_flops_of, training_flops
-from katlit.plan.outline import config_shape
-from katlit.plan.shape import Shape
-from katlit.strategies import data_ranks
+from katlit.callbacks.rollout.sampler import RolloutSampler
+from katlit.model.flops import peak_flops_of, training_flops
+from katlit.model.outline import config_shape
+from katlit.model.shape import Shape
+from katlit.parallel.collectives import data_ranks
 
 _GIB = 2**30
 
@@ -24,7 +24,7 @@ class Throughput(Callback):
     `throughput/tokens_per_second` and `/samples_per_second` (of all ranks; a sample is a document or a
     rollout), `/step_seconds`, `/peak_memory_gib` (of the rank that has most; allocated on a GPU, resident on
     the CPU), `/forward_backward_share`, in stage 3 `/rollout_share`, `/reward_share` and `/sync_share`, and
-    where the device's peak is known `/mfu`, the model FLOPs utilisation by `katlit.flops.training_flops`.
+    where the device's peak is known `/mfu`, the model FLOPs utilisation by `katlit.model.flops`.
 
     A step's time runs from the end of the step before it, so it contains loading, sampling and the update,
     but not validation; of sampling, what the trainer waits for. Tokens are those of `input_ids` that are not

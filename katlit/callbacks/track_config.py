@@ -14,8 +14,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from typing_extensions import override
 
-from katlit.redaction import redact, redact_command
-from katlit.tracking import KatMLFlowLogger, mlflow_loggers
+from katlit.tracking.mlflow import KatMLFlowLogger, mlflow_loggers
+from katlit.tracking.redaction import redact, redact_command
 
 PACKAGES = (
     "katlit",

@@ -8,7 +8,7 @@ import torch
 
 from katlit.metrics.bootstrap import interval, resampled_means
 from katlit.metrics.policy import PolicyMetrics
-from katlit.protocol import Thinking
+from katlit.text.protocol import Thinking
 
 
 @dataclass(frozen=True, slots=True)

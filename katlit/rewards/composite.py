@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from katlit.errors import UserError
 from katlit.rewards.base import Reward, Sample, Verdict, verdicts_of
-from katlit.rewards.code import CodeReward
+from katlit.rewards.code.reward import CodeReward
 from katlit.rewards.format import FormatReward
 from katlit.rewards.match import MatchReward
-from katlit.rewards.math import MathReward
+from katlit.rewards.math.reward import MathReward
 from katlit.rewards.task import TaskReward
 
 ACCURACY = "accuracy"

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
-from katlit.losses.advantages import EQUAL
+from katlit.advantages.base import EQUAL
 from katlit.metrics.tally import Tally
-from katlit.rollout.layout import Rollout
+from katlit.rollout.types import Rollout
 
 OnFlatGroups = Literal["keep", "skip", "resample"]
 

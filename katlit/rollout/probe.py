@@ -8,10 +8,10 @@ trainer's forward pass gives their log-probabilities under the same weights (our
 from collections.abc import Sequence
 from dataclasses import replace
 
-from katlit.rollout.engine import RolloutEngine, SamplingParameters
-from katlit.rollout.layout import Sampled
-from katlit.rollout.roll_out import Request, complete
-from katlit.rollout.seeds import request_seed
+from katlit.engines.base import RolloutEngine, SamplingParameters
+from katlit.engines.seeds import request_seed
+from katlit.rollout.requests import Request, complete
+from katlit.rollout.types import Sampled
 
 _COMPLETIONS = 8  # at most
 _TOKENS = 32  # at most, each

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from typing_extensions import TypedDict  # which pydantic can read on Python 3.11
 
-from katlit.protocol import Protocol, Thinking
-from katlit.rollout.layout import Rollout
+from katlit.rollout.types import Rollout
+from katlit.text.protocol import Protocol, Thinking
 
 Count = Annotated[int, Field(ge=0)]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(fail_fast=True)]

@@ -10,9 +10,9 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from katlit.errors import UserError
-from katlit.escape import escaped
 from katlit.output import replace_file
 from katlit.rollout.record import RolloutRecord
+from katlit.text.printable import escaped
 
 # Bytes of a file's text, some 70 million tokens; a small file can swell to more than memory.
 LARGEST = 1 << 30
@@ -49,8 +49,7 @@ def read_records(folder: Path, step: int) -> list[RolloutRecord]:
         steps = sorted({number for number, _ in files})
         known = f"it has those of steps {steps[0]} to {steps[-1]}" if steps else "it has none"
         raise UserError(
-            f"{folder}: no rollouts of step {step}; {known} (katlit.callbacks.rollout_log.RolloutLog writes "
-            "them)"
+            f"{folder}: no rollouts of step {step}; {known} (katlit.callbacks.RolloutLog writes them)"
         )
     return [record for path in found for record in _read(path)]
 

@@ -7,10 +7,10 @@ from types import TracebackType
 from typing import Self
 
 from katlit.batch import Prompt
-from katlit.protocol import ParsedResponse, Protocol
 from katlit.rewards import CompositeReward
-from katlit.rollout.layout import Rollout, Sampled
-from katlit.rollout.roll_out import parse, rewarded, score
+from katlit.rollout.requests import parse, rewarded, score
+from katlit.rollout.types import Rollout, Sampled
+from katlit.text.protocol import ParsedResponse, Protocol
 
 
 class Scoring:

@@ -5,17 +5,17 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from katlit.batch import Prompt
+from katlit.engines.base import RolloutEngine, SamplingParameters
 from katlit.errors import UserError
-from katlit.protocol import Protocol, Thinking
-from katlit.rollout.ahead import Ahead
-from katlit.rollout.engine import RolloutEngine, SamplingParameters
 from katlit.rollout.flat_groups import resampled
-from katlit.rollout.layout import Rollout, Sampled
+from katlit.rollout.lookahead import Ahead
 from katlit.rollout.probe import probe
 from katlit.rollout.record import Origin
-from katlit.rollout.roll_out import Request, RolloutSettings, complete, requests_of, score
+from katlit.rollout.requests import Request, RolloutSettings, complete, requests_of, score
 from katlit.rollout.scoring import Scoring
 from katlit.rollout.stopwatch import Stopwatch
+from katlit.rollout.types import Rollout, Sampled
+from katlit.text.protocol import Protocol, Thinking
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from katlit.batch import TeacherTokens
 from katlit.errors import UserError
-from katlit.frozen import FrozenModel
 from katlit.losses.divergence import Divergence
 from katlit.losses.head import distillation, top_distillation
 from katlit.losses.top_k import TopLogProbs
+from katlit.model.frozen import FrozenModel
 
 
 @dataclass

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from katlit.errors import UserError
-from katlit.frozen import FrozenModel, Placement
 from katlit.losses.head import chunk_targets
+from katlit.model.frozen import FrozenModel, Placement
+from katlit.model.pretrained import Dtype, load_model
 from katlit.packing import bucket_by_length, fill_rows
-from katlit.pretrained import Dtype, load_model
 from katlit.teacher.scorer import TeacherScorer, TopK, Transcript
 
 

@@ -11,11 +11,11 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from datamodules.chat_model import ChatModel
 from katlit.batch import Prompt
-from katlit.protocol import Mode, Protocol, Response, prepare_tokenizer
+from katlit.datamodules.labelling.chat_model import ChatModel
+from katlit.engines.base import Completion, RolloutEngine, SamplingParameters
 from katlit.rewards import AccuracyReward, Reward
-from katlit.rollout.engine import Completion, RolloutEngine, SamplingParameters
+from katlit.text.protocol import Mode, Protocol, Response, prepare_tokenizer
 
 UNKNOWN = "[UNK]"
 CORPUS = [

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from datamodules import ColdStartData, FilePrompts
-from datamodules.cold_start import encode_record
-from datamodules.jsonl import write_rows
-from datamodules.labelled import BatchSettings
-from datamodules.majority_vote import VoteSettings
-from datamodules.records import Record, read_records
 from katlit.batch import Prompt
-from katlit.protocol import Mode, Protocol
+from katlit.datamodules import ColdStartData, FilePrompts
+from katlit.datamodules.cold_start import encode_record
+from katlit.datamodules.jsonl import write_rows
+from katlit.datamodules.labelled import BatchSettings
+from katlit.datamodules.labelling.majority_vote import VoteSettings
+from katlit.datamodules.records import Record, read_records
+from katlit.text.protocol import Mode, Protocol
 
 RECORD = Record(
     id="t", messages=[{"role": "user", "content": "1+2"}], regime=Mode.THINK_ON, judge="two <judge> terms",

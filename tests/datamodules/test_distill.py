@@ -10,19 +10,19 @@ import torch
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from transformers import AutoTokenizer
 
-from datamodules import DistillData, FilePrompts
-from datamodules.alignment import pair_targets
-from datamodules.dialects import BALLOT_TEMPLATE, KatlitDialect, PlainDialect, choose_dialect
-from datamodules.dual_regime import DualRegimeSettings
-from datamodules.jsonl import write_rows
-from datamodules.labelled import BatchSettings
-from datamodules.records import Record
-from datamodules.teacher_part import encode_pair
 from katlit.batch import Prompt
+from katlit.datamodules import DistillData, FilePrompts
+from katlit.datamodules.dialects.alignment import pair_targets
+from katlit.datamodules.dialects.dialects import BALLOT_TEMPLATE, KatlitDialect, PlainDialect, choose_dialect
+from katlit.datamodules.jsonl import write_rows
+from katlit.datamodules.labelled import BatchSettings
+from katlit.datamodules.labelling.dual_regime import DualRegimeSettings
+from katlit.datamodules.records import Record
+from katlit.datamodules.teachers.part import encode_pair
 from katlit.errors import UserError
+from katlit.model.pretrained import load_tokenizer
 from katlit.packing import MIN_FILL
-from katlit.pretrained import load_tokenizer
-from katlit.protocol import Mode, Protocol
+from katlit.text.protocol import Mode, Protocol
 
 THINK = Record(
     id="t", messages=[{"role": "user", "content": "1+2 <answer>"}], regime=Mode.THINK_ON, judge="j",

@@ -1,6 +1,6 @@
 import json
 
-from datamodules.history import History
+from katlit.datamodules.history import History
 
 
 def test_solved_prompts_leave_after_their_epoch_mixed_and_hopeless_ones_stay() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from lightning.pytorch import Trainer
 
-from datamodules.loader import EpochLoader, Share, shard, share_of
+from katlit.datamodules.loader import EpochLoader, Share, shard, share_of
 
 WHOLE = Share()
 

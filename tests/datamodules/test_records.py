@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from datamodules.jsonl import write_rows
-from datamodules.records import Record, read_records, write_records
+from katlit.datamodules.jsonl import write_rows
+from katlit.datamodules.records import Record, read_records, write_records
 from katlit.errors import UserError
-from katlit.protocol import Mode, Response
+from katlit.text.protocol import Mode, Response
 
 RECORD = Record(
     id="a", messages=[{"role": "user", "content": "1+1 <answer>"}], regime=Mode.THINK_ON, judge="hm",

@@ -10,11 +10,11 @@ import jsonargparse
 import pytest
 import yaml
 
-from datamodules import FilePrompts, PromptData
 from katlit.cli import main
-from katlit.demo import commands, report_command, stage_command
-from katlit.protocol import Mode, ParsedResponse
+from katlit.commands.demo import commands, report_command, stage_command
+from katlit.datamodules import FilePrompts, PromptData
 from katlit.rewards import AccuracyReward, CompositeReward, Sample
+from katlit.text.protocol import Mode, ParsedResponse
 
 ROOT = Path(__file__).parents[2]
 DOCS = [ROOT / name for name in ("README.md", "docs/real.md", "docs/hardware.md", "assets/README.md")]
@@ -58,8 +58,8 @@ def test_a_command_parses_and_its_printed_form_means_the_same(
     assert main([words[0], "-c", str(tmp_path / "printed.yaml"), "--print_config"]) == 0
     assert capsys.readouterr().out == printed
     settings = yaml.safe_load(printed)
-    assert settings["model"]["class_path"].startswith("modules.")
-    assert settings["data"]["class_path"].startswith("datamodules.")
+    assert settings["model"]["class_path"].startswith("katlit.modules.")
+    assert settings["data"]["class_path"].startswith("katlit.datamodules.")
 
 
 def test_no_settings_file_is_left_out() -> None:
@@ -77,7 +77,7 @@ def test_the_reference_engine_fits_into_the_place_of_vllm(capsys: pytest.Capture
         "fit -c configs/base.yaml -c configs/stage/step_srpo.yaml -c configs/rollout/hf.yaml --print_config"
     )
     assert main(words.split()) == 0
-    assert "katlit.rollout.hf.HFEngine" in capsys.readouterr().out
+    assert "katlit.engines.HFEngine" in capsys.readouterr().out
 
 
 def test_the_documented_rewards_are_built(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -170,7 +170,7 @@ def test_right_answers_to_gsm8k_are_right(tmp_path: Path) -> None:
 
 def correct(source: dict[str, Any], line: str, directory: Path) -> dict[str, float | None]:
     """The accuracy of some answers to the prompt of a line."""
-    assert source["class_path"] == "datamodules.FilePrompts"
+    assert source["class_path"] == "katlit.datamodules.FilePrompts"
     (directory / "prompts.jsonl").write_text(line)
     (prompt,) = FilePrompts(**source["init_args"] | {"path": str(directory / "prompts.jsonl")}).load()
     parsed = [ParsedResponse("easy", Mode.THINK_OFF, "", answer, None) for answer in ANSWERS]

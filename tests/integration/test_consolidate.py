@@ -33,7 +33,7 @@ def stage(
     directory.mkdir()
     files = [f"-c=configs/{name}.yaml" for name in ("base", *strategies)]
     return [
-        command, *files, "--model=modules.ColdStartSFT",
+        command, *files, "--model=katlit.modules.ColdStartSFT",
         f"--model.init_args.backbone.init_args.init_from={start}",
         "--model.init_args.optimization.learning_rate=0.01", "--data=fixedbatches.FixedBatches",
         f"--trainer.accumulate_grad_batches={4 // data_ranks}",

@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 from katlit.callbacks.samples import COLUMNS
-from katlit.demo import commands, report_command
+from katlit.commands.demo import commands, report_command
 from katlit.rollout.record_files import read_records
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ import psutil
 import pytest
 from killable import finish, kill, on_two_processes, rows, start, wait_for
 
-VLLM, SERVER = "katlit.rollout.vllm.VLLMEngine", "katlit.rollout.vllm_server.VLLMServer"
+VLLM, SERVER = "katlit.engines.VLLMEngine", "katlit.engines.VLLMServer"
 ENGINE = "--trainer.callbacks.engine"
 pytestmark = [pytest.mark.slow, pytest.mark.vllm, pytest.mark.timeout(900)]
 

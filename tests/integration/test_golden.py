@@ -15,8 +15,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from tinymodel import QWEN, tiny_backbone
 from torch.nn.utils import get_total_norm
 
-from katlit.optimization import Optimization
-from modules import ColdStartSFT, DistillMTP, StepSRPO
+from katlit.modules import ColdStartSFT, DistillMTP, StepSRPO
+from katlit.stage.optimization import Optimization
 
 PARTS = len(fixedbatches.MICRO_BATCHES)  # of an optimizer step
 # Fast enough that a step shows in the next one's loss, at a rate that is another in each step.

@@ -25,11 +25,11 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}/tests/stubs{os.pathsep}{ROOT}
 STRATEGIES = ("ddp", "fsdp2", "deepspeed_z1", "deepspeed_z2", "deepspeed_z3")
 BACKBONE = "--model.init_args.backbone.init_args"
 SETTINGS = {
-    "sft": ["--model=modules.ColdStartSFT"],
-    "distill": ["--model=modules.DistillMTP", f"{BACKBONE}.mtp_depth=1"],
+    "sft": ["--model=katlit.modules.ColdStartSFT"],
+    "distill": ["--model=katlit.modules.DistillMTP", f"{BACKBONE}.mtp_depth=1"],
     "srpo": [
-        "--model=modules.StepSRPO", "--model.init_args.kl_weight=0.1", "--model.init_args.streams=separate",
-        "--model.init_args.aggregation=sequence",
+        "--model=katlit.modules.StepSRPO", "--model.init_args.kl_weight=0.1",
+        "--model.init_args.streams=separate", "--model.init_args.aggregation=sequence",
     ],
 }  # fmt: skip
 # The distance of sorted probabilities has a kink wherever two are equal, and a rounding that crosses one
@@ -105,7 +105,7 @@ def command(name: str, directory: Path, words: Iterable[str], parts: int) -> lis
         "--trainer.max_steps=5", "--trainer.logger=false", f"--trainer.default_root_dir={folder}",
         f"--trainer.accumulate_grad_batches={parts}",
         "--trainer.callbacks+=collect.Collect", f"--trainer.callbacks.path={folder}/log.jsonl",
-        "--trainer.callbacks+=katlit.callbacks.export.ExportModel",
+        "--trainer.callbacks+=katlit.callbacks.ExportModel",
         f"--trainer.callbacks.directory={folder}/model", *words, *job.both,
     ]  # fmt: skip
 

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from tinymodel import QWEN, tiny_backbone, write_tokenizer
 
-from datamodules.jsonl import write_rows
-from datamodules.records import Record, read_records
 from katlit.cli import main
-from katlit.protocol import Mode
+from katlit.datamodules.jsonl import write_rows
+from katlit.datamodules.records import Record, read_records
+from katlit.text.protocol import Mode
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")

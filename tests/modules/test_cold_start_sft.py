@@ -9,9 +9,9 @@ from tinymodel import fit, packed, tiny_backbone
 from torch import Tensor
 
 from katlit.errors import UserError
-from katlit.optimization import Optimization
-from modules import ColdStartSFT
-from modules.cold_start_sft import judge_mask
+from katlit.modules import ColdStartSFT
+from katlit.modules.cold_start_sft import judge_mask
+from katlit.stage.optimization import Optimization
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 ON, OFF = "<think_on>", "<think_off>"

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from tinymodel import LLAMA, QWEN, fit, packed, tiny_backbone
 from torch import Tensor
 
-from katlit.backbone import Backbone
 from katlit.errors import UserError
-from katlit.optimization import Optimization
+from katlit.model.backbone import Backbone
+from katlit.modules import DistillMTP
+from katlit.stage.optimization import Optimization
 from katlit.teacher.comparison import ToldTeacher
-from modules import DistillMTP
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 FAST = Optimization(learning_rate=1e-2)

@@ -10,9 +10,9 @@ import torch
 from tinymodel import tiny_backbone
 from torch import Tensor
 
-import katlit.module
+import katlit.stage.module
+from katlit.modules import StepSRPO
 from katlit.packing import best_fit_decreasing, fill_rows
-from modules import StepSRPO
 
 NUMBER = 12
 Rows = list[list[int]]  # the rollouts of each row
@@ -102,7 +102,7 @@ def step(stage: StepSRPO, ranks: list[list[dict[str, Any]]], monkeypatch: pytest
     numbers = [[stage._token_numbers(part) for part in parts] for parts in ranks]
     everything = [torch.stack(list(part.values())) for rank in numbers for part in rank]
     total = torch.stack(everything).sum(dim=0)
-    monkeypatch.setattr(katlit.module, "add_over_data_ranks", lambda values, mesh: (total, len(ranks)))
+    monkeypatch.setattr(katlit.stage.module, "add_over_data_ranks", lambda values, mesh: (total, len(ranks)))
     losses = []
     stage.zero_grad()
     for parts in ranks:

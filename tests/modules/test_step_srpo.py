@@ -8,8 +8,8 @@ import torch
 from tinymodel import fit, packed, tiny_backbone
 from torch import Tensor
 
-from katlit.optimization import Optimization
-from modules import StepSRPO
+from katlit.modules import StepSRPO
+from katlit.stage.optimization import Optimization
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 LENGTHS = [[7, 9, 6], [8, 8], [10, 5]]

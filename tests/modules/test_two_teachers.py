@@ -9,9 +9,9 @@ from tinymodel import LLAMA, QWEN, fit, packed, tiny_backbone
 from torch import Tensor
 
 from katlit.errors import UserError
-from katlit.needs import Needs
-from katlit.optimization import Optimization
-from modules import DistillMTP
+from katlit.modules import DistillMTP
+from katlit.stage.needs import Needs
+from katlit.stage.optimization import Optimization
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 LENGTHS, THINKS = [[6, 3, 4], [8, 5]], [[False, True, False], [True, False]]

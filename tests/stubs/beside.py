@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from katlit.rollout import HFEngine
+from katlit.engines import HFEngine
 
 
 class Beside(HFEngine):

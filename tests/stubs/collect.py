@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.distributed.tensor import DTensor
 
-from katlit.frozen import FrozenModel
+from katlit.model.frozen import FrozenModel
 from katlit.teacher.comparison import LiveTeacher
 
 

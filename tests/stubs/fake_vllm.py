@@ -6,7 +6,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from katlit.rollout.file_transfer import BACKEND
+from katlit.engines.vllm.plugin import BACKEND
 
 CONFIG = {
     "model_config": {

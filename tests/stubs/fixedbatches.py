@@ -7,8 +7,8 @@ from lightning import LightningDataModule
 from tinymodel import packed
 from torch import Tensor
 
-from datamodules.loader import EpochLoader, share_of
 from katlit.batch import Prompt
+from katlit.datamodules.loader import EpochLoader, share_of
 
 ROWS = 16  # tokens a row
 # Documents of each row of each micro-batch: unequal numbers of rows and of targets.

@@ -8,9 +8,9 @@ import torch
 from tinymodel import QWEN
 from torch import Tensor
 
-from katlit.backbone import Backbone
-from katlit.rollout import Completion, SamplingParameters
-from katlit.rollout.speculation import Drafts
+from katlit.engines import Completion, SamplingParameters
+from katlit.engines.vllm.speculation import Drafts
+from katlit.model.backbone import Backbone
 
 # vLLM's attention on the CPU wants heads of 32.
 WIDE: dict[str, Any] = QWEN | {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}

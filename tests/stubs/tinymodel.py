@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
-from katlit.backbone import Backbone
+from katlit.model.backbone import Backbone
 
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 

@@ -11,15 +11,15 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 from tinymodel import QWEN, tiny_backbone
 from torch import Tensor
 
-from datamodules.loader import EpochLoader, share_of
-from katlit.backbone import Backbone
 from katlit.batch import Prompt
-from katlit.callbacks.rollout import RolloutSampler
-from katlit.optimization import Optimization
+from katlit.callbacks.rollout.sampler import RolloutSampler
+from katlit.datamodules.loader import EpochLoader, share_of
+from katlit.engines import HFEngine, SamplingParameters
+from katlit.engines.base import Completion
+from katlit.model.backbone import Backbone
+from katlit.modules import StepSRPO
 from katlit.rewards import CompositeReward, Reward, Sample, Verdict
-from katlit.rollout import HFEngine, SamplingParameters
-from katlit.rollout.engine import Completion
-from modules import StepSRPO
+from katlit.stage.optimization import Optimization
 
 SHAPE = QWEN | {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
 

@@ -12,8 +12,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from tinystage import TinyData, TinyStage
 
-from datamodules.loader import EpochLoader
 from katlit.callbacks.checkpoint import StepCheckpoint, _recount_batches, checkpoints
+from katlit.datamodules.loader import EpochLoader
 from katlit.errors import UserError
 
 

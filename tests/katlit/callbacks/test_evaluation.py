@@ -11,11 +11,11 @@ from torch.utils.data import DataLoader
 
 from katlit.batch import Prompt
 from katlit.callbacks.evaluation import Evaluation
+from katlit.engines import HFEngine
+from katlit.engines.base import Completion, SamplingParameters
 from katlit.errors import UserError
-from katlit.protocol import Mode
-from katlit.rollout import HFEngine
-from katlit.rollout.engine import Completion, SamplingParameters
-from modules import StepSRPO
+from katlit.modules import StepSRPO
+from katlit.text.protocol import Mode
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 
@@ -41,7 +41,7 @@ class Script(HFEngine):
         return [Completion(ids, [0.0] * len(ids), "stop") for ids in map(self.respond, prompts)]
 
     def respond(self, ids: list[int]) -> list[int]:
-        from katlit.protocol import Response
+        from katlit.text.protocol import Response
 
         on = ids[-1] == self.protocol.marker_ids["<think_on>"]
         forced: Any = "on" if on else "off" if ids[-1] == self.protocol.marker_ids["<think_off>"] else "auto"

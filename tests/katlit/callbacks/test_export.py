@@ -5,7 +5,7 @@ import pytest
 
 from katlit.callbacks.export import ExportModel
 from katlit.errors import UserError
-from katlit.tracking import KatMLFlowLogger
+from katlit.tracking.mlflow import KatMLFlowLogger
 
 
 @pytest.mark.parametrize("global_zero", [True, False])

@@ -8,14 +8,14 @@ import pytest
 from lightning.pytorch import Trainer
 from tinymodel import tiny_backbone
 
-from datamodules.loader import EpochLoader
 from katlit.batch import Prompt
 from katlit.callbacks.prediction import Prediction
+from katlit.datamodules.loader import EpochLoader
+from katlit.engines import HFEngine
+from katlit.engines.base import Completion, SamplingParameters
 from katlit.errors import UserError
-from katlit.protocol import Mode, Response
-from katlit.rollout import HFEngine
-from katlit.rollout.engine import Completion, SamplingParameters
-from modules import StepSRPO
+from katlit.modules import StepSRPO
+from katlit.text.protocol import Mode, Response
 
 
 def prompt(number: int, words: int = 1) -> Prompt:

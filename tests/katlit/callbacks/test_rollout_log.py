@@ -12,10 +12,10 @@ from tinyrollouts import BATCHES, Finishing, prompt, train
 
 from katlit.callbacks.checkpoint import StepCheckpoint
 from katlit.callbacks.rollout_log import RolloutLog
+from katlit.engines.seeds import request_seed
 from katlit.errors import UserError
 from katlit.rewards import CompositeReward, Reward, Sample, Verdict
 from katlit.rollout.record_files import read_records, record_file, record_files
-from katlit.rollout.seeds import request_seed
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 

@@ -4,7 +4,7 @@ from unittest.mock import Mock, create_autospec
 import pytest
 
 from katlit.callbacks.samples import COLUMNS, SampleTable
-from katlit.tracking import KatMLFlowLogger
+from katlit.tracking.mlflow import KatMLFlowLogger
 
 BATCH = {"samples": [dict.fromkeys(COLUMNS, row) for row in range(5)]}
 

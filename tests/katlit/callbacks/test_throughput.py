@@ -6,9 +6,9 @@ import torch
 from tinymodel import QWEN
 from transformers import AutoConfig
 
-from katlit.callbacks.rollout import RolloutSampler
+from katlit.callbacks.rollout.sampler import RolloutSampler
 from katlit.callbacks.throughput import Throughput, peak_memory
-from katlit.rollout import HFEngine
+from katlit.engines import HFEngine
 
 PAD = 7
 

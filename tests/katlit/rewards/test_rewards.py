@@ -16,7 +16,6 @@ from reasoning_gym.factory import DATASETS
 
 from katlit.batch import Prompt
 from katlit.errors import UserError
-from katlit.protocol import Mode, ParsedResponse, Violation
 from katlit.rewards import (
     AccuracyReward,
     CompositeReward,
@@ -31,6 +30,7 @@ from katlit.rewards import (
     verdicts_of,
 )
 from katlit.rewards.task import _READ, scorer
+from katlit.text.protocol import Mode, ParsedResponse, Violation
 
 FAMILIES = ("chain_sum", "basic_arithmetic", "leg_counting", "gcd", "products")
 

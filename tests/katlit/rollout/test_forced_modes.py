@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from katlit.errors import UserError
-from katlit.rollout.roll_out import forced_modes
+from katlit.rollout.requests import forced_modes
 
 EACH = {
     (8, 0.25): 1, (8, 0.5): 2, (4, 0.25): 1, (3, 0.3): 1, (8, 0.1): 1, (12, 0.25): 2, (20, 0.25): 3,

@@ -8,12 +8,12 @@ import pytest
 from tinymodel import tiny_backbone
 from tinyrollouts import FirstLetter, prompt
 
+from katlit.engines.base import Completion
 from katlit.errors import UserError
 from katlit.rewards import CompositeReward, FormatReward, Sample, Verdict
-from katlit.rollout.engine import Completion
-from katlit.rollout.layout import Sampled
-from katlit.rollout.roll_out import score
+from katlit.rollout.requests import score
 from katlit.rollout.scoring import Scoring
+from katlit.rollout.types import Sampled
 
 PROMPTS = [prompt(0), prompt(1)]
 

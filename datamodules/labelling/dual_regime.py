@@ -1,0 +1,145 @@
+"""Dual-regime labels: a teacher votes on each query and answers it in that regime (recipe §2)."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from random import Random
+
+from katlit.batch import Prompt
+from katlit.datamodules.dialects.dialects import Ballot
+from katlit.datamodules.labelling.chat_model import ChatModel, Reply
+from katlit.datamodules.labelling.shared import (
+    accept,
+    agreeing_reason,
+    draws,
+    log_labels,
+    record_of,
+    request_seeds,
+    tally,
+)
+from katlit.datamodules.labelling.tagging import majority, subsample_to_share
+from katlit.datamodules.labelling.votes import explore
+from katlit.datamodules.records import Record
+from katlit.rewards import Reward
+from katlit.text.protocol import Mode
+
+
+@dataclass(frozen=True)  # no slots: jsonargparse merges a partial override by vars()
+class DualRegimeSettings:
+    """How a teacher labels dual-regime data.
+
+    Attributes:
+        ballots: Votes of the teacher on whether a query needs reasoning; a tie is think-off.
+        tries: Most samples drawn for a query until one is verified.
+        epsilon: Share of the queries that get a random regime instead of the voted one, so that each regime
+            sees every kind of query (our choice, after stage 2's ε).
+        forced: Share of the records whose mode is forced by prefill; the others bring the teacher's reason,
+            so that the student goes on well from either (our choice).
+        think_share: Share of think-on records to reach by dropping records of the larger class
+            (the paper has 0.348); null keeps all.
+        seed: Seed of all sampling.
+    """
+
+    ballots: int = 5
+    tries: int = 4
+    epsilon: float = 0.0
+    forced: float = 0.5
+    think_share: float | None = None
+    seed: int = 0
+
+
+def label_dual_regime(
+    prompts: Sequence[Prompt],
+    teacher: ChatModel,
+    accuracy: Reward,
+    settings: DualRegimeSettings,
+    think_on_teacher: ChatModel | None = None,
+) -> list[Record]:
+    """Tag queries by a teacher's votes and let each regime's teacher answer, by rejection sampling.
+
+    Opens `teacher` and then `think_on_teacher`, one after the other, so they may share an engine. Queries
+    without a correct answer within `tries` samples are dropped and counted in the log. Where there is no
+    reference the first well-formed answer is kept, unverified.
+
+    Args:
+        prompts: Queries to label.
+        teacher: Votes, and answers in both modes, or without thinking only.
+        accuracy: Gives 1 to a correct answer; only asked where there is a reference.
+        settings: Ballots, tries, shares, seed.
+        think_on_teacher: Another one, who answers where thinking is voted for.
+    """
+    start = time.monotonic()
+    own = list(Mode) if think_on_teacher is None else [Mode.THINK_OFF]
+    with teacher:
+        ballots, modes = _tag(prompts, teacher, settings)
+        solutions, drawn = _solve(prompts, modes, own, teacher, accuracy, settings)
+    if think_on_teacher is not None and Mode.THINK_ON in modes:
+        with think_on_teacher:
+            others = _solve(prompts, modes, [Mode.THINK_ON], think_on_teacher, accuracy, settings)
+        solutions, drawn = solutions | others[0], drawn + others[1]
+    writers = {Mode.THINK_OFF: teacher, Mode.THINK_ON: think_on_teacher or teacher}
+    records = [
+        _record(prompt, mode, votes, solutions[index], writers[mode].directory, settings)
+        for index, (prompt, mode, votes) in enumerate(zip(prompts, modes, ballots, strict=True))
+        if index in solutions
+    ]
+    solved = len(records)
+    if settings.think_share is not None:
+        regimes = [record.regime for record in records]
+        kept = subsample_to_share(regimes, settings.think_share, settings.seed)
+        records = [records[index] for index in kept]
+    log_labels("dual regime", len(prompts), drawn, solved, records, start)
+    return records
+
+
+def _tag(
+    prompts: Sequence[Prompt], teacher: ChatModel, settings: DualRegimeSettings
+) -> tuple[list[list[Ballot]], list[Mode]]:
+    """The votes on each query, and the mode that they, or chance, give it."""
+    seeds = [request_seeds(settings.seed, "ballot", prompt, settings.ballots) for prompt in prompts]
+    ballots = teacher.ballots([prompt["messages"] for prompt in prompts], seeds)
+    modes = [
+        explore(majority([b.mode for b in votes]), settings.epsilon, Random(f"{settings.seed}/{p['id']}"))  # noqa: S311
+        for p, votes in zip(prompts, ballots, strict=True)
+    ]
+    return ballots, modes
+
+
+def _solve(
+    prompts: Sequence[Prompt],
+    modes: Sequence[Mode],
+    answered: Sequence[Mode],
+    teacher: ChatModel,
+    accuracy: Reward,
+    settings: DualRegimeSettings,
+) -> tuple[dict[int, Reply], int]:
+    """Draw one sample for each unsolved prompt, up to `tries` times; each mode goes its own rounds."""
+    solutions: dict[int, Reply] = {}
+    drawn = 0
+    for mode in answered:
+        pending = [index for index, chosen in enumerate(modes) if chosen is mode]
+        for attempt in range(settings.tries):
+            chosen = [prompts[index] for index in pending]
+            seeds = [request_seeds(settings.seed, mode.value, prompt, 1, attempt) for prompt in chosen]
+            replies = teacher.sample([prompt["messages"] for prompt in chosen], mode.value, seeds)
+            drawn += sum(map(len, replies))
+            for index, samples in zip(pending, replies, strict=True):
+                if accepted := accept(prompts[index], samples, mode, accuracy):
+                    solutions[index] = accepted[0]
+            pending = [index for index in pending if index not in solutions]
+            if not pending:
+                break
+    return solutions, drawn
+
+
+def _record(
+    prompt: Prompt,
+    mode: Mode,
+    votes: list[Ballot],
+    solution: Reply,
+    teacher: str,
+    settings: DualRegimeSettings,
+) -> Record:
+    judge = agreeing_reason(mode, votes)
+    record = record_of(prompt, mode, solution, judge, tally(votes), teacher, settings.seed)
+    return replace(record, forced=draws(settings.seed, "forced", prompt, settings.forced))

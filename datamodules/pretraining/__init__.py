@@ -1,0 +1,1 @@
+"""Worked solutions, from which a small base model is trained."""

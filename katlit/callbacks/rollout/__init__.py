@@ -1,0 +1,1 @@
+"""The callback that samples: its checks, and what it hands to the data."""

@@ -1,0 +1,1 @@
+"""`katlit plan`: the memory of one device, added up."""

@@ -1,0 +1,117 @@
+"""The memory of a training run on one device: what lasts, and the larger of a step and an update."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from katlit.commands.plan import activations, logits
+from katlit.commands.plan.activations import Batch
+from katlit.commands.plan.companions import companions
+from katlit.commands.plan.engine import Engine, engine_bytes
+from katlit.commands.plan.precision import BYTES, Precision
+from katlit.commands.plan.states import Split, states
+from katlit.model.frozen import Placement
+from katlit.model.shape import Shape
+from katlit.stage.needs import Loss
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run, as far as its memory is concerned.
+
+    Attributes:
+        shape: Of the model that is trained.
+        losses: One entry for each time that logits are made.
+        trains_mtp: Whether the MTP modules run and have gradients.
+        companions: Shapes of frozen models.
+        placement: Where their weights are.
+        dtype: Of the backbone and of its companions.
+        precision_word: Of the trainer.
+        precision: What the two come to under this strategy.
+        batch: What one device sees at a time.
+        split: Strategy and devices.
+        engine: Of the rollouts, where it shares the device.
+        memory: Of one device, in bytes.
+        only_new: Of the model's own layers only the new ones are trained, and nothing beside them.
+        parts: In how many parts a loss is computed.
+    """
+
+    shape: Shape
+    losses: tuple[Loss, ...]
+    trains_mtp: bool
+    companions: tuple[Shape, ...]
+    placement: Placement
+    dtype: str
+    precision_word: str
+    precision: Precision
+    batch: Batch
+    split: Split
+    engine: Engine | None
+    memory: int
+    only_new: bool = False
+    parts: int = 1
+
+    @property
+    def trained(self) -> int:
+        """Parameters with a gradient."""
+        own = self.shape.new_layers * self.shape.layer if self.only_new else self.shape.parameters
+        return own + (self.shape.mtp_parameters if self.trains_mtp else 0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bytes on one device, by what they are for."""
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    companions: int
+    activations: int
+    casts: int
+    logits: int
+    gathered: int
+    engine: int
+    update: int
+    host: int
+
+    @property
+    def total(self) -> int:
+        """The peak: an update begins when activations and logits are gone."""
+        lasting = self.parameters + self.gradients + self.optimizer + self.companions + self.engine
+        step = self.activations + self.casts + self.logits + self.gathered
+        return lasting + max(step, self.update)
+
+
+def plan(job: Job) -> Plan:
+    """Count the memory of a run on one device."""
+    shape, precision, batch = job.shape, job.precision, job.batch
+    state = states(shape, job.trained, precision, job.split)
+    frozen = companions(job.companions, BYTES[job.dtype], job.placement, job.split.devices)
+    kept = activations.kept_bytes(shape, precision, batch, with_mtp=job.trains_mtp)
+    working = max(activations.working_bytes(model, precision, batch) for model in (shape, *job.companions))
+    return Plan(
+        parameters=state.parameters,
+        gradients=state.gradients,
+        optimizer=state.optimizer,
+        companions=frozen.lasting,
+        activations=kept + working,
+        casts=activations.cast_bytes(shape, precision),
+        logits=_logits(job),
+        gathered=state.gathered + frozen.gathered,
+        engine=engine_bytes(job.engine, shape, job.memory) if job.engine else 0,
+        update=state.update,
+        host=state.host + frozen.host,
+    )
+
+
+def _logits(job: Job) -> int:
+    """What all losses keep, and the most that one of them needs; every token counts as a target.
+
+    Each part of a loss has a gradient of the head, and they are added up when all are there.
+    """
+    depths = 1 + (job.shape.mtp_depth if job.trains_mtp else 0)
+    what = job.batch.tokens, depths, job.shape, job.precision
+    compared: Sequence[Shape | None] = job.companions or (None,)
+    kept = sum(max(logits.kept_bytes(loss, *what, model) for model in compared) for loss in job.losses)
+    heads = (job.parts - 1) * job.shape.embedding * job.precision.weights
+    needed = max(logits.working_bytes(loss, *what, model) for model in compared for loss in job.losses)
+    return kept + heads + needed

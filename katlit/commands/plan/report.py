@@ -1,0 +1,129 @@
+"""The plan as text: a table, whether it fits, and which switch would help."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import get_args
+
+from katlit.commands.plan.memory import Job, Plan, plan
+from katlit.commands.plan.precision import precision_of
+from katlit.commands.plan.states import Strategy, strategy_precision
+from katlit.model.frozen import Placement
+from katlit.model.shape import Shape
+
+GIB = 2**30
+
+_ROWS = {
+    "parameters": "parameters",
+    "gradients": "gradients",
+    "optimizer": "optimizer state",
+    "companions": "frozen companions (teacher, reference)",
+    "engine": "rollout engine in process",
+    "activations": "activations",
+    "casts": "half-precision copies of the weights (autocast)",
+    "logits": "logits of the loss",
+    "gathered": "weights and gradients gathered for a while",
+}
+
+
+def describe(shape: Shape) -> str:
+    """One line on a model."""
+    active = f", {_billions(shape.active)} active for a token" if shape.experts else ""
+    mtp = f", {_billions(shape.mtp_parameters)} of MTP modules" if shape.mtp_depth else ""
+    return f"{_billions(shape.parameters)} parameters{active}{mtp}"
+
+
+def _billions(number: int) -> str:
+    return f"{number / 1e9:.1f}B" if number >= 1e9 else f"{number / 1e6:.2f}M"
+
+
+def size(number: int) -> str:
+    """Bytes for people."""
+    return f"{number / GIB:,.1f} GiB" if number >= GIB else f"{number / 2**20:,.1f} MiB"
+
+
+def render(job: Job) -> str:
+    """Return the whole report."""
+    planned = plan(job)
+    batch, split = job.batch, job.split
+    checkpointing = "gradient checkpointing" if batch.checkpointing else "no gradient checkpointing"
+    lines = [
+        f"model      {describe(job.shape)}",
+        *(f"companion  {describe(companion)}" for companion in job.companions),
+        f"devices    {split.devices} × {size(job.memory)}, {split.strategy}",
+        f"batch      {batch.tokens:,} tokens a device in rows of {batch.row_tokens:,}, {checkpointing}",
+        "",
+        *(
+            f"{size(number):>12}  {title}"
+            for name, title in _ROWS.items()
+            if (number := getattr(planned, name))
+        ),
+        f"{size(planned.total):>12}  at the peak, on each device",
+    ]
+    if planned.host:
+        lines.append(f"{size(planned.host):>12}  in host memory, for each device")
+    return "\n".join([*lines, "", *_verdict(job, planned)])
+
+
+def _verdict(job: Job, planned: Plan) -> list[str]:
+    if planned.total <= job.memory:
+        return [f"fits: {planned.total / job.memory:.0%} of {size(job.memory)}"]
+    found = [(title, plan(other)) for title, other in switches(job)]
+    helpful = sorted((p.total, title) for title, p in found if p.total < 0.99 * planned.total)
+    lines = [f"does not fit into {size(job.memory)}. What would help, each by itself:"]
+    lines += [
+        f"{size(total):>12}  {title}{'  (fits)' if total <= job.memory else ''}" for total, title in helpful
+    ]
+    return lines if helpful else [f"does not fit into {size(job.memory)}, and no single switch would help"]
+
+
+def switches(job: Job) -> Iterator[tuple[str, Job]]:
+    """What could be changed, and the job that it would be."""
+    batch, split, precision = job.batch, job.split, job.precision
+    if not batch.checkpointing:
+        yield (
+            "model.backbone.gradient_checkpointing: true",
+            replace(job, batch=replace(batch, checkpointing=True)),
+        )
+    half = batch.tokens // 2
+    rows = min(batch.row_tokens, half)
+    yield "half the tokens in a batch", replace(job, batch=replace(batch, tokens=half, row_tokens=rows))
+    if precision.mixed:
+        yield "trainer.precision: bf16-true", half_precision(job)
+    if job.engine is not None:
+        yield "a rollout engine on devices of its own", replace(job, engine=None)
+    yield from _placements(job)
+    if split.devices > 1:
+        yield from _splits(job)
+    if split.strategy in ("z1", "z2", "z3") and not split.offload_optimizer:
+        away = replace(split, offload_optimizer=True)
+        yield "offload_optimizer: true", replace(job, split=away)
+    if split.strategy == "z3" and not split.offload_parameters:
+        away = replace(split, offload_optimizer=True, offload_parameters=True)
+        yield "offload_optimizer and offload_parameters: true", replace(job, split=away)
+
+
+def _placements(job: Job) -> Iterator[tuple[str, Job]]:
+    """Other places for frozen models that are whole on each device."""
+    if job.companions and job.placement == "device":
+        for placement in get_args(Placement)[1:]:
+            title = f"model.teacher_placement (in stage 3 reference_placement): {placement}"
+            yield title, replace(job, placement=placement)
+
+
+def _splits(job: Job) -> Iterator[tuple[str, Job]]:
+    """Other strategies, under which precision may mean another thing."""
+    files: dict[Strategy, str] = {"fsdp2": "fsdp2", "z3": "deepspeed_z3"}
+    for strategy, name in files.items():
+        if strategy != job.split.strategy:
+            yield f"-c configs/strategy/{name}.yaml", with_strategy(job, strategy)
+
+
+def half_precision(job: Job) -> Job:
+    """The same job with `trainer.precision: bf16-true`, optimizer state included."""
+    return replace(job, precision=precision_of("bfloat16", "bf16-true", zero=False))
+
+
+def with_strategy(job: Job, strategy: Strategy) -> Job:
+    """The same job under another strategy, on as many devices."""
+    precision = strategy_precision(job.dtype, job.precision_word, strategy)
+    return replace(job, split=replace(job.split, strategy=strategy), precision=precision)

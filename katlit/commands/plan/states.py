@@ -1,0 +1,100 @@
+"""Weights, gradients and optimizer state of one device, under each strategy."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from katlit.commands.plan.precision import Precision, precision_of
+from katlit.model.shape import Shape
+
+Strategy = Literal["single", "ddp", "z1", "z2", "z3", "fsdp2"]
+MAX_LIVE = 10**9  # parameters that DeepSpeed's stage 3 keeps gathered at most, its default
+
+
+@dataclass(frozen=True)
+class Split:
+    """How a strategy divides a model over the devices.
+
+    Attributes:
+        strategy: What trains.
+        devices: All of them, on all nodes.
+        offload_optimizer: Optimizer state in host memory.
+        offload_parameters: Weights in host memory.
+        bucket: Numbers in one of DeepSpeed's two buckets of gradients.
+    """
+
+    strategy: Strategy = "single"
+    devices: int = 1
+    offload_optimizer: bool = False
+    offload_parameters: bool = False
+    bucket: int = 2**28
+
+    def share(self, number: int, *strategies: Strategy) -> int:
+        """A device's part of a number that these strategies divide; rounded up."""
+        return -(-number // self.devices) if self.strategy in strategies else number
+
+
+@dataclass(frozen=True)
+class States:
+    """Bytes of one device; `host` are those that it keeps in host memory."""
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    gathered: int
+    update: int  # what the optimizer's step needs for a moment
+    host: int = 0
+
+
+def strategy_precision(dtype: str, word: str, strategy: Strategy) -> Precision:
+    """What a dtype of the backbone and a word of the trainer come to under a strategy."""
+    return precision_of(dtype, word, zero=strategy.startswith("z"), fsdp2=strategy == "fsdp2")
+
+
+def states(shape: Shape, trained: int, precision: Precision, split: Split) -> States:
+    """Count the lasting memory, and what a strategy gathers.
+
+    Args:
+        shape: Of the model.
+        trained: Parameters with a gradient.
+        precision: Bytes of each number.
+        split: Strategy and devices.
+    """
+    weights = precision.weights
+    gradients = split.share(trained * weights, "z2", "z3", "fsdp2")
+    if split.strategy == "ddp":
+        gradients *= 2  # DDP's buckets are a copy
+    optimizer = split.share(trained * (precision.master + precision.states), "z1", "z2", "z3", "fsdp2")
+    whole = States(
+        parameters=split.share(shape.total * weights, "z3", "fsdp2"),
+        gradients=gradients,
+        optimizer=optimizer,
+        gathered=_gathered(shape, trained, precision, split),
+        update=split.share(trained * max(weights, precision.master), "z1", "z2", "z3", "fsdp2"),
+    )
+    return _offloaded(whole, split)
+
+
+def _gathered(shape: Shape, trained: int, precision: Precision, split: Split) -> int:
+    """Whole weights and gradients that come and go.
+
+    FSDP2 holds embedding, head and norms, and two layers (one is fetched ahead); as gradients the former and
+    one layer; with mixed precision both in half, and the largest unit's gradients once more to be reduced in
+    float32. DeepSpeed holds two buckets of gradients and, at stage 3, the parameters it lets live.
+    """
+    if split.strategy == "fsdp2" and split.devices > 1:
+        reduced = 4 * max(shape.root, shape.layer) if precision.mixed else 0
+        return precision.compute * (2 * shape.root + 3 * shape.layer) + reduced
+    if split.strategy not in ("z1", "z2", "z3"):
+        return 0
+    live = min(shape.total, max(MAX_LIVE, shape.embedding + shape.layer)) if split.strategy == "z3" else 0
+    return precision.weights * (2 * min(trained, split.bucket) + live)
+
+
+def _offloaded(whole: States, split: Split) -> States:
+    """Move to the host what is to stay there; gradients go where their optimizer is, but for the buckets."""
+    if split.offload_optimizer:
+        host = whole.host + whole.optimizer + whole.gradients + whole.update
+        whole = replace(whole, optimizer=0, gradients=0, update=0, host=host)
+    if split.offload_parameters:
+        whole = replace(whole, parameters=0, host=whole.host + whole.parameters)
+    return whole

@@ -1,0 +1,1 @@
+"""`katlit replay`: one rollout of a run, explained and sampled again."""

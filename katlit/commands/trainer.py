@@ -1,0 +1,177 @@
+"""The Lightning side of the command line: the trainer with its extra command, and LightningCLI for it."""
+
+import logging
+import re
+import warnings
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentError, set_parsing_settings
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf.errors import OmegaConfBaseException
+from typing_extensions import override
+
+from katlit.callbacks.checkpoint import StepCheckpoint, newest_checkpoint
+from katlit.callbacks.track_config import TrackConfig
+from katlit.errors import UserError
+from katlit.output import require_writable
+from katlit.tracking.mlflow import mlflow_loggers
+
+# `${trainer.max_steps}` in any file then means the last value, that of later files and the command line.
+set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+
+
+class KatTrainer(Trainer):
+    """Lightning's Trainer with `label`, which builds the data and trains nothing."""
+
+    def label(self, model: LightningModule, datamodule: LightningDataModule) -> None:
+        """Build the data of a stage: sample, verify, vote, and write the cache that fit reads.
+
+        Takes the settings of `fit` as they are, so the cache has the very key that `fit` will look up.
+
+        Args:
+            model: Unused; present because the settings are those of `fit`.
+            datamodule: Its `prepare_data` is run, in one process.
+        """
+        del model
+        datamodule.trainer = self
+        if self.is_global_zero:
+            datamodule.prepare_data()
+
+
+class KatCLI(LightningCLI):
+    """LightningCLI over composed YAML files; the YAML, never a checkpoint, is the source of truth."""
+
+    @staticmethod
+    @override
+    def subcommands() -> dict[str, set[str]]:
+        return LightningCLI.subcommands() | {"label": {"model", "datamodule"}}
+
+    @override
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        return super().init_parser(parser_mode="omegaconf+", exit_on_error=False, **kwargs)
+
+    @override
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """`checkpoint` is a section of its own: one entry of a list of callbacks cannot be overridden."""
+        parser.add_lightning_class_args(StepCheckpoint, "checkpoint")
+
+    @override
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        # Upstream warns whenever a list is given; `katlit.cli.main` always gives one.
+        self.config = parser.parse_args(args)
+
+    @override
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: upstream lets `hyper_parameters` of a checkpoint override YAML and command line."""
+
+    @override
+    def after_instantiate_classes(self) -> None:
+        """Find out before any work, and on every rank, what to go on from and whether results can be kept."""
+        self._find_checkpoint()
+        require_writable(self.trainer.default_root_dir, "trainer.default_root_dir")
+        for logger in mlflow_loggers(self.trainer.loggers):
+            logger.check()
+
+    def _find_checkpoint(self) -> None:
+        """Put the newest checkpoint in the place of `last` or `auto`; refuse a path where nothing is."""
+        settings = self.config_init[self.subcommand]
+        path = settings.get("ckpt_path")
+        if path in ("last", "auto"):
+            newest = newest_checkpoint(self.trainer, required=path == "last")
+            settings["ckpt_path"] = None if newest is None else str(newest)
+        elif path is not None and "://" not in str(path) and not Path(path).exists():
+            raise UserError(
+                f"ckpt_path: {str(path)!r} does not exist; give a checkpoint, last (the newest), or auto "
+                "(the newest, if any)"
+            )
+
+
+def _set_up_logging() -> None:
+    """Show what katlit reports; keep advertisements and upstream deprecations out."""
+    ours = logging.getLogger("katlit")
+    ours.setLevel(logging.INFO)
+    if not ours.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        ours.addHandler(handler)
+    log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    log.addFilter(lambda record: "Tip:" not in str(record.msg))
+    # Validation prompts are optional in stage 3.
+    warnings.filterwarnings("ignore", message=".*have no `val_dataloader`. Skipping val loop")
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.* is deprecated", category=FutureWarning)
+
+
+def _check_syntax(arguments: Sequence[str]) -> None:
+    """Name the file of a YAML mistake; jsonargparse gives only the line, of one of several files."""
+    names = [value for option, value in pairwise(arguments) if option in ("-c", "--config")]
+    names += [word.removeprefix("--config=") for word in arguments if word.startswith("--config=")]
+    for name in names:
+        if not Path(name).is_file():
+            raise UserError(f"settings file {name!r} does not exist")
+        try:
+            yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise UserError(f"{name} is not YAML: {error}") from error
+
+
+_NO_REASON = ("Does not validate", "Subtypes:", "Errors:", "Expected a path but")
+
+
+def _concise(message: str) -> str:
+    """Key, class and reason; jsonargparse also lists every type that was tried, and the whole value."""
+    keys: list[str] = []
+    owner = ""
+    for line in message.splitlines():
+        text = line.strip().removeprefix("- ")
+        key = re.match(r'Parser key "(.*)":', text)
+        problem = re.match("Problem with given class_path '(.*)':", text)
+        if key:
+            keys.append(key.group(1))
+        elif problem:
+            owner = f" ({problem.group(1)})"
+        elif keys and text and not text.startswith(_NO_REASON):
+            return f"{'.init_args.'.join(keys)}: {text}{owner}"
+    return message
+
+
+def run(
+    arguments: Sequence[str], cli: type[KatCLI] = KatCLI, trainer_class: type[KatTrainer] = KatTrainer
+) -> KatCLI:
+    """Run one of the trainer's commands.
+
+    Args:
+        arguments: The command and its options.
+        cli: What parses and runs them.
+        trainer_class: Has a method for each command.
+
+    Returns:
+        The command line, when its command is done.
+
+    Raises:
+        UserError: for a wrong key, value or file in the settings, naming it.
+    """
+    _check_syntax(arguments)
+    _set_up_logging()
+    try:
+        return cli(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            trainer_class=trainer_class,
+            save_config_callback=TrackConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=list(arguments),
+        )
+    except ArgumentError as error:
+        raise UserError(_concise(str(error))) from error
+    except (MisconfigurationException, OmegaConfBaseException) as error:
+        raise UserError(str(error)) from error

@@ -1,0 +1,15 @@
+"""Rollout engines: what samples completions, apart from what trains."""
+
+from katlit.engines.base import Completion, RolloutEngine, SamplingParameters
+from katlit.engines.hf import HFEngine
+from katlit.engines.vllm.engine import VLLMEngine
+from katlit.engines.vllm.server.engine import VLLMServer
+
+__all__ = [
+    "Completion",
+    "HFEngine",
+    "RolloutEngine",
+    "SamplingParameters",
+    "VLLMEngine",
+    "VLLMServer",
+]

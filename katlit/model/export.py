@@ -1,0 +1,124 @@
+"""Writing and reading the directory that passes from stage to stage.
+
+An ordinary Hugging Face directory, and in its folder `mtp` the first MTP module, as vLLM's speculative
+decoding takes it: a configuration that names the drafter, and weights under the drafter's names. vLLM's
+drafter knows no second one, so further modules are in `mtp/deeper`. What loads the model itself
+(transformers, vLLM) looks for weights in the directory only and leaves the folder alone; so does the drafter
+with the folder within.
+"""
+
+import copy
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
+
+from katlit.errors import UserError
+from katlit.model.mtp import DRAFTER_PREFIX
+from katlit.text.protocol import Protocol
+
+MTP_FOLDER = "mtp"
+# Which of vLLM's models runs a model of this type so that its drafter can follow it, and the MTP modules as
+# that drafter. The one below is Qwen2 but for the place of the final norm.
+MTP_ARCHITECTURES = {"qwen2": "MiMoForCausalLM"}
+_DEEPER = "deeper"
+_WEIGHTS = "model.safetensors"
+
+
+def write_directory(
+    directory: str | Path,
+    model: PreTrainedModel,
+    weights: dict[str, Tensor],
+    mtp_weights: dict[str, Tensor],
+    protocol: Protocol,
+) -> None:
+    """Write all or nothing: a directory of that name appears only when it is complete.
+
+    Args:
+        directory: Where to. A model directory of that name is replaced.
+        model: Gives configuration and generation settings; its own weights are not read.
+        weights: Full tensors on the CPU, under Hugging Face names.
+        mtp_weights: Full tensors on the CPU, under the names of `katlit.model.mtp.stored_name`; may be empty.
+        protocol: Its tokenizer is written, with markers and chat template.
+
+    Raises:
+        UserError: where the directory holds something else than a model.
+    """
+    with replacing(directory, "config.json") as new:
+        _fill(new, model, weights, mtp_weights, protocol)
+
+
+@contextmanager
+def replacing(directory: str | Path, mark: str) -> Iterator[Path]:
+    """An empty folder to be filled, that takes the place of `directory` once it is complete.
+
+    Args:
+        directory: Where to. One that holds a file named `mark` is replaced.
+        mark: Tells our own kind of directory from others.
+
+    Raises:
+        UserError: where the directory holds something else.
+    """
+    target = Path(directory).absolute()
+    replaced = target.exists() and any(target.iterdir())
+    if replaced and not (target / mark).is_file():
+        raise UserError(f"export: {str(directory)!r} holds other files, no {mark}; choose another place")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        (temporary / "new").mkdir()
+        yield temporary / "new"
+        if replaced:
+            target.rename(temporary / "old")
+        (temporary / "new").rename(target)
+    finally:
+        shutil.rmtree(temporary)
+
+
+def _fill(
+    directory: Path,
+    model: PreTrainedModel,
+    weights: dict[str, Tensor],
+    mtp_weights: dict[str, Tensor],
+    protocol: Protocol,
+) -> None:
+    end = {"eos_token_id": protocol.end_id, "pad_token_id": protocol.pad_id}
+    model.config.update(end)
+    model.generation_config.update(**end)
+    depths = {name.split(".")[2] for name in mtp_weights}
+    model.config.num_nextn_predict_layers = len(depths)
+    model.save_pretrained(directory, state_dict=weights)
+    protocol.tokenizer.save_pretrained(directory)
+    if mtp_weights:
+        _write_mtp(directory / MTP_FOLDER, model.config, mtp_weights)
+
+
+def _write_mtp(folder: Path, config: PretrainedConfig, weights: dict[str, Tensor]) -> None:
+    own = copy.deepcopy(config)
+    own.num_nextn_predict_layers = 1
+    if config.model_type in MTP_ARCHITECTURES:
+        own.architectures = [MTP_ARCHITECTURES[config.model_type]]
+    folder.mkdir()
+    own.save_pretrained(folder)
+    drafter = {name: weight for name, weight in weights.items() if name.startswith(DRAFTER_PREFIX)}
+    save_file(drafter, folder / _WEIGHTS, metadata={"format": "pt"})
+    deeper = {name: weight for name, weight in weights.items() if name not in drafter}
+    if deeper:
+        (folder / _DEEPER).mkdir()
+        save_file(deeper, folder / _DEEPER / _WEIGHTS, metadata={"format": "pt"})
+
+
+def read_mtp(directory: str | Path) -> dict[str, Tensor]:
+    """The MTP weights of a directory under their stored names; empty where it has none."""
+    folder = Path(directory) / MTP_FOLDER
+    return {
+        name: weight
+        for path in (folder / _WEIGHTS, folder / _DEEPER / _WEIGHTS)
+        if path.is_file()
+        for name, weight in load_file(path).items()
+    }

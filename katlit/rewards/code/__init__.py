@@ -1,0 +1,1 @@
+"""The reward that runs programs: tests, and the sandbox that contains them."""

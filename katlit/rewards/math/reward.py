@@ -1,0 +1,162 @@
+"""Equality of mathematical answers."""
+
+import re
+import sys
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from katlit.errors import UserError
+from katlit.rewards.base import Reward, Sample, Verdict
+from katlit.rewards.match import reference_of
+from katlit.rewards.math.answers import final_expression, words
+from katlit.rewards.math.lists import equal_lists, split_list
+from katlit.rewards.math.numerals import Numeral, equal, read_numeral
+from katlit.rewards.math.units import split_unit
+from katlit.rewards.math.workers import StartError, WorkerError, WorkerPool
+
+_SCRIPT = Path(__file__).with_name("math_worker.py")
+_BASE = re.compile(r"([0-9A-F]+)\s*_\s*\{?(\d{1,2})\}?")
+_TWO_NUMBERS = re.compile(r"\d\s+\d")
+
+
+class MathReward(Reward):
+    r"""1 where the answer means what the reference means, else 0; by numbers, then by math-verify.
+
+    The answer is what `katlit.rewards.math.answers` finds: what is boxed, else the last formula, else all
+    of it. Integers, decimals, fractions, mixed numbers and percentages, alone or in lists, are
+    compared exactly (`numerals`). Everything else, algebra, roots, intervals, sets, matrices, relations,
+    goes to math-verify and sympy in worker processes, which read LaTeX and evaluate no Python; an answer that
+    takes longer, or more memory, than they are given is unjudged, neither right nor wrong.
+
+    Our choices, where usage differs:
+    - A decimal of six significant digits stands for what it is rounded from: 0.333333 is 1/3, 0.33 is not.
+    - A percent sign is a unit: 50% is 50, and 1/2. A unit may be left out, but not be another one, and is not
+      converted: 5 is 5 cm, 5 m is not, nor is 0.05 m.
+    - Words are compared as text, letters without case; a product of three letters or more without a sign is
+      taken for a word.
+    - `x = 5` is 5, and so is `2x = 5`, for a reference without an equals sign.
+    - A list without brackets is a set: its order does not count. In `(1, 2)` it does.
+    - Digits with single commas between groups of three are one number: 1,234.
+
+    Known errors of math-verify that remain: an element of a set counts as equal where it agrees to six
+    decimals; a domain is not looked at, (x²-1)/(x-1) is x+1.
+
+    Args:
+        timeout: Seconds that one comparison may take.
+        workers: Processes that compare; they start when first needed. Verdicts do not depend on it.
+        memory_mib: Address space of a worker.
+        max_characters: A longer expression is wrong, unless it is the reference's very text.
+    """
+
+    def __init__(
+        self, timeout: float = 3.0, workers: int = 1, memory_mib: int = 1024, max_characters: int = 2000
+    ) -> None:
+        if timeout <= 0 or workers < 1 or max_characters < 1:
+            raise UserError(
+                f"MathReward: timeout {timeout}, workers {workers}, max_characters {max_characters}; give "
+                "positive numbers"
+            )
+        self.timeout = timeout
+        self.workers = workers
+        self.memory_mib = memory_mib
+        self.max_characters = max_characters
+
+    @cached_property
+    def _pool(self) -> WorkerPool:
+        arguments = [str(self.memory_mib * 2**20), str(self.timeout)]
+        return WorkerPool(_SCRIPT, arguments, self.workers, self.timeout)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The settings: a copy starts workers of its own."""
+        return {name: value for name, value in self.__dict__.items() if name != "_pool"}
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Verdict]:
+        """See `Reward`."""
+        first = [self._read(sample) for sample in samples]
+        waiting = [index for index, one in enumerate(first) if not isinstance(one, Verdict)]
+        requests = [one for one in first if not isinstance(one, Verdict)]
+        found = dict(zip(waiting, self._compared(requests) if requests else (), strict=True))
+        return [one if isinstance(one, Verdict) else found[index] for index, one in enumerate(first)]
+
+    def _compared(self, requests: Sequence[dict[str, str]]) -> list[Verdict]:
+        try:
+            return [_verdict(reply) for reply in self._pool.ask_all(requests)]
+        except StartError as error:
+            raise UserError(
+                f"MathReward: its worker process does not start ({error}); it runs {_SCRIPT} with "
+                f"{sys.executable}, an empty environment and memory_mib {self.memory_mib}"
+            ) from error
+
+    def close(self) -> None:
+        """Kill the workers."""
+        if "_pool" in self.__dict__:
+            self._pool.close()
+
+    def _read(self, sample: Sample) -> Verdict | dict[str, str]:
+        """A verdict, where none of sympy is needed; else what to ask a worker."""
+        reference = final_expression(reference_of(sample), self.max_characters)
+        if sample.answer is None:
+            return Verdict(0.0, "no answer")
+        answer = final_expression(sample.answer, self.max_characters)
+        if answer == reference:
+            return Verdict(1.0, "the reference's text")
+        if not answer:
+            return Verdict(0.0, "no answer")
+        if len(answer) > self.max_characters:
+            return Verdict(0.0, f"longer than {self.max_characters} characters")
+        return _compare(reference, answer)
+
+
+def _compare(reference: str, answer: str) -> Verdict | dict[str, str]:
+    expected = words(reference)
+    if expected is not None:
+        return _told(expected in {words(answer), answer.casefold()}, "words")
+    (reference, unit), (answer, own) = split_unit(reference), split_unit(answer)
+    if unit and own and unit != own:
+        return Verdict(0.0, f"{own} for {unit}")
+    (reference, base), (answer, own) = _split_base(reference), _split_base(answer)
+    if base and own and base != own:
+        return Verdict(0.0, f"base {own} for {base}")
+    number, given = read_numeral(reference), read_numeral(answer)
+    if number and given:
+        return _told(equal(number, given), "number")
+    if not (number or given):
+        listed, listed_too = split_list(reference), split_list(answer)
+        same = equal_lists(listed, listed_too) if listed and listed_too else None
+        if same is not None:
+            return _told(same, "list")
+    return _request(reference, answer, number, given)
+
+
+def _told(same: bool, kind: str) -> Verdict:
+    return Verdict(1.0, f"the same {kind}") if same else Verdict(0.0, f"another {kind}")
+
+
+def _split_base(expression: str) -> tuple[str, str | None]:
+    match = _BASE.fullmatch(expression)
+    return (match[1], match[2]) if match else (expression, None)
+
+
+def _request(
+    reference: str, answer: str, number: Numeral | None, given: Numeral | None
+) -> Verdict | dict[str, str]:
+    """What to ask a worker."""
+    if _TWO_NUMBERS.search(answer) and not given:
+        return Verdict(0.0, "two numbers with nothing between them")  # to sympy "5 6" is 11
+    rounded, other = (number, answer) if number else (given, reference)
+    if rounded and rounded.rounding and not rounded.percent:
+        low, high = rounded.value - rounded.rounding, rounded.value + rounded.rounding
+        return {"text": other, "low": str(low), "high": str(high)}
+    return {"reference": reference, "answer": answer}
+
+
+def _verdict(reply: dict[str, Any] | TimeoutError | WorkerError) -> Verdict:
+    if isinstance(reply, TimeoutError):
+        return Verdict(None, "MathReward: not compared in time", timed_out=True)
+    if isinstance(reply, WorkerError):
+        return Verdict(None, f"MathReward: {reply}")
+    if reply["equal"] is None:
+        return Verdict(None, f"MathReward: {reply['reason']}")
+    return Verdict(float(reply["equal"]), reply["reason"])

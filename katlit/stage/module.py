@@ -1,0 +1,210 @@
+"""The base class of the stages: backbone, optimizer, schedule, and means over the tokens of a whole step."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from typing_extensions import override
+
+from katlit.errors import UserError
+from katlit.losses.load_balance import load_balance, load_statistics
+from katlit.losses.reduce import token_mean
+from katlit.metrics.token_mean import TokenMean
+from katlit.model.backbone import Backbone
+from katlit.model.experts import routers
+from katlit.model.sharding import shard
+from katlit.parallel.collectives import add_over_data_ranks
+from katlit.stage.needs import Needs
+from katlit.stage.optimization import Optimization, build_optimizer, build_schedule
+
+DEFAULT_OPTIMIZATION = Optimization()
+
+
+class KatModule(LightningModule):
+    """A stage; subclasses add a training step.
+
+    Args:
+        backbone: The model, materialised in `configure_model`.
+        optimization: AdamW and its schedule.
+    """
+
+    trains_mtp: bool = False  # stages that do not train the MTP modules carry them along, frozen
+
+    def __init__(self, backbone: Backbone, optimization: Optimization = DEFAULT_OPTIMIZATION) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.optimization = optimization
+        self._means: dict[str, TokenMean] = {}
+        self._numbers: dict[str, Tensor] = {}
+        self._micro_batches = 1  # of the present optimizer step
+        self._micro_batches_left = 0
+        self._logged: dict[str, Tensor] = {}
+        self._loads: list[Tensor] = []  # of experts, in each of the step's micro-batches so far
+
+    @override
+    def configure_model(self) -> None:
+        if self.backbone.is_materialized:
+            return
+        self.backbone.materialize()
+        self.backbone.mtp.requires_grad_(self.trains_mtp)
+        with torch.device("cpu"):  # Hugging Face's loader refuses the strategy's device
+            self.load_companions()
+        if self.device_mesh is not None:
+            shard(self.backbone, self.device_mesh, str(self.trainer.precision))
+
+    def needs(self) -> Needs:
+        """What `katlit plan` has to know beside the backbone: heads that the losses use, frozen models."""
+        return Needs()
+
+    def load_companions(self) -> None:
+        """Load the frozen models that a stage needs beside its own; runs once, before sharding."""
+
+    @override
+    def on_train_start(self) -> None:
+        """Refuse settings under which a step ends within its micro-batches, or a run resumes elsewhere."""
+        if self.trainer.ckpt_path is not None and self.trainer.max_steps == -1:
+            # Lightning counts the batches for the schedule before it restores the place in the data.
+            raise UserError(
+                "trainer.max_steps: -1, but only a run whose length is given in steps can go on where it "
+                "stopped; set trainer.max_steps to what trainer.max_epochs comes to"
+            )
+        if any(isinstance(callback, GradientAccumulationScheduler) for callback in self.trainer.callbacks):
+            raise UserError(
+                "trainer.callbacks: GradientAccumulationScheduler changes the micro-batches of a step, "
+                "whose number the data must know beforehand; use trainer.accumulate_grad_batches"
+            )
+        parts, batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
+        if batches % parts:
+            raise UserError(
+                f"trainer.accumulate_grad_batches: {parts}, but an epoch has {batches} batches; choose a "
+                "divisor, or another limit_train_batches or fast_dev_run"
+            )
+
+    @override
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = build_optimizer(self, self.optimization)
+        schedule = build_schedule(optimizer, self.trainer.estimated_stepping_batches, self.optimization)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @override
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Nothing: the evaluation callback samples the policies."""
+
+    @override
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+        """Return the batch as it is: the prediction callback samples the answers."""
+        return batch
+
+    def target_numbers(self, batch: Any) -> dict[str, Tensor]:
+        """How many tokens of a batch each mean is over, [] each; what `step_numbers` adds up."""
+        raise NotImplementedError(f"{type(self).__name__}.target_numbers")
+
+    def step_numbers(self, batch: Any) -> dict[str, Tensor]:
+        """What this batch's sums are divided by, so that gradients are those of means over the whole step.
+
+        Lightning averages gradients over ranks and over the micro-batches of an optimizer step. A loss that
+        is the mean of its own batch would so depend on how tokens fall into batches. Each sum is divided by
+        the tokens of the whole step ÷ (ranks × micro-batches) instead. To be called once a training step.
+
+        Args:
+            batch: Without `window` it is taken for a whole step of this rank.
+        """
+        window = batch.get("window", [batch])
+        if window:
+            self._micro_batches = self._micro_batches_left = len(window)
+            self._numbers = self._totals([self._token_numbers(part) for part in window])
+            self._logged, self._loads = {}, []
+        self._micro_batches_left -= 1
+        return self._numbers
+
+    def _token_numbers(self, batch: Any) -> dict[str, Tensor]:
+        numbers = self.target_numbers(batch)
+        return numbers | {"routed": self._real(batch).sum()} if routers(self.backbone) else numbers
+
+    def _real(self, batch: Any) -> Tensor:
+        """Which tokens are no padding, [B, L] bool."""
+        return batch["input_ids"] != self.backbone.protocol.pad_id
+
+    def add_router_loss(self, loss: Tensor, batch: Any, routing: tuple[Tensor, ...]) -> Tensor:
+        """Add the load-balancing loss of a mixture of experts; to be called once a training step.
+
+        The mean over layers of `load_balance`, times the backbone's `router_loss_weight`. All tokens count
+        that are no padding, targets or not. The loss is no sum over tokens, because it multiplies two means.
+        Our choice: each micro-batch of each rank balances its own load, and the mean over them weighs by
+        their tokens. So it depends on how tokens fall into micro-batches, but not on which rank has which of
+        them.
+
+        Logs `train/router_loss` before its weight and, of the whole step and all ranks, `load_statistics` as
+        `router/…`.
+
+        Args:
+            loss: Of the batch, [].
+            batch: With `input_ids`; `step_numbers` has seen it.
+            routing: Of `Backbone.forward`; where it is empty, the loss is returned as it is.
+        """
+        if not routing:
+            return loss
+        config = self.backbone.causal_lm.config
+        real, top_k = self._real(batch).flatten(), config.num_experts_per_tok
+        values, loads = zip(*(load_balance(logits, top_k, real) for logits in routing), strict=True)
+        router_loss = token_mean(torch.stack(values).mean(dim=0), self._numbers["routed"])
+        self.log_training({"router_loss": router_loss})
+        self._log_loads(torch.stack(loads))
+        weight = self.backbone.router_loss_weight
+        if weight is None:
+            weight = 0.0 if self.backbone.lora is not None else config.router_aux_loss_coef
+        return loss + weight * router_loss if weight else loss
+
+    def _log_loads(self, loads: Tensor) -> None:
+        """Log the balance of a step's loads, [layers, experts] each, once all of them are there."""
+        self._loads.append(loads)
+        if self._micro_batches_left == 0:
+            total, _ = add_over_data_ranks(torch.stack(self._loads).sum(dim=0), self.device_mesh)
+            rows = {f"router/{name}": value for name, value in load_statistics(total).items()}
+            self.log_dict(rows, on_step=True, on_epoch=False, batch_size=1)
+
+    def _totals(self, parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        totals = torch.stack([torch.stack(list(part.values())) for part in parts]).sum(dim=0)
+        totals, ranks = add_over_data_ranks(totals, self.device_mesh)
+        shares = totals.where(totals > 0, 1).float() / (ranks * len(parts))
+        return dict(zip(parts[0], shares.unbind(), strict=True))
+
+    def log_training(self, values: dict[str, Tensor]) -> None:
+        """Log values of one step as `train/<name>`, averaged over its micro-batches and over ranks.
+
+        A name that has a group of its own, `<group>/<name>`, is taken as it is. Nothing waits for the device.
+        """
+        for name, value in values.items():
+            part = value.detach().float() / self._micro_batches
+            self._logged[name] = self._logged[name] + part if name in self._logged else part
+        if self._micro_batches_left == 0:
+            parts = torch.stack([self._logged[name] for name in values])
+            total, ranks = add_over_data_ranks(parts, self.device_mesh)
+            means = self.summarize_training(dict(zip(values, (total / ranks).unbind(), strict=True)))
+            rows = {name if "/" in name else f"train/{name}": value for name, value in means.items()}
+            self.log_dict(rows, on_step=True, on_epoch=False, batch_size=1)
+
+    def summarize_training(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What is logged of a step's means; a stage may put in what follows from several of them."""
+        return means
+
+    def count(self, name: str, values: Tensor) -> None:
+        """Add one value a token to a validation mean; a stage counts the same names in every batch."""
+        if name not in self._means:
+            self._means[name] = TokenMean().to(values.device)
+        self._means[name].update(values)
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        means = {name: metric.compute() for name, metric in self._means.items()}
+        self.log_dict({f"val/{name}": value for name, value in self.summarize(means).items()})
+        for metric in self._means.values():
+            metric.reset()
+
+    def summarize(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What validation logs: the means themselves, and the perplexity of each cross-entropy `…ce`."""
+        cross_entropies = [name for name in means if name == "ce" or name.endswith("_ce")]
+        return means | {f"{name[:-2]}perplexity": means[name].exp() for name in cross_entropies}

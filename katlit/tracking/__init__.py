@@ -1,0 +1,7 @@
+"""Tracking by MLflow, without secrets."""
+
+from katlit.tracking.mlflow import KatMLFlowLogger
+
+__all__ = [
+    "KatMLFlowLogger",
+]

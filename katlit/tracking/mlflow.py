@@ -1,0 +1,251 @@
+"""MLflow: the logger of the trainer, and the parent run that the stages of one experiment hang under.
+
+MLflow is imported inside functions; its start takes 1.5 s, and 2 s more where a sqlite file is new.
+"""
+
+import os
+import time
+import urllib.error
+import urllib.request
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from typing_extensions import override
+
+from katlit.errors import UserError
+from katlit.output import require_writable
+from katlit.tracking.redaction import redact
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+# Read by MLflow when it is imported: no usage reports to third parties, no bars and no chatter in the log.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+
+PARENT_RUN_VARIABLE = "KATLIT_PARENT_RUN_ID"
+MAX_PARAMETER = 500  # characters, what MLflow servers before 2.10 take
+MAX_BATCH = 100  # parameters in one request, MLflow's limit
+PROBE_SECONDS = 5.0
+
+_URI_KEY = "logger.init_args.tracking_uri"
+_SQLITE = "sqlite:///"
+_STATUS = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED"}  # Lightning's words, MLflow's
+
+
+def default_tracking_uri(save_dir: str | Path) -> str:
+    """`MLFLOW_TRACKING_URI`, or else a sqlite file in `save_dir`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{Path(save_dir).resolve()}/mlflow.db"
+
+
+def check_tracking(uri: str) -> None:
+    """Find out within seconds whether results can be tracked; MLflow by itself retries for minutes.
+
+    Args:
+        uri: Of an MLflow server (http, https) or a sqlite file; other stores are taken on trust.
+
+    Raises:
+        UserError: naming the URI, where no server answers or the folder of the file cannot be written.
+    """
+    if uri.startswith(_SQLITE):
+        require_writable(Path(uri.removeprefix(_SQLITE)).parent, _URI_KEY)
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https"):
+        return
+    probe = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}/health"
+    try:
+        with urllib.request.urlopen(probe, timeout=PROBE_SECONDS):  # noqa: S310 (the scheme is checked above)
+            pass
+    except urllib.error.HTTPError as answer:
+        answer.close()  # a proxy may hide /health behind a login, but somebody is there
+    except OSError as error:
+        raise UserError(
+            f"MLflow server {redact(uri)} cannot be reached ({error}); start it, or mend "
+            f"MLFLOW_TRACKING_URI or {_URI_KEY} (a sqlite:///file.db needs no server)"
+        ) from error
+
+
+@contextmanager
+def _refusals(uri: str) -> Iterator[None]:
+    """What MLflow refuses to open or to create, as a UserError."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        raise UserError(f"MLflow at {redact(uri)}: {error}") from error
+
+
+def _client(uri: str) -> "MlflowClient":
+    """MLflow's client; it opens a sqlite file, and creates it if need be."""
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri)
+
+
+def _create_run(
+    client: "MlflowClient", uri: str, experiment: str, name: str | None, tags: Mapping[str, str]
+) -> str:
+    """Id of a new run; a new experiment is created too, its artifacts beside a sqlite file."""
+    found = client.get_experiment_by_name(experiment)
+    if found is not None:
+        experiment_id = found.experiment_id
+    elif uri.startswith(_SQLITE):
+        folder = Path(uri.removeprefix(_SQLITE)).resolve().parent / "mlartifacts"
+        experiment_id = client.create_experiment(experiment, folder.as_uri())
+    else:
+        experiment_id = client.create_experiment(experiment)
+    return client.create_run(experiment_id, run_name=name, tags=dict(tags)).info.run_id
+
+
+def start_parent_run(tracking_uri: str, experiment: str, name: str, tags: Mapping[str, str]) -> str:
+    """Create the run that the stages of one experiment hang under.
+
+    Returns:
+        Its id, for `parent_run_id` of the stages' loggers or the variable `KATLIT_PARENT_RUN_ID`.
+
+    Raises:
+        UserError: where MLflow cannot be reached or written, naming the URI.
+    """
+    check_tracking(tracking_uri)
+    with _refusals(tracking_uri):
+        return _create_run(_client(tracking_uri), tracking_uri, experiment, name, tags)
+
+
+def log_to_run(tracking_uri: str, run_id: str, files: Sequence[Path], metrics: Mapping[str, float]) -> None:
+    """Add files (as artifacts, under their names) and final numbers to a run, such as the parent's report."""
+    client = _client(tracking_uri)
+    for file in files:
+        client.log_artifact(run_id, str(file))
+    for key, value in metrics.items():
+        client.log_metric(run_id, key, value)
+
+
+def finish_parent_run(tracking_uri: str, run_id: str, *, failed: bool = False) -> None:
+    """Close the parent run."""
+    _client(tracking_uri).set_terminated(run_id, "FAILED" if failed else "FINISHED")
+
+
+def _shorten(value: str) -> str:
+    """The value, or as much as MLflow takes with a visible note of what is missing."""
+    if len(value) <= MAX_PARAMETER:
+        return value
+    note = f" … (shortened from {len(value)} characters, whole in config.yaml)"
+    return value[: MAX_PARAMETER - len(note)] + note
+
+
+class KatMLFlowLogger(Logger):
+    """Tracks a run in MLflow: an sqlite file by default, any server by its URI.
+
+    Lightning's own logger opens its database in the constructor (on every rank), defaults to a file store
+    that MLflow 3 refuses, and cuts parameters silently; this one touches nothing until the run starts.
+
+    Args:
+        experiment_name: MLflow experiment, created where it does not exist.
+        run_name: Name of the run; MLflow invents one by default.
+        tracking_uri: `sqlite:///file.db`, or a server's `http(s)://`. By default the variable
+            `MLFLOW_TRACKING_URI`, or else `mlflow.db` in `save_dir`.
+        save_dir: Folder of the default database.
+        parent_run_id: Run to hang under; the variable `KATLIT_PARENT_RUN_ID` by default.
+        run_id: An earlier run to go on with, when training resumes from a checkpoint.
+    """
+
+    def __init__(
+        self,
+        experiment_name: str = "katlit",
+        run_name: str | None = None,
+        tracking_uri: str | None = None,
+        save_dir: str = "outputs",
+        parent_run_id: str | None = None,
+        run_id: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.tracking_uri = tracking_uri or default_tracking_uri(save_dir)
+        self._experiment_name = experiment_name
+        self._run_name = run_name
+        self._save_dir = save_dir
+        self._parent_run_id = parent_run_id or os.environ.get(PARENT_RUN_VARIABLE)
+        self._run_id = run_id
+        self._client: MlflowClient | None = None
+
+    def check(self) -> None:
+        """Raise a UserError at once where the run could not be tracked; see `check_tracking`."""
+        check_tracking(self.tracking_uri)
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> "MlflowClient":
+        """MLflow's client, with the run created; on other ranks than 0 an object that does nothing."""
+        if self._client is None:
+            with _refusals(self.tracking_uri):
+                client = _client(self.tracking_uri)
+                if self._run_id is None:
+                    self._run_id = self._new_run(client)
+                else:
+                    client.update_run(self._run_id, status="RUNNING")
+            self._client = client
+        return self._client
+
+    def _new_run(self, client: "MlflowClient") -> str:
+        tags = {"mlflow.parentRunId": self._parent_run_id} if self._parent_run_id else {}
+        return _create_run(client, self.tracking_uri, self._experiment_name, self._run_name, tags)
+
+    @property
+    def run_id(self) -> str | None:
+        """Id of the run, created by asking; None on other ranks than 0."""
+        _ = self.experiment
+        return self._run_id
+
+    @property
+    @override
+    def name(self) -> str:
+        return self._experiment_name
+
+    @property
+    @override
+    def version(self) -> str | None:
+        return self.run_id
+
+    @property
+    @override
+    def save_dir(self) -> str:
+        return self._save_dir
+
+    @override
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
+        """Log flat settings; a value longer than MLflow takes is shortened visibly."""
+        from mlflow.entities import Param
+
+        settings = vars(params) if isinstance(params, Namespace) else params
+        entries = [Param(str(key), _shorten(str(value))) for key, value in settings.items()]
+        for start in range(0, len(entries), MAX_BATCH):
+            self.experiment.log_batch(self.run_id, params=entries[start : start + MAX_BATCH])
+
+    @override
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        entries = [Metric(key, float(value), now, step or 0) for key, value in metrics.items()]
+        self.experiment.log_batch(self.run_id, metrics=entries)
+
+    @override
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        if self._client is not None:
+            self._client.set_terminated(self._run_id, _STATUS[status])
+
+
+def mlflow_loggers(loggers: Sequence[Logger]) -> list[KatMLFlowLogger]:
+    """Those of a trainer's loggers that write to MLflow."""
+    return [logger for logger in loggers if isinstance(logger, KatMLFlowLogger)]

@@ -1,0 +1,127 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from katlit.datamodules.dialects.dialects import KatlitDialect, PlainDialect, choose_dialect
+from katlit.errors import UserError
+from katlit.model.pretrained import load_tokenizer
+from katlit.text.protocol import Mode, Protocol, Response
+
+ASK = [{"role": "user", "content": "5 - 3"}]
+ON = Response(judge="hm", mode=Mode.THINK_ON, think="5 - 3 = 2\n<answer>", answer="2")
+OFF = Response(judge="hm", mode=Mode.THINK_OFF, answer="2")
+
+
+@pytest.fixture(scope="module")
+def plain(models_root: Path) -> PlainDialect:
+    dialect = choose_dialect(load_tokenizer(str(models_root / "plain"), "model"), "plain")
+    assert isinstance(dialect, PlainDialect)
+    return dialect
+
+
+def test_dialects_are_told_apart(models_root: Path, plain: PlainDialect) -> None:
+    assert isinstance(
+        choose_dialect(load_tokenizer(str(models_root / "ours"), "model"), "ours"), KatlitDialect
+    )
+    with pytest.raises(UserError, match=r"no-template: its tokenizer has no chat template"):
+        choose_dialect(load_tokenizer(str(models_root / "no-template"), "model"), "no-template")
+    with pytest.raises(UserError, match="ballot_template"):
+        choose_dialect(plain.tokenizer, "plain", "Is it hard?")
+
+
+@pytest.mark.parametrize("name", ["byte-small", "byte-large", "characters"])
+@pytest.mark.parametrize("response", [ON, OFF])
+def test_pieces_add_up_to_the_protocols_encoding(
+    protocols: dict[str, Protocol], name: str, response: Response
+) -> None:
+    dialect = KatlitDialect(protocols[name])
+    pieces = dialect.lay_out(response)
+    ids = [token for piece in pieces for token in piece.token_ids]
+    assert ids == protocols[name].encode_response(response, response.mode.value)
+    texts = {piece.name: piece.text for piece in pieces}
+    assert texts["<answer> content"] == "2"
+    assert texts.get("<think> content", "") == response.think
+    assert all(start is not None for piece in pieces for start in piece.starts)
+
+
+def test_a_vote_of_ours_is_the_mode_and_the_judge_text(protocols: dict[str, Protocol]) -> None:
+    dialect = KatlitDialect(protocols["byte-small"])
+    ids = protocols["byte-small"].encode_response(ON, "auto")
+    stop = next(index for index, token in enumerate(ids) if token in dialect.ballot_stop_ids)
+    ballot = dialect.read_ballot(ids[: stop + 1], truncated=False)
+    assert ballot is not None
+    assert (ballot.mode, ballot.reason) == (Mode.THINK_ON, "hm")
+    assert dialect.read_ballot(ids[:2], truncated=True) is None
+
+
+def test_the_plain_prompt_follows_the_template(plain: PlainDialect) -> None:
+    decode = plain.tokenizer.decode
+    assert decode(plain.encode_prompt(ASK, "on")) == "[user]5 - 3\n[assistant]"
+    assert decode(plain.encode_prompt(ASK, "off")) == "[user]5 - 3\n[assistant]<think>\n\n</think>\n\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "think", "answer", "valid"),
+    [
+        ("<think>\nhm\n</think>\n\n2[end]", Mode.THINK_ON, "hm", "2", True),
+        ("hm</think>2[end]", Mode.THINK_ON, "hm", "2", True),
+        ("2[end]", Mode.THINK_OFF, "", "2", True),
+        ("<think>\n\n</think>\n\n2[end]", Mode.THINK_OFF, "", "2", True),
+        ("<think>hm[end]", Mode.THINK_ON, "<think>hm", None, False),
+        ("[end]", Mode.THINK_OFF, "", None, False),
+    ],
+)
+def test_reading_plain_replies(
+    plain: PlainDialect, text: str, mode: Mode, think: str, answer: str | None, valid: bool
+) -> None:
+    ids = plain.tokenizer(text)["input_ids"]
+    reply = plain.read(ids, "on", truncated=False)
+    assert (reply.mode, reply.think, reply.answer, reply.valid) == (mode, think, answer, valid)
+    assert not plain.read(ids, "on", truncated=True).valid
+
+
+@pytest.mark.parametrize(
+    ("text", "vote", "reason"),
+    [
+        ("Yes, it has two steps.", Mode.THINK_ON, "it has two steps."),
+        ("no", Mode.THINK_OFF, ""),
+        ("NO: one step", Mode.THINK_OFF, "one step"),
+        ("<think>\n\n</think>\n\nyes.", Mode.THINK_ON, ""),
+        ("Nobody knows", None, ""),
+        ("I think yes", None, ""),
+        ("", None, ""),
+    ],
+)
+def test_plain_votes_are_read_strictly(
+    plain: PlainDialect, text: str, vote: Mode | None, reason: str
+) -> None:
+    ballot = plain.read_ballot(plain.tokenizer(text)["input_ids"], truncated=False)
+    assert (None if ballot is None else ballot.mode) is vote
+    assert ballot is None or ballot.reason == reason
+    assert plain.read_ballot(plain.tokenizer(text)["input_ids"], truncated=True) is None
+
+
+def test_the_question_reaches_the_ballot(plain: PlainDialect) -> None:
+    asked = plain.tokenizer.decode(plain.encode_ballot([*ASK, {"role": "assistant", "content": "{x}"}]))
+    assert "Request:\n5 - 3" in asked
+
+
+def laid_out(dialect: PlainDialect, response: Response) -> str:
+    return str(
+        dialect.tokenizer.decode([token for piece in dialect.lay_out(response) for token in piece.token_ids])
+    )
+
+
+def test_plain_responses_close_what_the_prompt_opened(plain: PlainDialect) -> None:
+    assert laid_out(plain, ON) == f"<think>\n{ON.think}\n</think>\n\n2[end]"
+    assert laid_out(plain, OFF) == "2[end]"
+
+
+def test_a_template_that_opens_the_thinking_itself(models_root: Path) -> None:
+    tokenizer: Any = load_tokenizer(str(models_root / "plain"), "model")
+    tokenizer.chat_template = "{{ messages[-1]['content'] }}[assistant]<think>\n"
+    dialect = PlainDialect(tokenizer, "{question}")
+    assert laid_out(dialect, ON) == f"{ON.think}\n</think>\n\n2[end]"
+    assert laid_out(dialect, OFF) == "</think>\n\n2[end]"
+    assert not dialect.read(tokenizer("still at it[end]")["input_ids"], "on", truncated=False).valid

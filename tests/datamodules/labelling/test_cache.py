@@ -1,0 +1,83 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from katlit.batch import Prompt
+from katlit.datamodules.labelling.cache import cache_file, cached_records, fingerprint, hash_model
+from katlit.datamodules.records import Record
+from katlit.errors import UserError
+from katlit.text.protocol import Mode
+
+RECORD = Record(
+    id="a", messages=[{"role": "user", "content": "1"}], regime=Mode.THINK_OFF, judge="", answer="1"
+)
+
+
+def test_a_second_call_builds_nothing(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def build() -> list[Record]:
+        calls.append(1)
+        return [RECORD, replace(RECORD, metadata={"key": (1, 2)})]
+
+    path = cache_file(str(tmp_path / "cache"), "test", "f" * 64)
+    first = cached_records(path, build)
+    assert cached_records(path, build) == first
+    assert len(calls) == 1
+
+
+def test_the_first_of_two_writers_is_read_by_both(tmp_path: Path) -> None:
+    """What it has written is trained on already."""
+    path = tmp_path / "records.jsonl"
+
+    def slow() -> list[Record]:
+        assert cached_records(path, lambda: [RECORD]) == [RECORD]
+        return [replace(RECORD, answer="2")]
+
+    assert cached_records(path, slow) == [RECORD]
+
+
+def test_errors_leave_no_file_and_come_before_the_work(tmp_path: Path) -> None:
+    path = tmp_path / "cache" / "records.jsonl"
+    with pytest.raises(UserError, match="labelling kept no record"):
+        cached_records(path, list)
+    assert list(path.parent.iterdir()) == []
+    (tmp_path / "file").write_text("")
+
+    def never() -> list[Record]:
+        raise AssertionError("built before the folder was checked")
+
+    with pytest.raises(UserError, match="cannot write the cache"):
+        cached_records(tmp_path / "file" / "records.jsonl", never)
+
+
+def test_a_model_is_known_by_its_contents(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "model.safetensors").write_bytes(b"123")
+    first = hash_model(str(tmp_path / "a"))
+    assert hash_model(str(tmp_path / "b")) == first
+    (tmp_path / "b" / "model.safetensors").write_bytes(b"124")
+    assert hash_model(str(tmp_path / "b")) != first
+    (tmp_path / "b" / "model.safetensors").rename(tmp_path / "b" / "other.safetensors")
+    assert hash_model(str(tmp_path / "b")) != first
+    assert hash_model("owner/name") == "owner/name"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda inputs: (inputs[0] | {"n": 5}, *inputs[1:]),
+        lambda inputs: (inputs[0], ["owner/other"], inputs[2]),
+        lambda inputs: (*inputs[:2], inputs[2][1:]),
+        lambda inputs: (*inputs[:2], [{**inputs[2][0], "reference": "9"}, *inputs[2][1:]]),
+    ],
+)
+def test_every_input_changes_the_key(sums: list[Prompt], change: Callable[[Any], Any]) -> None:
+    inputs: Any = ({"n": 4}, ["owner/name"], sums)
+    assert fingerprint(*inputs) == fingerprint(*inputs)
+    assert fingerprint(*inputs) != fingerprint(*change(inputs))

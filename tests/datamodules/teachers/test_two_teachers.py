@@ -1,0 +1,136 @@
+"""Labels and batches of two teachers: each record is in the hands of the one that wrote it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from katlit.batch import Prompt
+from katlit.datamodules import CachedTeacher, DistillData, FilePrompts
+from katlit.datamodules.jsonl import write_rows
+from katlit.datamodules.labelled import BatchSettings
+from katlit.datamodules.labelling.dual_regime import DualRegimeSettings
+from katlit.datamodules.records import read_records
+from katlit.errors import UserError
+from katlit.model.pretrained import load_tokenizer
+from katlit.text.protocol import Mode, Protocol
+
+ROWS = [
+    {"id": f"{i}", "messages": [{"role": "user", "content": f"{i}+1"}], "judge": "j", "answer": f"{i + 1}",
+     **({"regime": "on", "think": f"{i} {'!' * i}"} if i % 3 == 0 else {"regime": "off"})}
+    for i in range(9)
+]  # fmt: skip
+
+
+@pytest.fixture
+def data(tmp_path: Path, models_root: Path) -> Callable[..., DistillData]:
+    """From a file of records; teachers are given by the names of their directories."""
+
+    def make(first: str, second: str | None = None, rows: Any = ROWS, **settings: Any) -> DistillData:
+        write_rows(tmp_path / "records.jsonl", rows)
+        batches = BatchSettings(batch_tokens=300, packing=True, row_tokens=150, validation_share=0.0)
+        return DistillData(
+            str(models_root / "ours"), str(models_root / first),
+            records_file=str(tmp_path / "records.jsonl"), batches=batches,
+            think_on_teacher=None if second is None else str(models_root / second), **settings,
+        )  # fmt: skip
+
+    return make
+
+
+def ready(data: DistillData) -> DistillData:
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def test_labels_come_from_the_teacher_of_their_regime(
+    tmp_path: Path, models_root: Path, sums: list[Prompt], make_engine: Any, hard: Any
+) -> None:
+    write_rows(tmp_path / "prompts.jsonl", (dict(prompt) for prompt in sums))
+
+    def labelled(engine: Any, second: str | None) -> DistillData:
+        ours, prompts = str(models_root / "ours"), FilePrompts(str(tmp_path / "prompts.jsonl"))
+        settings: dict[str, Any] = {"labelling": DualRegimeSettings(ballots=3)}
+        if second is not None:
+            settings["think_on_teacher"] = str(models_root / second)
+        made = DistillData(ours, ours, prompts, engine, cache_dir=str(tmp_path / "cache"), **settings)
+        made.prepare_data()
+        return made
+
+    engine = make_engine(wants=hard)
+    records = read_records(labelled(engine, "ours-characters").records_path())
+    assert engine.started == ["ours", "ours-characters"]
+    assert [record.regime for record in records] == [hard(prompt["id"]) for prompt in sums]
+    assert {record.regime: Path(record.teacher).name for record in records} == {
+        Mode.THINK_OFF: "ours", Mode.THINK_ON: "ours-characters",
+    }  # fmt: skip
+    assert all(record.votes[record.regime.value] == 3 for record in records)
+    other, same = make_engine(wants=hard), make_engine(wants=hard)
+    one = labelled(other, None)
+    assert other.started == ["ours"]
+    # By the same seeds, so that a second teacher changes nothing but who writes.
+    alone = [record.answer + record.think for record in read_records(one.records_path())]
+    assert alone == [record.answer + record.think for record in records]
+    assert labelled(same, "ours").records_path() == one.records_path()
+    assert same.requests == 0
+    idle = make_engine(wants=lambda _: Mode.THINK_OFF, right=lambda *_: True)
+    (tmp_path / "prompts.jsonl").write_text((tmp_path / "prompts.jsonl").read_text().splitlines()[0] + "\n")
+    labelled(idle, "ours-characters")
+    assert idle.started == ["ours"]  # nothing to think about
+
+
+def test_each_teacher_reads_its_own_records_and_the_pairs_are_the_same(
+    data: Callable[..., DistillData], models_root: Path
+) -> None:
+    single = {name: ready(data(name)) for name in ("ours", "ours-characters")}
+    two = ready(data("ours", "ours-characters"))
+    protocol = Protocol(load_tokenizer(str(models_root / "ours"), "ours"))
+    think_on = protocol.marker_ids["<think_on>"]
+    assert two.train_indices == single["ours"].train_indices
+    batches = [list(made.train_dataloader()) for made in (two, *single.values())]
+    shares = []
+    for both, *alone in zip(*batches, strict=True):
+        # Which document of the student's a token is in, and whether that one thinks.
+        positions = both["position_ids"].flatten()
+        document = (positions == 0).cumsum(0)
+        thinking = torch.isin(document, document[both["input_ids"].flatten() == think_on])
+        for part, reference, regime in (
+            (both, alone[0], ~thinking), (both["think_on"], alone[1], thinking),
+        ):  # fmt: skip
+            kept = regime[reference["student_targets"]]
+            assert part["student_targets"].tolist() == reference["student_targets"][kept].tolist()
+            expected = reference["teacher_input_ids"].flatten()[reference["teacher_targets"]][kept]
+            assert part["teacher_input_ids"].flatten()[part["teacher_targets"]].tolist() == expected.tolist()
+            places = reference["teacher_position_ids"].flatten()[reference["teacher_targets"]][kept]
+            assert part["teacher_position_ids"].flatten()[part["teacher_targets"]].tolist() == places.tolist()
+            if not kept.any():
+                assert part["teacher_input_ids"].shape == (1, 1)
+            shares.append(kept.float().mean().item())
+    assert {0, 1} < set(shares)  # batches of one teacher, and of both
+
+
+def test_a_teacher_named_twice_is_one(data: Callable[..., DistillData]) -> None:
+    assert "think_on" not in next(iter(ready(data("ours", "ours")).train_dataloader()))
+
+
+def test_mistakes_are_named(data: Callable[..., DistillData], tmp_path: Path) -> None:
+    caches = [CachedTeacher(str(tmp_path / name)) for name in ("a", "a", "b")]
+    for second, settings, message in (
+        (None, {"think_on_cached_teacher": caches[0]}, "given, but there is one teacher"),
+        ("ours-characters", {"cached_teacher": caches[0]}, "one of them is missing, but there are"),
+        ("ours-characters", {"think_on_cached_teacher": caches[0]}, "one of them is missing"),
+        ("ours-characters", {"cached_teacher": caches[0], "think_on_cached_teacher": caches[1]},
+         "think_on_cached_teacher.directory: '.*/a' is that of data.cached_teacher"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=rf"^data\..*{message}"):
+            data("ours", second, **settings)
+    for rows, key, regime in ((ROWS[1:3], "think_on_teacher", "on"), (ROWS[:1], "teacher", "off")):
+        with pytest.raises(
+            UserError, match=rf"^data\.{key}: '.*' has nothing to teach: .* think-{regime}; name"
+        ):
+            ready(data("ours", "ours-characters", rows))
+    with pytest.raises(UserError, match=r"^data\.think_on_teacher: directory"):
+        ready(data("ours", "gone"))

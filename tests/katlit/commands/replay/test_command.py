@@ -1,0 +1,52 @@
+"""`katlit replay` on a folder as a run leaves it; whole runs are replayed by the tests of integration."""
+
+from pathlib import Path
+
+import pytest
+from tinyrecord import record
+
+from katlit.cli import main
+from katlit.rollout.record_files import record_file, write_records
+
+ROOT = Path(__file__).parents[4]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of an engine that joined a server; rank 1 has the first prompt of rank 0 again."""
+    folder = tmp_path_factory.mktemp("run")
+    files = ["base", "stage/step_srpo", "rollout/vllm_server"]
+    words = [
+        *(f"-c={ROOT}/configs/{name}.yaml" for name in files),
+        f"--model.init_args.backbone.init_args.init_from={ROOT}/assets/teacher",
+        "--trainer.callbacks.engine.url=http://127.0.0.1:9",
+    ]
+    with pytest.MonkeyPatch.context() as patch, (folder / "config.yaml").open("w") as file:
+        patch.setattr("sys.stdout", file)
+        assert main(["fit", *words, "--print_config"]) == 0
+    (folder / "rollouts").mkdir()
+    for rank in range(2):
+        records = [record(step=0, policy_step=0, rank=rank, group=0)]
+        write_records(record_file(folder / "rollouts", 0, rank), records)
+    return folder
+
+
+def test_a_server_that_was_joined_keeps_its_weights(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["replay", f"--run={run}", "--rollout=0/set/p/0"]) == 2
+    error = capsys.readouterr().err
+    assert f"{run}/config.yaml: the engine joins http://127.0.0.1:9" in error
+    assert "--only_show" in error
+
+
+@pytest.mark.parametrize("copy", range(3))
+def test_a_copy_of_a_repeated_prompt_is_chosen(
+    run: Path, copy: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["replay", f"--run={run}", "--rollout=0/set/p/0", "--only_show", f"--copy={copy}"]
+    assert main(words) == (2 if copy == 2 else 0)
+    shown = capsys.readouterr()
+    if copy == 2:
+        assert "--copy: 2; of this rollout there are 2, from 0" in shown.err
+    else:
+        assert f"*   {copy}  rank {copy}, group 0\n" in shown.out
+        assert "the step has the prompt 2 times" in shown.out

@@ -1,0 +1,191 @@
+import json
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from katlit.cli import main
+from katlit.errors import UserError
+from katlit.tracking.mlflow import (
+    KatMLFlowLogger,
+    check_tracking,
+    default_tracking_uri,
+    finish_parent_run,
+    log_to_run,
+    start_parent_run,
+)
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def client(uri: str) -> MlflowClient:
+    return MlflowClient(uri)
+
+
+@pytest.fixture(scope="module")
+def fitted(uri: str, client: MlflowClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """An ordinary `katlit fit` below a parent run; its MLflow run, its parent's id, and its output folder."""
+    folder = tmp_path_factory.mktemp("run")
+    parent = start_parent_run(uri, "stages", "demo", {"seed": "1"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        patch.setenv("KATLIT_PARENT_RUN_ID", parent)
+        patch.setenv("MLFLOW_TRACKING_URI", uri)
+        status = main(
+            [
+                *["fit", "-c", "configs/base.yaml"],
+                *["-c", "tests/stubs/tinystage.yaml", "-c", "tests/stubs/callbacks.yaml"],
+                *["--trainer.max_steps=3", f"--trainer.default_root_dir={folder}"],
+                *["--model.api_key=hunter2", f"--model.note={'long ' * 200}"],
+                f"--trainer.callbacks.init_args.directory={folder}/export",
+                *["--trainer.logger.experiment_name=stages", "--trainer.logger.run_name=tiny"],
+            ]
+        )
+    assert status == 0
+    (run,) = [run for run in client.search_runs(["1"]) if run.info.run_name == "tiny"]
+    yield run, parent, folder
+    finish_parent_run(uri, parent)
+
+
+def test_a_stage_is_a_finished_child_of_the_parent(fitted: Any) -> None:
+    run, parent, _ = fitted
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["mlflow.parentRunId"] == parent
+
+
+def test_parameters_are_flat_and_long_ones_visibly_shortened(fitted: Any) -> None:
+    parameters = fitted[0].data.params
+    assert parameters["trainer.max_steps"] == "3"
+    assert parameters["trainer.callbacks.0.class_path"] == "katlit.callbacks.Throughput"
+    note = parameters["model.init_args.note"]
+    assert len(note) == 500
+    assert note.startswith("long long ")
+    assert note.endswith("… (shortened from 1000 characters, whole in config.yaml)")
+
+
+def test_the_settings_are_kept_whole_without_secrets(
+    fitted: Any, client: MlflowClient, tmp_path: Path
+) -> None:
+    run, _, folder = fitted
+    kept = client.download_artifacts(run.info.run_id, "config.yaml", str(tmp_path))
+    settings = yaml.safe_load(Path(kept).read_text())
+    assert settings["model"]["init_args"]["note"] == "long " * 200
+    assert settings["model"]["init_args"]["api_key"] == "***"
+    assert settings["model"]["init_args"]["warmup"] == 3
+    assert (folder / "config.yaml").read_bytes() == Path(kept).read_bytes()
+    assert "hunter2" not in str(run.to_dictionary())
+
+
+def test_the_origin_is_kept(fitted: Any) -> None:
+    tags = fitted[0].data.tags
+    assert {"version.torch", "version.lightning", "version.mlflow", "version.python"} <= set(tags)
+    command = ["git", "rev-parse", "HEAD"]
+    commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if commit.returncode == 0:
+        assert tags["mlflow.source.git.commit"] == commit.stdout.strip()
+        assert tags["git.dirty"] in ("true", "false")
+
+
+def test_the_data_are_named(fitted: Any) -> None:
+    (data,) = fitted[0].inputs.dataset_inputs
+    assert data.dataset.name == "tinystage.TinyData"
+    assert json.loads(data.dataset.source) == {"cache": None, "rows": 8}
+
+
+def test_metrics_have_every_step(fitted: Any, client: MlflowClient) -> None:
+    history = client.get_metric_history(fitted[0].info.run_id, "train/loss")
+    assert [entry.step for entry in history] == [0, 1, 2]
+    assert history[0].value > history[-1].value > 0
+
+
+def test_sample_rollouts_are_a_table(fitted: Any, client: MlflowClient, tmp_path: Path) -> None:
+    kept = client.download_artifacts(fitted[0].info.run_id, "rollouts.json", str(tmp_path))
+    table = json.loads(Path(kept).read_text())
+    assert table["columns"][:3] == ["step", "prompt", "text"]
+    assert [row[:3] for row in table["data"]] == [[1, "1+1", "<b>2</b>"], [2, "1+1", "<b>2</b>"]]
+
+
+def test_the_model_is_exported_and_kept(fitted: Any, client: MlflowClient) -> None:
+    run, _, folder = fitted
+    assert (folder / "export/weights.pt").is_file()
+    assert [file.path for file in client.list_artifacts(run.info.run_id, "model")] == ["model/weights.pt"]
+
+
+def test_the_parent_takes_files_and_numbers(uri: str, client: MlflowClient, tmp_path: Path) -> None:
+    parent = start_parent_run(uri, "parents", "demo", {"seed": "2"})
+    (tmp_path / "report.md").write_text("# Report")
+    log_to_run(uri, parent, [tmp_path / "report.md"], {"headline/token_ratio": 0.5})
+    finish_parent_run(uri, parent, failed=True)
+    run = client.get_run(parent)
+    assert (run.info.run_name, run.info.status, run.data.tags["seed"]) == ("demo", "FAILED", "2")
+    assert run.data.metrics == {"headline/token_ratio": 0.5}
+    assert [file.path for file in client.list_artifacts(parent)] == ["report.md"]
+    assert run.info.artifact_uri.startswith(
+        f"file://{Path(uri.removeprefix('sqlite:///')).parent}/mlartifacts/"
+    )
+
+
+def test_a_run_goes_on_where_it_stopped(uri: str, client: MlflowClient) -> None:
+    first = KatMLFlowLogger("resumed", tracking_uri=uri)
+    first.log_metrics({"loss": 2.0}, step=1)
+    first.finalize("failed")
+    assert client.get_run(first.run_id).info.status == "FAILED"
+    second = KatMLFlowLogger("resumed", tracking_uri=uri, run_id=first.run_id)
+    second.log_metrics({"loss": 1.0}, step=2)
+    assert client.get_run(first.run_id).info.status == "RUNNING"
+    second.finalize("success")
+    assert [entry.value for entry in client.get_metric_history(first.run_id, "loss")] == [2.0, 1.0]
+
+
+def test_an_unknown_run_is_a_users_mistake(uri: str) -> None:
+    with pytest.raises(UserError, match="nowhere"):
+        _ = KatMLFlowLogger(tracking_uri=uri, run_id="nowhere").run_id
+
+
+def test_the_constructor_touches_nothing(tmp_path: Path) -> None:
+    logger = KatMLFlowLogger(save_dir=str(tmp_path / "new"))
+    logger.finalize("success")
+    assert not (tmp_path / "new").exists()
+    logger.check()
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_default_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert default_tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
+    assert default_tracking_uri(tmp_path) == "http://server"
+
+
+@pytest.mark.parametrize("status", [200, 401])
+def test_a_server_that_answers_is_there(status: int) -> None:
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == "/health" else 500)
+            self.end_headers()
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        check_tracking(f"http://me:secret@127.0.0.1:{server.server_port}/")
+        server.shutdown()
+
+
+def test_a_server_that_does_not_answer_is_named_without_its_password() -> None:
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        port = server.server_port
+    with pytest.raises(UserError, match=rf"http://\*\*\*@127\.0\.0\.1:{port} cannot be reached"):
+        check_tracking(f"http://me:secret@127.0.0.1:{port}")

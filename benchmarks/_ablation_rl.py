@@ -14,7 +14,8 @@ ACCURACY_GAP = -0.01  # and no more than a point less accurate
 
 METHOD = """# What the parts of stage 3 contribute
 
-Made by `python benchmarks/ablation_rl.py --steps {steps}` on the demo's task and models: {steps} steps each
+This page says what the advantage estimators and their parts are worth. It was made by
+`python benchmarks/ablation_rl.py --steps {steps}` on the demo's task and models: {steps} steps each
 from one cold start (seed {plan.cold_start_seed}), seeds {seeds}; all variants of a seed are trained on the
 same questions. The settings are the demo's but for {plan.questions} training questions in place of 2,400: the
 demo's 60 steps are one epoch, and a history acts from the second one on. `grpo` and `hipo` keep forced modes,

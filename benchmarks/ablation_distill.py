@@ -82,7 +82,8 @@ def page(found: dict[str, list[Result]], seeds: list[int], steps: int) -> str:
         rows.append([variant, *cells])
     return (
         "# What each term of stage 1 contributes\n\n"
-        f"Made by `python benchmarks/ablation_distill.py --steps {steps}` on the demo's task and models: "
+        "This page says what each term of the distillation loss is worth. It was made by\n"
+        f"`python benchmarks/ablation_distill.py --steps {steps}` on the demo's task and models: "
         f"{steps} steps each, the same records,\nseeds {', '.join(map(str, seeds))}; mean ± standard error "
         "over the seeds. The teacher has another vocabulary, so KD is ULD.\n[real.md](real.md) says what "
         "follows.\n\n" + table(rows)

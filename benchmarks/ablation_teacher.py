@@ -40,7 +40,8 @@ TOGETHER = 20  # steps of warm-up, in which the students' weights are still near
 HEAD = """\
 # A teacher on disk in place of one at hand
 
-Made by `{command}` on the demo's stage 1.
+This page says whether a teacher's tokens on disk teach as well as the teacher itself. It was made by
+`{command}` on the demo's stage 1.
 Cross-entropy (CE) of all held-out records after the last step; ratios within a seed and a learning rate,
 their mean ± half of its 95 % interval, by Student's t-distribution. The controls' teachers are the live one
 but for rounding in float32: what their cross-entropy differs by, training makes of a rounding. A tenth of the

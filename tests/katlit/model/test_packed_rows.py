@@ -70,7 +70,11 @@ def test_documents_together(tmp_path: Path, kind: str, dtype: Any, monkeypatch: 
 def test_without_weights_nothing_is_measured(tmp_path: Path) -> None:
     backbone = tiny_backbone(tmp_path, QWEN)
     backbone.materialize()
-    require_documents_apart(backbone.causal_lm.to("meta"), "backbone")
+    passes: list[object] = []
+    model = backbone.causal_lm.to("meta")
+    model.base_model.register_forward_hook(lambda *given: passes.append(given))
+    require_documents_apart(model, "backbone")
+    assert passes == []
 
 
 def test_a_teacher_is_measured_too(tmp_path: Path) -> None:

@@ -170,8 +170,11 @@ def test_default_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("status", [200, 401])
 def test_a_server_that_answers_is_there(status: int) -> None:
+    asked = []
+
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            asked.append(self.path)
             self.send_response(status if self.path == "/health" else 500)
             self.end_headers()
 
@@ -182,6 +185,7 @@ def test_a_server_that_answers_is_there(status: int) -> None:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         check_tracking(f"http://me:secret@127.0.0.1:{server.server_port}/")
         server.shutdown()
+    assert asked == ["/health"]
 
 
 def test_a_server_that_does_not_answer_is_named_without_its_password() -> None:

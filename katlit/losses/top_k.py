@@ -30,7 +30,7 @@ class TopLogProbs(NamedTuple):
     log_probs: Tensor  # [P, k + 1], of these, and at last of all others together
 
     def reader(self, size: int, dtype: torch.dtype | None) -> "Callable[[slice], TopLogProbs]":  # noqa: ARG002
-        """See `katlit.losses.head.Teacher`."""
+        """See `Divergence`."""
         return lambda where: TopLogProbs(self.ids[where].long(), self.log_probs[where])
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from katlit.advantages.base import Rollouts, grpo
+from katlit.advantages import GRPO, Rollouts
 from katlit.batch import RolloutBatch
 from katlit.engines.base import Completion
 from katlit.model.backbone import Backbone
@@ -68,7 +68,7 @@ def sample_rollouts(directory: Path, lengths: list[int]) -> list[Rollout]:
 
 def load_ours(directory: Path) -> StepSRPO:
     """The module of stage 3."""
-    stage = StepSRPO(Backbone(model=str(directory)), estimator="grpo", clip_low=CLIP_LOW, clip_high=CLIP_HIGH)
+    stage = StepSRPO(Backbone(model=str(directory)), estimator=GRPO(), clip_low=CLIP_LOW, clip_high=CLIP_HIGH)
     stage.configure_model()
     stage.log_dict = lambda *_, **__: None  # there is no trainer to take them
     return stage
@@ -140,7 +140,7 @@ def their_inputs(rollouts: list[Rollout]) -> dict[str, Tensor]:
 
 def _advantages(rollouts: list[Rollout]) -> Tensor:
     """Ours, one a rollout, [N]: the same for judge and answer."""
-    return grpo(Rollouts(**outcomes(rollouts)))[:, 1]
+    return GRPO()(Rollouts(**outcomes(rollouts)))[:, 1]
 
 
 def their_step(trainer: Any, inputs: dict[str, Tensor]) -> Step:

@@ -20,6 +20,7 @@ import torch
 from _grpo import CLIP_HIGH, CLIP_LOW, load_theirs
 from lightning.pytorch import Trainer
 
+from katlit.advantages import GRPO
 from katlit.batch import Prompt, RolloutBatch
 from katlit.callbacks.rollout.sampler import RolloutSampler
 from katlit.datamodules.loader import EpochLoader
@@ -77,7 +78,7 @@ def accuracy(model: Path, prompts: list[Prompt], protocol: Protocol) -> float:
 def train_ours(prompts: list[Prompt], output: Path) -> None:
     """Stage 3, by Lightning's trainer."""
     stage = StepSRPO(
-        Backbone(model=str(START)), Optimization(LEARNING_RATE, beta2=BETA2), estimator="grpo",
+        Backbone(model=str(START)), Optimization(LEARNING_RATE, beta2=BETA2), estimator=GRPO(),
         clip_low=CLIP_LOW, clip_high=CLIP_HIGH,
     )  # fmt: skip
     sampler = RolloutSampler(

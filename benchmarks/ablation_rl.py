@@ -30,11 +30,11 @@ PAGE = Path("docs/ablation-rl.md")
 
 # The callback that a bare `trainer.callbacks.…` sets is the last one, the demo's rollout sampler.
 VARIANTS: dict[str, tuple[str, ...]] = {
-    "grpo": ("--model.init_args.estimator=grpo",),
-    "hipo": ("--model.init_args.estimator=hipo",),
+    "grpo": ("--model.init_args.estimator=katlit.advantages.GRPO",),
+    "hipo": ("--model.init_args.estimator=katlit.advantages.HiPO",),
     "process": (),
     "process without forced modes": ("--trainer.callbacks.init_args.forced_share=0.0",),
-    "process without bias": ("--model.init_args.bias=0.0",),
+    "process without bias": ("--model.init_args.estimator.init_args.bias=0.0",),
     "process without history resampling": ("--data.init_args.history=false",),
 }
 REFERENCE = "reference"  # the cold start on the validation questions

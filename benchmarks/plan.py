@@ -65,6 +65,7 @@ def batch(stage: str, job: Job, size: int) -> dict[str, Any]:
         found |= {"rollout_log_probs": torch.full(ids.shape, -6.0), "group_ids": torch.arange(number) // 8}
         found |= {"modes": torch.arange(number) % 2, "rewards": torch.rand(number)}
         found |= {name: torch.zeros(number, dtype=torch.bool) for name in ("correct", "truncated", "forced")}
+        found["tokens"] = torch.bincount(owner[mask], minlength=number)
     return found
 
 

@@ -101,6 +101,7 @@ class RolloutBatch(StepBatch):
     correct: NotRequired[Tensor]  # [N] bool
     truncated: NotRequired[Tensor]  # [N] bool, stopped by the length limit: excluded from the loss
     forced: NotRequired[Tensor]  # [N] bool, mode forced by prefill: its judge carries no loss
+    tokens: NotRequired[Tensor]  # [N] int64, how many tokens of the response were sampled
     advantages: NotRequired[Tensor]  # [N, 2] float32, (judge, answer), written by the module for the tables
     probe_mask: NotRequired[
         Tensor

@@ -4,15 +4,14 @@ Shapes: B rows, L tokens, H width, N rollouts, T trained tokens.
 """
 
 import copy
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from katlit.advantages.base import Rollouts, grpo, hipo, process
+from katlit.advantages import AdvantageEstimator, Process, Rollouts
+from katlit.advantages.base import estimate
 from katlit.batch import RolloutBatch
-from katlit.errors import UserError
 from katlit.losses.aggregation import Aggregation, Segments
 from katlit.losses.head import selected_log_probs
 from katlit.losses.mtp import target_indices, target_number
@@ -23,6 +22,8 @@ from katlit.model.frozen import FrozenModel, Placement
 from katlit.stage.module import DEFAULT_OPTIMIZATION, KatModule
 from katlit.stage.needs import Needs
 from katlit.stage.optimization import Optimization
+
+TOKEN_MEAN = Aggregation()
 
 
 class StepSRPO(KatModule):
@@ -38,22 +39,12 @@ class StepSRPO(KatModule):
     Args:
         backbone: The policy.
         optimization: AdamW and its schedule.
-        estimator: The advantage: `process` (two steps, each normalised over the group), `hipo` (value of the
-            mode for the judge, reward within the mode for the answer) or `grpo` (the outcome for all).
-        bias: ω, against overthinking: thinking must be better by more than this share to count as better.
-        bias_when_solved: Of `process`: whether the bias also acts where all rollouts of a prompt are correct
-            and equally rewarded, so that what both modes solve is learnt to need no thinking (our choice).
-        judge_gamma: γ, of `hipo`: weight of a rollout's own reward in the advantage of its judge.
+        estimator: What makes the advantages: `katlit.advantages.Process`, `HiPO` or `GRPO` beside it, or a
+            class of one's own.
         clip_low: The ratio is clipped below 1 - clip_low.
         clip_high: The ratio is clipped above 1 + clip_high.
         importance_cap: C, the largest importance weight.
-        aggregation: How the loss is averaged over the whole optimizer step: by `token`, by `sequence` (mean
-            over rollouts of the mean over their tokens) or by `constant` (`aggregation_length` tokens a
-            rollout, however many it has), see `katlit.losses.aggregation`.
-        aggregation_length: Tokens that the sum over a rollout is divided by; of `constant` only.
-        streams: `joint`: one mean over judge and answer tokens. `separate`: a mean for each, added, so that
-            short judges do not drown in long answers (our choice).
-        judge_weight: What the losses of judge tokens are multiplied by (our choice).
+        aggregation: How the loss is averaged over the whole optimizer step.
         kl_weight: Of the KL divergence from the model as it was before this stage; 0 keeps no copy of it.
         temperature: That of the sampler; log-probabilities are compared under it.
         reference_placement: Where the copy's weights are, see `katlit.model.frozen.FrozenModel`.
@@ -63,35 +54,21 @@ class StepSRPO(KatModule):
         self,
         backbone: Backbone,
         optimization: Optimization = DEFAULT_OPTIMIZATION,
-        estimator: Literal["process", "hipo", "grpo"] = "process",
-        bias: float = 0.1,
-        bias_when_solved: bool = False,
-        judge_gamma: float = 0.5,
+        estimator: AdvantageEstimator = Process(),  # noqa: B008 (the command line reads the class from here)
         clip_low: float = 0.2,
         clip_high: float = 0.28,
         importance_cap: float = 2.0,
-        aggregation: Literal["token", "sequence", "constant"] = "token",
-        aggregation_length: int = 1024,
-        streams: Literal["joint", "separate"] = "joint",
-        judge_weight: float = 1.0,
+        aggregation: Aggregation = TOKEN_MEAN,
         kl_weight: float = 0.0,
         temperature: float = 1.0,
         reference_placement: Placement = "device",
     ) -> None:
         super().__init__(backbone, optimization)
-        if aggregation_length < 1 or judge_weight < 0:
-            raise UserError(
-                f"model: aggregation_length {aggregation_length}, judge_weight {judge_weight}; give a length "
-                "of at least 1 and a weight of 0 or more"
-            )
         self.estimator = estimator
-        self.bias = bias
-        self.bias_when_solved = bias_when_solved
-        self.judge_gamma = judge_gamma
         self.clip_low = clip_low
         self.clip_high = clip_high
         self.importance_cap = importance_cap
-        self._aggregation = Aggregation(aggregation, streams, judge_weight, aggregation_length)
+        self.aggregation = aggregation
         self.kl_weight = kl_weight
         self.temperature = temperature
         self.reference_placement: Placement = reference_placement
@@ -128,7 +105,7 @@ class StepSRPO(KatModule):
             divergence = self._divergence(batch, self._reference, targets, log_probs)
             self.log_training({"kl": token_mean(divergence, number)})
             losses = losses + self.kl_weight * divergence
-        loss = self._aggregation.mean(losses, _segments(batch).of(targets), numbers)
+        loss = self.aggregation.mean(losses, _segments(batch).of(targets), numbers)
         loss = self.add_router_loss(loss, batch, hidden.routing)
         self.log_training({"loss": loss, "entropy": token_mean(entropy, number)})
         self.log_training(_group_statistics(batch, numbers))
@@ -147,7 +124,7 @@ class StepSRPO(KatModule):
             for name, mask in (("tokens", trained), ("compared", compared))
         }
         modes = {f"rollouts_{name}": chosen.sum() for name, chosen in _by_mode(batch).items()}
-        return numbers | modes | self._aggregation.numbers(trained, _segments(batch))
+        return numbers | modes | self.aggregation.numbers(trained, _segments(batch))
 
     @override
     def summarize_training(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -198,7 +175,8 @@ class StepSRPO(KatModule):
 
     def _advantages(self, batch: RolloutBatch) -> Tensor:
         """Judge and answer advantage of each rollout, [N, 2]."""
-        return self.advantages(
+        return estimate(
+            self.estimator,
             Rollouts(
                 batch["rewards"],
                 batch["correct"],
@@ -206,16 +184,9 @@ class StepSRPO(KatModule):
                 batch["modes"],
                 batch["truncated"],
                 batch["forced"],
-            )
+                batch["tokens"],
+            ),
         )
-
-    def advantages(self, rollouts: Rollouts) -> Tensor:
-        """What the estimator makes of rollouts, judge and answer, [N, 2]."""
-        if self.estimator == "grpo":
-            return grpo(rollouts)
-        if self.estimator == "hipo":
-            return hipo(rollouts, self.bias, self.judge_gamma)
-        return process(rollouts, self.bias, self.bias_when_solved)
 
     def _trained(self, batch: RolloutBatch) -> Tensor:
         """The tokens [B, L] that carry a loss: not those of truncated rollouts, nor a forced judge's."""

@@ -87,10 +87,11 @@ def _log_think_rates(trainer: Trainer, rates: Mapping[int, float]) -> None:
 def advice(think_rate: float, steps: int) -> str:
     """What to turn where one mode has died out."""
     share = "raise forced_share of the rollout callback, so that the other mode is seen and valued"
-    bias = "raise model.bias" if think_rate > 0.5 else "lower model.bias (and set bias_when_solved: false)"
+    bias = "raise model.estimator.bias" if think_rate > 0.5 else "lower model.estimator.bias"
+    solved = "" if think_rate > 0.5 else " (and set bias_when_solved: false)"
     return (
         f"the modes have collapsed: {think_rate:.0%} of the free rollouts think, for {steps} steps. "
-        f"In this order: {share}; {bias}; lower model.judge_weight"
+        f"In this order: {share}; {bias}{solved}; lower model.aggregation.judge_weight"
     )
 
 

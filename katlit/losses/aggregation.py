@@ -6,10 +6,13 @@ does not depend on how rollouts fall into rows, micro-batches or ranks.
 Shapes: B rows, L tokens, N rollouts, T trained tokens.
 """
 
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+from katlit.errors import UserError
 
 
 class Segments(NamedTuple):
@@ -29,7 +32,8 @@ class Segments(NamedTuple):
         return lengths.index_add_(0, self.rollout_ids.flatten() + 1, tokens.flatten().long())[1:]
 
 
-class Aggregation(NamedTuple):
+@dataclass(frozen=True)
+class Aggregation:
     """How values are averaged; the forms are published, weighing the streams is our choice.
 
     A rollout counts only in the denominators of streams in which it has trained tokens (our choice): a forced
@@ -39,15 +43,22 @@ class Aggregation(NamedTuple):
         unit: `token`: the mean over all tokens (DAPO, arXiv 2503.14476). `sequence`: the mean over rollouts
             of the mean over their tokens (GRPO, arXiv 2402.03300). `constant`: the sum over tokens divided by
             `length` times the number of rollouts (Dr. GRPO, arXiv 2503.20783).
-        streams: `joint`: judge and answer tokens in one mean. `separate`: a mean for each of the two, added.
+        streams: `joint`: judge and answer tokens in one mean. `separate`: a mean for each of the two, added,
+            so that short judges do not drown in long answers.
         judge_weight: What the values of judge tokens are multiplied by.
-        length: Tokens, of `constant`.
+        length: Tokens that the sum over a rollout is divided by, however many it has; of `constant` only.
     """
 
     unit: Literal["token", "sequence", "constant"] = "token"
     streams: Literal["joint", "separate"] = "joint"
     judge_weight: float = 1.0
     length: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.length < 1:
+            raise UserError(f"aggregation.length: {self.length}; give at least 1")
+        if not self.judge_weight >= 0:
+            raise UserError(f"aggregation.judge_weight: {self.judge_weight}; give 0 or more")
 
     def numbers(self, trained: Tensor, segments: Segments) -> dict[str, Tensor]:
         """What a micro-batch adds to the denominator of each stream, [] int64 each; nothing is waited for.

@@ -73,6 +73,7 @@ def outcomes(rollouts: Sequence[Rollout]) -> dict[str, torch.Tensor]:
         "correct": torch.tensor([rollout.correct for rollout in rollouts], dtype=torch.bool),
         "truncated": torch.tensor([rollout.truncated for rollout in rollouts], dtype=torch.bool),
         "forced": torch.tensor([rollout.forced for rollout in rollouts], dtype=torch.bool),
+        "tokens": torch.tensor([len(one.completion.token_ids) for one in rollouts], dtype=torch.int64),
     }
 
 

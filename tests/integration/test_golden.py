@@ -15,6 +15,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from tinymodel import QWEN, tiny_backbone
 from torch.nn.utils import get_total_norm
 
+from katlit.advantages import GRPO, AdvantageEstimator, HiPO, Process
+from katlit.losses.aggregation import Aggregation
 from katlit.modules import ColdStartSFT, DistillMTP, StepSRPO
 from katlit.stage.optimization import Optimization
 
@@ -171,11 +173,20 @@ SRPO = {
 }
 
 
+ESTIMATORS: dict[str, type[AdvantageEstimator]] = {"process": Process, "hipo": HiPO, "grpo": GRPO}
+
+
 @pytest.mark.parametrize("estimator", SRPO)
 def test_step_srpo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, estimator: Any) -> None:
     # With seed 0 a gradient is so small that its rounding decides where Adam moves the weight.
     policy = tiny_backbone(tmp_path, seed=1)
-    stage = StepSRPO(policy, OPTIMIZATION, estimator, judge_weight=0.7, kl_weight=0.1)
+    stage = StepSRPO(
+        policy,
+        OPTIMIZATION,
+        ESTIMATORS[estimator](),
+        aggregation=Aggregation(judge_weight=0.7),
+        kl_weight=0.1,
+    )
     step_batches = fixedbatches.step_batches
 
     def with_old(name: str, step: int) -> list[dict[str, Any]]:

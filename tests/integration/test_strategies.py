@@ -29,7 +29,7 @@ SETTINGS = {
     "distill": ["--model=katlit.modules.DistillMTP", f"{BACKBONE}.mtp_depth=1"],
     "srpo": [
         "--model=katlit.modules.StepSRPO", "--model.init_args.kl_weight=0.1",
-        "--model.init_args.streams=separate", "--model.init_args.aggregation=sequence",
+        "--model.init_args.aggregation={unit: sequence, streams: separate}",
     ],
 }  # fmt: skip
 # The distance of sorted probabilities has a kink wherever two are equal, and a rounding that crosses one

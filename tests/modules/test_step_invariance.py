@@ -11,6 +11,8 @@ from tinymodel import tiny_backbone
 from torch import Tensor
 
 import katlit.stage.module
+from katlit.advantages import HiPO
+from katlit.losses.aggregation import Aggregation
 from katlit.modules import StepSRPO
 from katlit.packing import best_fit_decreasing, fill_rows
 
@@ -59,6 +61,7 @@ def made() -> Made:
         "correct": index % 3 == 0,
         "truncated": index == 6,
         "forced": index % 4 == 0,
+        "tokens": torch.tensor([sum(document["loss_mask"]) for document in documents]),
     }
     return Made(documents, outcomes)
 
@@ -117,11 +120,11 @@ def step(stage: StepSRPO, ranks: list[list[dict[str, Any]]], monkeypatch: pytest
 
 SETTINGS = [
     {},
-    {"streams": "separate", "judge_weight": 0.7},
-    {"streams": "separate", "aggregation": "sequence"},
-    {"streams": "joint", "aggregation": "sequence"},
-    {"streams": "separate", "aggregation": "constant", "aggregation_length": 20},
-    {"streams": "separate", "kl_weight": 0.3, "estimator": "hipo"},
+    {"aggregation": Aggregation(streams="separate", judge_weight=0.7)},
+    {"aggregation": Aggregation("sequence", "separate")},
+    {"aggregation": Aggregation("sequence", "joint")},
+    {"aggregation": Aggregation("constant", "separate", length=20)},
+    {"aggregation": Aggregation(streams="separate"), "kl_weight": 0.3, "estimator": HiPO()},
 ]
 
 

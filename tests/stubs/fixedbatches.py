@@ -87,6 +87,7 @@ def rollouts(rows: list[list[int]]) -> dict[str, Any]:
         "correct": index % 3 == 0,
         "truncated": index == 1,
         "forced": index == 2,
+        "tokens": torch.tensor([length - PROMPT for row in rows for length in row]),
     }
 
 

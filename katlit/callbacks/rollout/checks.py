@@ -38,10 +38,11 @@ def check_settings(
             f"sampling.top_p: {sampling.top_p}, sampling.top_k: {sampling.top_k}; training needs 1.0 and 0: "
             "the trainer's log-probabilities are of all tokens, the sampler's would be of those that are left"
         )
-    if on_flat_groups != "keep" and getattr(pl_module, "bias_when_solved", False):
+    estimator = getattr(pl_module, "estimator", None)
+    if on_flat_groups != "keep" and getattr(estimator, "learns_from_flat_groups", False):
         raise UserError(
-            f"on_flat_groups: {on_flat_groups}, but model.bias_when_solved is true: it learns from groups "
-            "whose rollouts are all equally good; use keep, or bias_when_solved: false"
+            f"on_flat_groups: {on_flat_groups}, but model.estimator ({type(estimator).__name__}) learns from "
+            "groups whose rollouts are all equally good; use keep, or bias_when_solved: false"
         )
     loader = trainer.train_dataloader
     if isinstance(loader, LooksAhead):

@@ -126,11 +126,11 @@ def _folder(cli: ReplayCLI, run_folder: Path) -> Path:
 
 
 def _show(record: RolloutRecord, records: Sequence[RolloutRecord], cli: ReplayCLI) -> None:
-    group = group_of(record, records)
+    group, estimator = group_of(record, records), cli.model.estimator
     parts = [
         rollout_text(record, cli.model.backbone.protocol),
         reward_text(record),
-        advantage_text(record, group, explain(record, group, cli.model), cli.model),
+        advantage_text(record, group, explain(record, group, estimator), estimator),
     ]
     sys.stdout.write("\n\n".join(parts) + "\n")
     sys.stdout.flush()

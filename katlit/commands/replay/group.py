@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from katlit.advantages.base import EQUAL, Rollouts, terms
+from katlit.advantages.base import EQUAL, AdvantageEstimator, Rollouts, estimate
 from katlit.errors import UserError
 from katlit.rollout.record import RolloutRecord
 from katlit.text.printable import escaped
@@ -18,17 +18,13 @@ _MODES = {"on": 1, "off": 0, None: -1}
 class GivesAdvantages(Protocol):
     """A stage that learns from the rewards of groups."""
 
-    estimator: str
-    bias: float
-
-    def advantages(self, rollouts: Rollouts) -> Tensor:
-        """Judge and answer advantage of each rollout, [N, 2]."""
+    estimator: AdvantageEstimator
 
 
 class Explained(NamedTuple):
     """An advantage and where it comes from."""
 
-    terms: dict[str, float]  # by the names of `katlit.advantages.base.terms`
+    terms: dict[str, float]  # by the names of the estimator's `words`
     judge: float
     answer: float
     equal: bool  # whether all rewards of the group are
@@ -53,14 +49,14 @@ def _place(record: RolloutRecord) -> tuple[int, int]:
 
 
 def explain(
-    record: RolloutRecord, group: Sequence[RolloutRecord], stage: GivesAdvantages
+    record: RolloutRecord, group: Sequence[RolloutRecord], estimator: AdvantageEstimator
 ) -> Explained | None:
-    """What the stage makes of the group, for one of its rollouts; None where that one was not judged.
+    """What the estimator makes of the group, for one of its rollouts; None where that one was not judged.
 
     Args:
         record: The rollout.
         group: As `group_of` gives it.
-        stage: With the settings of the run.
+        estimator: With the settings of the run.
     """
     if record["reward"] is None:
         return None
@@ -71,10 +67,12 @@ def explain(
         torch.tensor([_MODES[one["mode"]] for one in group]),
         torch.tensor([one["truncated"] for one in group]),
         torch.tensor([one["thinking"] != "auto" for one in group]),
+        torch.tensor([len(one["token_ids"]) for one in group]),
     )
     place = group.index(record)
-    judge, answer = stage.advantages(rollouts)[place].tolist()
-    found = {name: float(values[place]) for name, values in terms(rollouts, stage.bias).items()}
+    judge, answer = estimate(estimator, rollouts)[place].tolist()
+    terms = estimator.terms(rollouts)
+    found = {name: float(terms[name][place]) for name in estimator.words}
     of_mode = rollouts.rewards[rollouts.modes == rollouts.modes[place]]
     return Explained(found, judge, answer, _equal(rollouts.rewards), _equal(of_mode))
 

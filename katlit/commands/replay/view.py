@@ -3,39 +3,15 @@
 import math
 from collections.abc import Iterable, Sequence
 
+from katlit.advantages import AdvantageEstimator
 from katlit.commands.replay.again import first_difference
-from katlit.commands.replay.group import Explained, GivesAdvantages
+from katlit.commands.replay.group import Explained
 from katlit.engines.base import Completion
 from katlit.rollout.record import RolloutRecord
 from katlit.text.printable import escaped, escaped_lines
 from katlit.text.protocol import Mode, Protocol
 
 EQUAL = 1e-6  # a float32 advantage and the same one computed beside fewer others
-
-# What is printed of an advantage, in the order in which it is computed: name in the terms, and in words.
-_TERMS = {
-    "reward": "reward r",
-    "mean": "mean of the group",
-    "std": "standard deviation of the group",
-    "mean_on": "mean of think-on",
-    "mean_off": "mean of think-off, with the bias",
-    "mean_none": "mean without a mode",
-    "bias": "bias added to think-off",
-}
-_JUDGE = {"judge_reward": "judge reward: mean of its mode - mean"}
-_NORMALIZED = {"judge_normalized": "judge reward, normalised", "answer_normalized": "reward, normalised"}
-_OF_MODE = {"mode_mean": "mean of its mode", "mode_std": "standard deviation of its mode"}
-_OF_ESTIMATOR = {
-    "process": (
-        _TERMS | _JUDGE | _NORMALIZED,
-        "judge = judge reward, normalised + reward, normalised; answer = reward, normalised",
-    ),
-    "hipo": (
-        _TERMS | _JUDGE | _OF_MODE,
-        "judge = (judge reward + judge_gamma * (r - mean)) / std; answer = (r - mean of its mode) / its std",
-    ),
-    "grpo": (_TERMS | {"answer_normalized": "reward, normalised"}, "judge = answer = reward, normalised"),
-}
 
 
 def rollout_text(record: RolloutRecord, protocol: Protocol) -> str:
@@ -92,16 +68,18 @@ def reward_text(record: RolloutRecord) -> str:
 
 
 def advantage_text(
-    record: RolloutRecord, group: Sequence[RolloutRecord], found: Explained | None, stage: GivesAdvantages
+    record: RolloutRecord,
+    group: Sequence[RolloutRecord],
+    found: Explained | None,
+    estimator: AdvantageEstimator,
 ) -> str:
     """The group, each term of the advantage, and whether it is the one that was trained on."""
     if found is None:
         return "advantages: none, for a reward could not judge it"
     lines = [f"group of {len(group)}: index, mode, reward"]
     lines += [_member(one) for one in group]
-    names, formula = _OF_ESTIMATOR[stage.estimator]
-    lines += ["", f"advantages by {stage.estimator}: {formula}"]
-    lines += [f"  {words}: {_number(found.terms[name])}" for name, words in names.items()]
+    lines += ["", f"advantages by {type(estimator).__name__}: {estimator.formula}"]
+    lines += [f"  {words}: {_number(found.terms[name])}" for name, words in estimator.words.items()]
     differs = False
     ours = {"judge": found.judge, "answer": found.answer}
     theirs: Sequence[float | None] = record["advantages"] or [None, None]
@@ -110,7 +88,7 @@ def advantage_text(
         differs |= not same
         verdict = "as trained on" if same else f"but {trained:.6g} was trained on"
         verdict = "not trained on" if trained is None else verdict
-        reason = "" if value else _why_zero(name, record, found, stage.estimator)
+        reason = "" if value else _why_zero(name, record, found, estimator)
         lines.append(f"  {name} advantage: {value:.6g}, {verdict}{reason}")
     if record["left_out"]:
         lines.append("  (groups whose rewards are all equal were left out of the training: on_flat_groups)")
@@ -134,13 +112,12 @@ def _member(record: RolloutRecord) -> str:
     return f"{line}  ({named})" if named else line
 
 
-def _why_zero(segment: str, record: RolloutRecord, found: Explained, estimator: str) -> str:
-    answer_of_mode = estimator == "hipo" and segment == "answer"
+def _why_zero(segment: str, record: RolloutRecord, found: Explained, estimator: AdvantageEstimator) -> str:
     reasons = {
         "the length limit cut it": record["truncated"],
         "the judge was forced": segment == "judge" and record["thinking"] != "auto",
         "all rewards of the group are equal": found.equal,
-        "all rewards of its mode are equal": answer_of_mode and found.equal_in_mode,
+        "all rewards of its mode are equal": segment in estimator.within_mode and found.equal_in_mode,
     }
     return next((f" (0, for {reason})" for reason, holds in reasons.items() if holds), "")
 

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from katlit.advantages.base import Rollouts, grpo, hipo, process, terms
+from katlit.advantages import GRPO, AdvantageEstimator, HiPO, Process, Rollouts
 
-ESTIMATORS = [process, hipo, grpo]
+ESTIMATORS = [Process, HiPO, GRPO]
 
 
 def rollouts(
@@ -32,6 +32,7 @@ def rollouts(
         torch.tensor(modes, dtype=torch.int64),
         torch.tensor([index in truncated for index in range(number)], dtype=torch.bool),
         torch.tensor([index in forced for index in range(number)], dtype=torch.bool),
+        torch.ones(number, dtype=torch.int64),
     )
 
 
@@ -132,14 +133,14 @@ def advantages_by_hand(group: Group) -> dict[str, list[tuple[float, float]]]:
 
 @pytest.mark.parametrize("name", GROUPS)
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_a_group_by_hand(estimator, name: str) -> None:
+def test_a_group_by_hand(estimator: type[AdvantageEstimator], name: str) -> None:
     group = GROUPS[name]
     given = rollouts(group.rewards, group.modes, None, list(group.truncated), list(group.forced))
-    close(estimator(given), advantages_by_hand(group)[estimator.__name__])
+    close(estimator()(given), advantages_by_hand(group)[estimator.__name__.lower()])
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_all_groups_by_hand_at_once(estimator) -> None:
+def test_all_groups_by_hand_at_once(estimator: type[AdvantageEstimator]) -> None:
     rewards, modes, ids, truncated, forced, expected = [], [], [], [], [], []
     for number, group in enumerate(GROUPS.values()):
         truncated += [len(rewards) + place for place in group.truncated]
@@ -147,8 +148,8 @@ def test_all_groups_by_hand_at_once(estimator) -> None:
         rewards += group.rewards
         modes += group.modes
         ids += [number] * len(group.rewards)
-        expected += advantages_by_hand(group)[estimator.__name__]
-    close(estimator(rollouts(rewards, modes, ids, truncated, forced)), expected)
+        expected += advantages_by_hand(group)[estimator.__name__.lower()]
+    close(estimator()(rollouts(rewards, modes, ids, truncated, forced)), expected)
 
 
 def test_the_bias_turns_a_small_gain_around() -> None:
@@ -157,75 +158,75 @@ def test_the_bias_turns_a_small_gain_around() -> None:
     third = 1 / math.sqrt(3)
     answers = [third, third, third, -3 * third]
     group = rollouts([1, 1, 1, 0], [1, 1, 0, 0])
-    close(process(group, bias=0.5), [[answer, answer] for answer in answers])
+    close(Process(bias=0.5)(group), [[answer, answer] for answer in answers])
     # with more, off is the better mode
     judges = [-1, -1, 1, 1]
     expected = [[judge + answer, answer] for judge, answer in zip(judges, answers, strict=True)]
-    close(process(group, bias=0.6), expected)
+    close(Process(bias=0.6)(group), expected)
 
 
 def test_an_equal_mean_counts_for_off_and_a_better_off_gets_nothing_on_top() -> None:
     # r̄_on = r̄_off = 1/2, in float32 rounding too: the gain of 0 is within the bias
     judges = (
-        process(rollouts([1, 0, 1, 0], [1, 1, 0, 0]))[:, 0]
-        - process(rollouts([1, 0, 1, 0], [1, 1, 0, 0]))[:, 1]
+        Process()(rollouts([1, 0, 1, 0], [1, 1, 0, 0]))[:, 0]
+        - Process()(rollouts([1, 0, 1, 0], [1, 1, 0, 0]))[:, 1]
     )
     close(judges[:, None], [[-1.0], [-1.0], [1.0], [1.0]])
     # off better: hipo's judge without γ is j / std = (r̄_mode - r̄) / std(r), r̄ = 1/4, std = √3/4
-    judge = hipo(rollouts([0, 0, 1, 0], [1, 1, 0, 0]), bias=0.9, judge_gamma=0.0)[:, 0]
+    judge = HiPO(bias=0.9, judge_gamma=0.0)(rollouts([0, 0, 1, 0], [1, 1, 0, 0]))[:, 0]
     close(judge[:, None], [[-1 / math.sqrt(3)]] * 2 + [[1 / math.sqrt(3)]] * 2)
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_equal_rewards_give_zero(estimator) -> None:
+def test_equal_rewards_give_zero(estimator: type[AdvantageEstimator]) -> None:
     for reward in (0.0, 0.2, 1.2):
-        assert torch.equal(estimator(rollouts([reward] * 7, [1, 1, 0, 0, 0, -1, 1])), torch.zeros(7, 2))
+        assert torch.equal(estimator()(rollouts([reward] * 7, [1, 1, 0, 0, 0, -1, 1])), torch.zeros(7, 2))
 
 
 def test_the_bias_can_tell_equally_good_modes_apart() -> None:
     # j: on 0, off ω·1.2; normalised over 1 on and 3 off: -√3 and 1/√3. The answers have nothing to learn.
     third = 1 / math.sqrt(3)
     group = rollouts([1.2] * 4, [1, 0, 0, 0])
-    close(process(group, 0.1, bias_when_solved=True), [[-3 * third, 0], [third, 0], [third, 0], [third, 0]])
+    close(Process(0.1, bias_when_solved=True)(group), [[-3 * third, 0], [third, 0], [third, 0], [third, 0]])
     for still in (rollouts([1.2] * 3, [0, 0, 0]), rollouts([0.2] * 3, [1, 0, 0])):  # one mode; all wrong
-        assert torch.equal(process(still, 0.1, bias_when_solved=True), torch.zeros(3, 2))
-    assert torch.equal(process(group, 0.0, bias_when_solved=True), torch.zeros(4, 2))
+        assert torch.equal(Process(0.1, bias_when_solved=True)(still), torch.zeros(3, 2))
+    assert torch.equal(Process(0.0, bias_when_solved=True)(group), torch.zeros(4, 2))
 
 
 def test_one_mode_only_leaves_the_judge_nothing_of_its_own() -> None:
     group = rollouts([1.2, 0.2, 0.2], [1, 1, 1])
-    advantages = process(group, bias=0.5)
+    advantages = Process(bias=0.5)(group)
     torch.testing.assert_close(advantages[:, 0], advantages[:, 1])
-    judge = hipo(group, bias=0.5, judge_gamma=0.0)[:, 0]
+    judge = HiPO(bias=0.5, judge_gamma=0.0)(group)[:, 0]
     assert torch.equal(judge, torch.zeros(3))
 
 
 def test_a_modes_only_rollout_has_no_answer_advantage_in_hipo() -> None:
-    advantages = hipo(rollouts([1.2, 0.2, 0.2, 1.2], [1, 0, 0, 0]))
+    advantages = HiPO()(rollouts([1.2, 0.2, 0.2, 1.2], [1, 0, 0, 0]))
     assert advantages[0, 1] == 0
     assert advantages[0, 0] > 0
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_truncated_rollouts_count_in_the_mean_and_get_zero(estimator) -> None:
-    whole = estimator(rollouts([1.2, 0.2, 0.0], [1, 0, 1]))
-    cut = estimator(rollouts([1.2, 0.2, 0.0], [1, 0, 1], truncated=[2]))
+def test_truncated_rollouts_count_in_the_mean_and_get_zero(estimator: type[AdvantageEstimator]) -> None:
+    whole = estimator()(rollouts([1.2, 0.2, 0.0], [1, 0, 1]))
+    cut = estimator()(rollouts([1.2, 0.2, 0.0], [1, 0, 1], truncated=[2]))
     assert torch.equal(cut[2], torch.zeros(2))
     torch.testing.assert_close(cut[:2], whole[:2])
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_a_forced_judge_gets_zero_but_its_answer_learns(estimator) -> None:
-    free = estimator(rollouts([1.2, 0.2, 0.2, 1.2], [1, 0, 1, 0]))
-    forced = estimator(rollouts([1.2, 0.2, 0.2, 1.2], [1, 0, 1, 0], forced=[0, 1]))
+def test_a_forced_judge_gets_zero_but_its_answer_learns(estimator: type[AdvantageEstimator]) -> None:
+    free = estimator()(rollouts([1.2, 0.2, 0.2, 1.2], [1, 0, 1, 0]))
+    forced = estimator()(rollouts([1.2, 0.2, 0.2, 1.2], [1, 0, 1, 0], forced=[0, 1]))
     assert torch.equal(forced[:2, 0], torch.zeros(2))
     torch.testing.assert_close(forced[:, 1], free[:, 1])
     torch.testing.assert_close(forced[2:], free[2:])
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_no_rollouts(estimator) -> None:
-    assert estimator(rollouts([], [])).shape == (0, 2)
+def test_no_rollouts(estimator: type[AdvantageEstimator]) -> None:
+    assert estimator()(rollouts([], [])).shape == (0, 2)
 
 
 def naive(
@@ -273,10 +274,10 @@ def test_interleaved_groups_equal_a_loop_over_each(
     rewards, modes, groups = (list(column) for column in zip(*members, strict=True))
     everything = rollouts(rewards, modes, groups)
     results = {
-        "process": process(everything, bias),
-        "process, bias when solved": process(everything, bias, bias_when_solved=True),
-        "hipo": hipo(everything, bias, 0.3),
-        "grpo": grpo(everything),
+        "process": Process(bias)(everything),
+        "process, bias when solved": Process(bias, bias_when_solved=True)(everything),
+        "hipo": HiPO(bias, 0.3)(everything),
+        "grpo": GRPO()(everything),
     }
     for name, advantages in results.items():
         assert advantages.isfinite().all()
@@ -288,6 +289,16 @@ def test_interleaved_groups_equal_a_loop_over_each(
             torch.testing.assert_close(advantages[places], torch.tensor(truth), atol=1e-5, rtol=1e-5)
 
 
+def terms(bias: float, group: Rollouts) -> dict[str, Tensor]:
+    """Those of all estimators, each of which has the terms that its words name."""
+    found: dict[str, Tensor] = {}
+    for estimator in (Process(bias), HiPO(bias), GRPO()):
+        own = estimator.terms(group)
+        assert set(estimator.words) == set(own)
+        found |= own
+    return found
+
+
 def test_the_terms_give_the_advantages_by_the_formulas() -> None:
     number = 400
     group = rollouts(
@@ -295,25 +306,25 @@ def test_the_terms_give_the_advantages_by_the_formulas() -> None:
         torch.randint(-1, 2, (number,)).tolist(),
         torch.arange(number).div(8, rounding_mode="floor").tolist(),
     )
-    found = terms(group, bias=0.3)
+    found = terms(0.3, group)
     varies = found["std"] > 1e-6
 
     def by_formula(judge: Tensor, answer: Tensor) -> Tensor:
         return torch.where(varies[:, None], torch.stack([judge, answer], dim=1), 0.0).float()
 
     judge, answer = found["judge_normalized"], found["answer_normalized"]
-    torch.testing.assert_close(process(group, bias=0.3), by_formula(judge + answer, answer))
-    torch.testing.assert_close(grpo(group), by_formula(answer, answer))
+    torch.testing.assert_close(Process(bias=0.3)(group), by_formula(judge + answer, answer))
+    torch.testing.assert_close(GRPO()(group), by_formula(answer, answer))
     own = (found["reward"] - found["mode_mean"]) / found["mode_std"]
     judge = (found["judge_reward"] + 0.5 * (found["reward"] - found["mean"])) / found["std"]
     expected = by_formula(judge, torch.where(found["mode_std"] > 1e-6, own, 0.0))
-    torch.testing.assert_close(hipo(group, bias=0.3, judge_gamma=0.5), expected)
+    torch.testing.assert_close(HiPO(bias=0.3, judge_gamma=0.5)(group), expected)
 
 
 def test_the_terms_of_a_group_by_hand() -> None:
     # on: 1 and 1; off: 1 and 0. The gain 1/2 is within a bias of 0.6, which makes off worth 1.1.
     found = {
-        name: values[3].item() for name, values in terms(rollouts([1, 1, 1, 0], [1, 1, 0, 0]), 0.6).items()
+        name: values[3].item() for name, values in terms(0.6, rollouts([1, 1, 1, 0], [1, 1, 0, 0])).items()
     }
     assert math.isnan(found.pop("mean_none"))
     deviation = math.sqrt(3) / 4

@@ -99,10 +99,10 @@ def test_a_collapse_is_warned_of_once_with_what_to_turn(caplog: pytest.LogCaptur
     steps(resumed, [NEITHER, *[THINKS] * 5])
     (record,) = caplog.records
     assert "100% of the free rollouts think, for 3 steps" in record.message
-    places = [record.message.index(word) for word in ("forced_share", "raise model.bias", "judge_weight")]
+    places = [record.message.index(word) for word in ("forced_share", "raise model.", "judge_weight")]
     assert places == sorted(places)
     steps(ModeWatch(patience=1), [[(0, 0, 1, False)]])
-    assert "lower model.bias" in caplog.records[-1].message
+    assert "lower model.estimator.bias" in caplog.records[-1].message
     steps(ModeWatch(patience=1), [[(0, 0, 1, False)]], rank=1)
     assert len(caplog.records) == 2
 

@@ -12,6 +12,7 @@ from tinymodel import tiny_backbone
 from tinyrollouts import BATCHES, SHAPE, Finishing, FirstLetter, Whole, prompt, train
 from torch import Tensor
 
+from katlit.advantages import Process
 from katlit.callbacks.rollout.checks import check_settings
 from katlit.callbacks.rollout.sampler import RolloutSampler
 from katlit.datamodules.loader import EpochLoader
@@ -287,6 +288,6 @@ def test_flat_groups(tmp_path: Path, on_flat_groups: Any, requests: list[int], t
 
 
 def test_groups_that_the_bias_learns_from_are_not_left_out() -> None:
-    stage = SimpleNamespace(bias_when_solved=True)
-    with pytest.raises(UserError, match=r"on_flat_groups: skip, but model.bias_when_solved is true"):
+    stage = SimpleNamespace(estimator=Process(bias_when_solved=True))
+    with pytest.raises(UserError, match=r"on_flat_groups: skip, but model.estimator \(Process\) learns"):
         check_settings(SimpleNamespace(), stage, SamplingParameters(), 0, "skip")  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ import torch
 from tinymodel import tiny_backbone
 from tinyrecord import record
 
-from katlit.advantages.base import Rollouts, process
+from katlit.advantages import HiPO, Process, Rollouts
 from katlit.cli import main
 from katlit.commands.replay.again import first_difference
 from katlit.commands.replay.group import copies, explain, group_of
@@ -39,31 +39,34 @@ def test_the_advantage_is_that_of_the_group_and_one_that_is_not_is_seen(stage: S
         record(3, 1.0, None),
         *others,
     ]
-    expected = process(
+    expected = Process()(
         Rollouts(
             torch.tensor([1, 0, 0.5, 1]), torch.tensor([True, False, False, True]), torch.zeros(4).long(),
             torch.tensor([1, 1, 0, -1]), torch.zeros(4).bool(), torch.zeros(4).bool(),
+            torch.full((4,), 3),
         )
     )  # fmt: skip
     group = group_of(records[0], records)
     assert [one["index"] for one in group] == [0, 1, 2, 3]
     for one, trained in zip(group, expected.tolist(), strict=True):
         one["advantages"] = trained
-        text = advantage_text(one, group, explain(one, group, stage), stage)
+        text = advantage_text(one, group, explain(one, group, stage.estimator), stage.estimator)
         assert text.count("as trained on") == 2
         assert "mean of the group: 0.625\n" in text
         one["advantages"] = [trained[0], trained[1] + 0.01]
-        text = advantage_text(one, group, explain(one, group, stage), stage)
+        text = advantage_text(one, group, explain(one, group, stage.estimator), stage.estimator)
         assert re.search(r"answer advantage: \S+, but \S+ was trained on", text)
         assert "later settings" in text
-    assert explain(others[1], group, stage) is None
-    assert "could not judge" in advantage_text(others[1], group, None, stage)
+    assert explain(others[1], group, stage.estimator) is None
+    assert "could not judge" in advantage_text(others[1], group, None, stage.estimator)
 
 
 def test_a_zero_has_its_reason(stage: StepSRPO) -> None:
     group = [record(0, 1.0, "on", truncated=True), record(1, 0.0, "off", thinking="off")]
     group[0]["advantages"], group[1]["advantages"] = [0.0, 0.0], [0.0, -1.0]
-    cut, forced = (advantage_text(one, group, explain(one, group, stage), stage) for one in group)
+    cut, forced = (
+        advantage_text(one, group, explain(one, group, stage.estimator), stage.estimator) for one in group
+    )
     assert "answer advantage: 0, as trained on (0, for the length limit cut it)" in cut
     assert "judge advantage: 0, as trained on (0, for the judge was forced)" in forced
     assert "answer advantage: -1, as trained on" in forced
@@ -78,7 +81,7 @@ def test_a_repeated_prompt_has_several_groups(stage: StepSRPO) -> None:
     assert found == [here[0], beside[0], there[0]]
     assert [group_of(one, records) for one in found] == [here, beside, there[1:]]
     for one in found:
-        explained = explain(one, group_of(one, records), stage)
+        explained = explain(one, group_of(one, records), stage.estimator)
         assert (explained is None) == (one is there[0])
     assert re.findall(r"(.) +(\d)  rank (\d), group (\d+)", copies_text(found[1], found)) == [
         (" ", "0", "0", "3"), ("*", "1", "0", "11"), (" ", "2", "1", "2"),
@@ -88,23 +91,23 @@ def test_a_repeated_prompt_has_several_groups(stage: StepSRPO) -> None:
 def test_a_flat_group_is_explained_without_contradiction(stage: StepSRPO) -> None:
     group = [record(index, 1.2, mode, advantages=[0.0, 0.0]) for index, mode in enumerate(["on", "off"] * 2)]
     reason = " (0, for all rewards of the group are equal)"
-    text = advantage_text(group[0], group, explain(group[0], group, stage), stage)
+    text = advantage_text(group[0], group, explain(group[0], group, stage.estimator), stage.estimator)
     assert f"judge advantage: 0, as trained on{reason}" in text
     assert f"answer advantage: 0, as trained on{reason}" in text
     for one in group:
         one["left_out"], one["advantages"] = True, None
-    text = advantage_text(group[0], group, explain(group[0], group, stage), stage)
+    text = advantage_text(group[0], group, explain(group[0], group, stage.estimator), stage.estimator)
     assert "as trained on" not in text
     assert f"judge advantage: 0, not trained on{reason}" in text
     assert "left out of the training: on_flat_groups" in text
-    solved = StepSRPO(stage.backbone, bias_when_solved=True)
+    solved = Process(bias_when_solved=True)
     group = [record(index, 1.2, one["mode"], correct=True) for index, one in enumerate(group)]
     found = explain(group[0], group, solved)
     assert found is not None
     group[0]["advantages"] = [found.judge, found.answer]
     text = advantage_text(group[0], group, found, solved)
     assert "judge advantage: -1, as trained on\n" in text
-    hipo = StepSRPO(stage.backbone, estimator="hipo")
+    hipo = HiPO()
     group = [
         record(index, float(index > 1), mode, advantages=[0.5, 0.0])
         for index, mode in enumerate(["on", "on", "off", "off"])

@@ -54,8 +54,8 @@ def python(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder whose packages have names of ours and of a library, and fail where they are imported."""
-    for name in ("modules", "datamodules", "configs", "datasets"):
+    """A folder whose packages have names of ours and of libraries, and fail where they are imported."""
+    for name in ("modules", "datamodules", "configs", "datasets", "omegaconf"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(f"raise RuntimeError('{name} hides something')")
     (tmp_path / "my_rewards.py").write_text(REWARD)

@@ -7,6 +7,8 @@ Lightning, transformers and all they pull take seconds to import, so this file i
 import errno
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
 
 from katlit.errors import UserError
 
@@ -19,9 +21,17 @@ TRAINER_COMMANDS = {
 }
 COMMANDS = TRAINER_COMMANDS | {
     "plan": "with the settings of fit: how much memory it would take on each device",
+    "configs": "list the settings files that katlit brings; `copy DIR` copies them",
     "consolidate": "make one file of a checkpoint that FSDP2 or ZeRO has split over the ranks",
     "replay": "show a rollout of a run, explain its advantage, and sample it once more",
     "report": "read a finished run and write report.md, report.json, pareto.png",
+}
+# Commands that parse their options by themselves.
+_PROGRAMS = {
+    "configs": "katlit.commands.configs",
+    "consolidate": "katlit.commands.consolidate",
+    "replay": "katlit.commands.replay.command",
+    "report": "katlit.commands.report",
 }
 
 EXIT_USER_ERROR = 2
@@ -46,7 +56,7 @@ def help_text() -> str:
             *lines,
             "",
             "Settings come from YAML files, later ones win, the command line last:",
-            "  katlit fit -c configs/base.yaml -c my.yaml --trainer.max_steps 100",
+            "  katlit fit -c base.yaml -c my.yaml --trainer.max_steps 100",
             "Every knob:                    katlit fit --help",
             "Every knob of a class:         katlit fit --model.help katlit.modules.StepSRPO",
             "The settings as they resolve:  katlit fit -c ... --print_config",
@@ -65,18 +75,8 @@ def _dispatch(arguments: Sequence[str]) -> int:
         return 0
     if command not in COMMANDS:
         raise UserError(f"unknown command {command!r}; {choice}")
-    if command == "report":
-        from katlit.commands.report import main as report
-
-        return report(arguments[1:])
-    if command == "consolidate":
-        from katlit.commands.consolidate import main as consolidate
-
-        return consolidate(arguments[1:])
-    if command == "replay":
-        from katlit.commands.replay.command import main as replay
-
-        return replay(arguments[1:])
+    if command in _PROGRAMS:
+        return import_module(_PROGRAMS[command]).main(arguments[1:])
     if command == "plan":
         from katlit.commands.plan.command import main as plan
 
@@ -98,6 +98,18 @@ def _exit_status(stop: SystemExit) -> int:
     return stop.code if isinstance(stop.code, int) else 1
 
 
+def _find_own_classes() -> None:
+    """Let Python import from the working directory, but only what is not installed.
+
+    `python -m` puts the directory first, where a folder `datasets/` of the user's would hide the library.
+    """
+    here = str(Path.cwd())
+    if sys.path[0] in ("", here):
+        del sys.path[0]
+    if here not in sys.path:
+        sys.path.append(here)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `katlit`; the entry point of the console script, and callable from Python.
 
@@ -107,8 +119,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 done, 2 the user can mend it (one line on stderr), 130 interrupted, 143 terminated.
     """
+    if arguments is None:
+        arguments = sys.argv[1:]
+        _find_own_classes()
     try:
-        return _dispatch(sys.argv[1:] if arguments is None else arguments)
+        return _dispatch(arguments)
     except UserError as error:
         message = str(error)
     except OSError as error:

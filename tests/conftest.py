@@ -37,15 +37,21 @@ def _seeds() -> None:
 
 
 @pytest.fixture(scope="session")
-def server_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def source_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What an installation is built from; its build folder is not the repository's."""
+    source = tmp_path_factory.mktemp("source")
+    for name in ("pyproject.toml", "README.md", "LICENSE", "katlit", "modules", "datamodules", "configs"):
+        (source / name).symlink_to(ROOT / name)
+    return source
+
+
+@pytest.fixture(scope="session")
+def server_environment(tmp_path_factory: pytest.TempPathFactory, source_tree: Path) -> dict[str, str]:
     """With which a vLLM server finds this tree's plugin, even where an older katlit is installed."""
     path = [str(ROOT)]
     if not entry_points(group="vllm.general_plugins", name="katlit_file_transfer"):
         target = tmp_path_factory.mktemp("installed")
-        source = tmp_path_factory.mktemp("source")
-        for name in ("pyproject.toml", "README.md", "LICENSE", "katlit", "modules", "datamodules", "configs"):
-            (source / name).symlink_to(ROOT / name)
         install = ["install", "--no-deps", "--no-build-isolation", "--quiet", "--target", str(target)]
-        subprocess.run([sys.executable, "-m", "pip", *install, str(source)], check=True)
+        subprocess.run([sys.executable, "-m", "pip", *install, str(source_tree)], check=True)
         path.append(str(target))
     return {"PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"}

@@ -24,7 +24,7 @@ BASE = "assets/student"
 
 def stage_command(command: str, stage: str, seed: int) -> list[str]:
     """`katlit fit` or `katlit label` of a stage."""
-    settings = ("configs/base.yaml", f"configs/stage/{stage}.yaml", f"configs/demo/{stage}.yaml")
+    settings = ("base.yaml", f"stage/{stage}.yaml", f"demo/{stage}.yaml")
     files = [word for name in settings for word in ("-c", name)]
     return ["katlit", command, *files, f"--seed_everything={seed}"]
 

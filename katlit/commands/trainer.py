@@ -4,11 +4,9 @@ import logging
 import re
 import warnings
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentError, set_parsing_settings
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -18,6 +16,7 @@ from typing_extensions import override
 
 from katlit.callbacks.checkpoint import StepCheckpoint, newest_checkpoint
 from katlit.callbacks.track_config import TrackConfig
+from katlit.commands.settings_files import with_paths
 from katlit.errors import UserError
 from katlit.output import require_writable
 from katlit.tracking.mlflow import mlflow_loggers
@@ -107,19 +106,6 @@ def _set_up_logging() -> None:
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.* is deprecated", category=FutureWarning)
 
 
-def _check_syntax(arguments: Sequence[str]) -> None:
-    """Name the file of a YAML mistake; jsonargparse gives only the line, of one of several files."""
-    names = [value for option, value in pairwise(arguments) if option in ("-c", "--config")]
-    names += [word.removeprefix("--config=") for word in arguments if word.startswith("--config=")]
-    for name in names:
-        if not Path(name).is_file():
-            raise UserError(f"settings file {name!r} does not exist")
-        try:
-            yaml.safe_load(Path(name).read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise UserError(f"{name} is not YAML: {error}") from error
-
-
 _NO_REASON = ("Does not validate", "Subtypes:", "Errors:", "Expected a path but")
 
 
@@ -156,7 +142,7 @@ def run(
     Raises:
         UserError: for a wrong key, value or file in the settings, naming it.
     """
-    _check_syntax(arguments)
+    arguments = with_paths(arguments)
     _set_up_logging()
     try:
         return cli(
@@ -169,7 +155,7 @@ def run(
             save_config_kwargs={"save_to_log_dir": False},
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            args=list(arguments),
+            args=arguments,
         )
     except ArgumentError as error:
         raise UserError(_concise(str(error))) from error

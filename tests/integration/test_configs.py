@@ -17,6 +17,7 @@ from katlit.rewards import AccuracyReward, CompositeReward, Sample
 from katlit.text.protocol import Mode, ParsedResponse
 
 ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "configs"
 DOCS = [ROOT / name for name in ("README.md", "docs/real.md", "docs/hardware.md", "assets/README.md")]
 
 
@@ -65,17 +66,13 @@ def test_a_command_parses_and_its_printed_form_means_the_same(
 def test_no_settings_file_is_left_out() -> None:
     used = {word for command in COMPOSED for word in shlex.split(command)}
     kinds = ("stage", "backbone", "rollout", "demo", "plan", "real", "teacher")
-    files = {
-        str(path.relative_to(ROOT)) for kind in kinds for path in (ROOT / "configs" / kind).glob("*.yaml")
-    }
+    files = {str(path.relative_to(CONFIGS)) for kind in kinds for path in (CONFIGS / kind).glob("*.yaml")}
     files |= {str(path.relative_to(ROOT)) for path in (ROOT / "assets").glob("*.yaml")}
-    assert files - used == {"configs/demo/levels.yaml", "configs/rollout/hf.yaml"}
+    assert files - used == {"demo/levels.yaml", "rollout/hf.yaml"}
 
 
 def test_the_reference_engine_fits_into_the_place_of_vllm(capsys: pytest.CaptureFixture[str]) -> None:
-    words = (
-        "fit -c configs/base.yaml -c configs/stage/step_srpo.yaml -c configs/rollout/hf.yaml --print_config"
-    )
+    words = "fit -c base.yaml -c stage/step_srpo.yaml -c rollout/hf.yaml --print_config"
     assert main(words.split()) == 0
     assert "katlit.engines.HFEngine" in capsys.readouterr().out
 

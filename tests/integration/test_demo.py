@@ -44,7 +44,7 @@ BY_DIFFICULTY = "modes/think_rate/difficulty-"
 
 def small(command: list[str]) -> list[str]:
     """The command with the settings that make its stage small."""
-    (stage,) = (name for name in SMALL if f"configs/demo/{name}.yaml" in command)
+    (stage,) = (name for name in SMALL if f"demo/{name}.yaml" in command)
     return [*command[1:], *SMALL[stage]]
 
 

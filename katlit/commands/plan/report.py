@@ -115,7 +115,7 @@ def _splits(job: Job) -> Iterator[tuple[str, Job]]:
     files: dict[Strategy, str] = {"fsdp2": "fsdp2", "z3": "deepspeed_z3"}
     for strategy, name in files.items():
         if strategy != job.split.strategy:
-            yield f"-c configs/strategy/{name}.yaml", with_strategy(job, strategy)
+            yield f"-c strategy/{name}.yaml", with_strategy(job, strategy)
 
 
 def half_precision(job: Job) -> Job:

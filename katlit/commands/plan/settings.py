@@ -93,14 +93,14 @@ def read_split(trainer: Namespace) -> Split:
         )
     if name not in _STRATEGIES:
         raise UserError(
-            f"trainer.strategy: {name!r} is not planned for; take one of configs/strategy/, or auto or ddp"
+            f"trainer.strategy: {name!r} is not planned for; take a file of strategy/, auto or ddp"
         )
     strategy = _STRATEGIES[name]
     parallel = 1 if isinstance(chosen, str) else chosen.init_args.get("tensor_parallel_size", 1)
     if parallel != 1:
         raise UserError(
             f"trainer.strategy.tensor_parallel_size: {parallel} is not planned for; plan "
-            "configs/strategy/fsdp2.yaml on as many devices instead"
+            "strategy/fsdp2.yaml on as many devices instead"
         )
     return Split("single" if devices == 1 and strategy == "ddp" else strategy, devices)
 

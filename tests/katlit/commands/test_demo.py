@@ -53,7 +53,7 @@ def test_a_failed_command_ends_it_and_its_run(
     monkeypatch.setattr(demo.subprocess, "run", fail)
     assert run(monkeypatch, "--seed", "5") == 2
     shown = capsys.readouterr()
-    assert "$ katlit test -c configs/base.yaml" in shown.out
+    assert "$ katlit test -c base.yaml" in shown.out
     assert "failed with status 3" in shown.err
     ((command, run_id),) = started
     assert command[:3] == [sys.executable, "-m", "katlit.cli"]

@@ -101,8 +101,8 @@ def test_the_report_says_what_fits_and_what_would_help() -> None:
 def test_switches_of_many_devices_divide() -> None:
     job = replace(JOB, split=Split("ddp", 8))
     found = dict(switches(job))
-    assert found["-c configs/strategy/fsdp2.yaml"].split.strategy == "fsdp2"
-    assert found["-c configs/strategy/deepspeed_z3.yaml"].precision.master == 4
+    assert found["-c strategy/fsdp2.yaml"].split.strategy == "fsdp2"
+    assert found["-c strategy/deepspeed_z3.yaml"].precision.master == 4
     assert "offload_optimizer: true" in dict(switches(replace(JOB, split=Split("z2", 8))))
 
 

@@ -1,0 +1,1 @@
+"""The settings files that katlit installs; `katlit configs` lists them."""

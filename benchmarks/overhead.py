@@ -1,4 +1,4 @@
-"""What stage 3 spends outside its work, and how fast weights reach the engine.
+"""What stage 3 spends outside its work.
 
 `python benchmarks/overhead.py`, from the top of the repository.
 
@@ -6,35 +6,19 @@
 checked in, vLLM in process); the share of the steps' time outside generation, rewards and forward-backward:
 weight sync, packing, optimizer, callbacks, logging. The first two steps warm up and do not count.
 
-`sync_bandwidth_ratio`: bytes a second of `sync_weights` into vLLM in process, for random weights of
-the shape of SmolLM-135M in float32, over those of a plain copy of as many bytes between two buffers, both
-first touched before. Both are the median of several, taken in turns.
-
 The last line is a JSON object.
 """
 
 import csv
 import json
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from katlit.cli import main as katlit
-from katlit.engines import VLLMEngine
-from katlit.model.backbone import Backbone
 
 STEPS = 50
 WARM_UP = 2
-REPEATS = 7
-SMOL: dict[str, Any] = {
-    "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
-    "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True,
-}  # fmt: skip
 WORK = ("rollout", "reward", "forward_backward")
 
 
@@ -85,41 +69,9 @@ def overhead() -> dict[str, float]:
     }
 
 
-def seconds(action: Callable[[], object]) -> float:
-    """How long a call takes."""
-    started = time.perf_counter()
-    action()
-    return time.perf_counter() - started
-
-
-def sync_bandwidth() -> dict[str, float]:
-    """Bytes a second of a weight sync and of a plain copy."""
-    backbone = Backbone(config=SMOL, tokenizer="assets/student")
-    backbone.materialize()
-    size = sum(weight.nbytes for _, weight in backbone.named_weights())
-    source, target = torch.ones(size, dtype=torch.uint8), torch.zeros(size, dtype=torch.uint8)
-    engine = VLLMEngine(max_context=512, kv_cache_gib=0.25)
-    syncs, copies = [], []
-    with tempfile.TemporaryDirectory() as directory:
-        try:
-            backbone.export(directory)
-            engine.start(Path(directory))
-            for _ in range(REPEATS):
-                syncs.append(seconds(lambda: engine.sync_weights(backbone.named_weights())))
-                copies.append(seconds(lambda: target.copy_(source)))
-        finally:
-            engine.close()
-    rates = {"sync_bytes_per_second": size / statistics.median(syncs),
-             "copy_bytes_per_second": size / statistics.median(copies)}  # fmt: skip
-    return rates | {
-        "sync_bandwidth_ratio": rates["sync_bytes_per_second"] / rates["copy_bytes_per_second"],
-        "weight_bytes": size,
-    }
-
-
 def main() -> None:
-    """Measure both and print them."""
-    found = sync_bandwidth() | overhead()
+    """Measure and print."""
+    found = overhead()
     for name, value in found.items():
         print(f"{name}: {value:,.3f}")
     print(json.dumps(found))

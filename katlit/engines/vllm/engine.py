@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -18,7 +17,6 @@ from torch import Tensor
 
 from katlit.engines.base import Completion, RolloutEngine, SamplingParameters
 from katlit.engines.vllm.expert_kernels import forget_expert_kernels
-from katlit.engines.vllm.in_place import QUANTIZATION, load_in_place, register
 from katlit.engines.vllm.isolation import preserved_process, preserved_torch_seed
 from katlit.engines.vllm.mends import mend_cpu_sampling
 from katlit.engines.vllm.speculation import Drafts, directory_weights, load_drafter, speculation, without_mtp
@@ -33,7 +31,6 @@ _ENVIRONMENT = {
     "VLLM_CONFIGURE_LOGGING": "0",
     "VLLM_NO_USAGE_STATS": "1",
 }
-_EXPERTS = ".experts."  # in the names of a mixture's weights, which vLLM packs in any case
 
 
 class VLLMEngine(RolloutEngine):
@@ -42,8 +39,7 @@ class VLLMEngine(RolloutEngine):
     One engine a process at a time. Where `torch.distributed` runs, each rank has an engine of its own, and
     all ranks must start theirs together. Where it does not, vLLM needs a process group of one: it is the
     default group only while vLLM runs, so that the trainer is not taken for a distributed one. After a failed
-    `start`, `close` still has to be called. On the CPU a sync of a dense model only packs the weights for the
-    kernels (`in_place`).
+    `start`, `close` still has to be called.
 
     Args:
         max_context: Longest prompt plus completion, in tokens.
@@ -142,8 +138,6 @@ class VLLMEngine(RolloutEngine):
                 _name_rank()
             import vllm
 
-            if self._in_place:
-                register()
             VLLMEngine._running = self  # from here on, `close` has something to undo
             try:
                 self._llm = vllm.LLM(**self._settings(model_directory))
@@ -171,11 +165,6 @@ class VLLMEngine(RolloutEngine):
         finally:
             dist.group.WORLD = outer
 
-    @property
-    def _in_place(self) -> bool:
-        """Whether the layers are those of `in_place`: for dense models on the CPU."""
-        return not (torch.cuda.is_available() or any(_EXPERTS in name for name in self._shapes))
-
     def _settings(self, model_directory: Path) -> dict[str, Any]:
         on_cpu = not torch.cuda.is_available()
         cache = {} if self.kv_cache_gib is None else {"kv_cache_memory_bytes": int(self.kv_cache_gib * 2**30)}
@@ -199,7 +188,6 @@ class VLLMEngine(RolloutEngine):
             "gpu_memory_utilization": self.gpu_memory_utilization,
             "seed": self.seed,
             "distributed_executor_backend": "external_launcher" if dist.is_initialized() else None,
-            "quantization": QUANTIZATION if self._in_place else None,
             **cache,
         }
         if not self.takes_mtp:
@@ -279,13 +267,10 @@ class VLLMEngine(RolloutEngine):
         drafter: list[tuple[str, Tensor]] = []
         weights = without_mtp(checked(named_weights, self._shapes), drafter)
         # Not within `_own_group`: the iterator may gather shards over the trainer's group.
-        if self._in_place:
-            llm.apply_model(partial(load_in_place, named_weights=weights))
-        else:
-            llm.apply_model(forget_expert_kernels)
-            llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        llm.apply_model(forget_expert_kernels)
+        llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         if self.takes_mtp:
-            llm.collective_rpc(load_drafter, args=(drafter, self._in_place))
+            llm.collective_rpc(load_drafter, args=(drafter,))
         llm.reset_prefix_cache()
 
     def close(self) -> None:

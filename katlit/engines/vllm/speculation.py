@@ -13,7 +13,6 @@ from typing import Any
 
 from torch import Tensor
 
-from katlit.engines.vllm.in_place import load_in_place
 from katlit.engines.weights import checkpoint_weights
 from katlit.errors import UserError
 from katlit.metrics.tally import Tally
@@ -134,13 +133,12 @@ def without_mtp(
             yield name, weight
 
 
-def load_drafter(worker: Any, weights: list[tuple[str, Tensor]], in_place: bool) -> None:
+def load_drafter(worker: Any, weights: list[tuple[str, Tensor]]) -> None:
     """Load the MTP module in a worker of vLLM; embedding and head are the model's, and have come with it.
 
     Args:
         worker: Of vLLM.
         weights: Of the module, by their names in vLLM.
-        in_place: Whether its layers are those of `katlit.engines.vllm.in_place`.
     """
     from vllm.model_executor.model_loader.reload import (
         finalize_layerwise_reload,
@@ -148,9 +146,6 @@ def load_drafter(worker: Any, weights: list[tuple[str, Tensor]], in_place: bool)
     )
 
     drafter = worker.get_draft_model()
-    if in_place:
-        load_in_place(drafter, weights)
-        return
     initialize_layerwise_reload(drafter)
     drafter.load_weights(weights)
     finalize_layerwise_reload(drafter, worker.speculative_config.draft_model_config)

@@ -23,7 +23,8 @@ from katlit.engines.base import Completion
 from katlit.model.backbone import Backbone
 from katlit.model.pretrained import load_tokenizer
 from katlit.modules import StepSRPO
-from katlit.rollout.types import Rollout, lay_out, outcomes
+from katlit.rollout.tensors import lay_out, outcomes
+from katlit.rollout.types import Rollout
 from katlit.text.protocol import Protocol
 
 TOKENIZER = "assets/student"

@@ -4,7 +4,6 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
 from katlit.advantages.base import EQUAL
-from katlit.metrics.tally import Tally
 from katlit.rollout.types import Rollout
 
 OnFlatGroups = Literal["keep", "skip", "resample"]
@@ -54,12 +53,3 @@ def resampled(
             groups[group] = [rollout for rollout in new if rollout.group == group]
         flat = flat_groups(new)
     return [rollout for group in sorted(groups) for rollout in groups[group]]
-
-
-def shares(rollouts: Sequence[Rollout], left_out: Collection[int]) -> dict[str, Tally]:
-    """Flat groups and those left out of the training, over all groups."""
-    number = len({rollout.group for rollout in rollouts})
-    return {
-        "flat_groups": Tally(len(flat_groups(rollouts)), number),
-        "left_out_groups": Tally(len(left_out), number),
-    }

@@ -1,13 +1,15 @@
 """What is kept of a rollout, so that it can be followed and sampled again alone."""
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from typing_extensions import TypedDict  # which pydantic can read on Python 3.11
 
+from katlit.batch import Prompt
 from katlit.rollout.types import Rollout
-from katlit.text.protocol import Protocol, Thinking
+from katlit.text.protocol import Mode, Protocol, Thinking
 
 Count = Annotated[int, Field(ge=0)]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(fail_fast=True)]
@@ -79,4 +81,25 @@ def recorded(rollout: Rollout, prompt_id: str, protocol: Protocol, *, left_out: 
         "reward": None if math.isnan(rollout.reward) else rollout.reward,
         "correct": rollout.correct,
         "left_out": left_out,
+    }
+
+
+def response_text(rollout: Rollout, protocol: Protocol) -> str:
+    """The response from `<judge>` on, the forced part included."""
+    prefill = protocol.forced_prefill(Mode(rollout.thinking)) if rollout.forced else []
+    return protocol.decode([*prefill, *rollout.completion.token_ids])
+
+
+def table_row(
+    rollout: Rollout, prompts: Sequence[Prompt], protocol: Protocol, origin: Origin, *, left_out: bool
+) -> dict[str, object]:
+    """What the table of samples shows and the log of rollouts keeps, but for the advantages."""
+    mode = rollout.parsed.mode
+    return {
+        "prompt": prompts[rollout.group]["messages"][-1]["content"],
+        "text": response_text(rollout, protocol),
+        "mode": "none" if mode is None else f"{mode.value}{' (forced)' if rollout.forced else ''}",
+        "correct": rollout.correct,
+        "reward": rollout.reward,
+        "record": origin | recorded(rollout, prompts[rollout.group]["id"], protocol, left_out=left_out),
     }

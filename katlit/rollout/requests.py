@@ -1,8 +1,8 @@
-"""From prompts to scored rollouts: encode, sample, parse, reward; and what is reported of them."""
+"""Requests of completions: what is asked of an engine for some prompts, and its answers."""
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,11 +10,9 @@ from katlit.batch import Prompt
 from katlit.engines.base import Completion, RolloutEngine, SamplingParameters
 from katlit.engines.seeds import request_seed
 from katlit.errors import UserError
-from katlit.metrics.tally import Tally, tally
-from katlit.rewards import CompositeReward, Sample
-from katlit.rollout.record import Origin, recorded
-from katlit.rollout.types import Rollout, Sampled
-from katlit.text.protocol import Mode, ParsedResponse, Protocol, Thinking
+from katlit.rewards import CompositeReward
+from katlit.rollout.types import Sampled
+from katlit.text.protocol import Protocol, Thinking
 
 logger = logging.getLogger(__name__)
 
@@ -148,122 +146,3 @@ def _sampled(request: Request, completion: Completion) -> Sampled:
     return Sampled(
         request.group, request.thinking, request.prompt_ids, completion, request.number, request.seed
     )
-
-
-def score(
-    sampled: Sequence[Sampled], protocol: Protocol, prompts: Sequence[Prompt], reward: CompositeReward
-) -> list[Rollout]:
-    """Parse and reward what was sampled."""
-    return rewarded(sampled, parse(sampled, protocol), prompts, reward)
-
-
-def parse(sampled: Sequence[Sampled], protocol: Protocol) -> list[ParsedResponse]:
-    """The responses in their parts."""
-    return [
-        protocol.parse_ids(one.completion.token_ids, one.thinking, truncated=one.truncated) for one in sampled
-    ]
-
-
-def rewarded(
-    sampled: Sequence[Sampled],
-    parsed: Sequence[ParsedResponse],
-    prompts: Sequence[Prompt],
-    reward: CompositeReward,
-) -> list[Rollout]:
-    """What was sampled, with its rewards."""
-    scores = reward(
-        [
-            Sample(prompts[one.group], response, one.truncated)
-            for one, response in zip(sampled, parsed, strict=True)
-        ]
-    )
-    return [
-        Rollout(
-            *one,
-            response,
-            scores.total[index],
-            scores.correct[index],
-            {name: verdicts[index] for name, verdicts in scores.components.items()},
-        )
-        for index, (one, response) in enumerate(zip(sampled, parsed, strict=True))
-    ]
-
-
-def response_text(rollout: Rollout, protocol: Protocol) -> str:
-    """The response from `<judge>` on, the forced part included."""
-    prefill = protocol.forced_prefill(Mode(rollout.thinking)) if rollout.forced else []
-    return protocol.decode([*prefill, *rollout.completion.token_ids])
-
-
-def table_row(
-    rollout: Rollout, prompts: Sequence[Prompt], protocol: Protocol, origin: Origin, *, left_out: bool
-) -> dict[str, object]:
-    """What the table of samples shows and the log of rollouts keeps, but for the advantages."""
-    mode = rollout.parsed.mode
-    return {
-        "prompt": prompts[rollout.group]["messages"][-1]["content"],
-        "text": response_text(rollout, protocol),
-        "mode": "none" if mode is None else f"{mode.value}{' (forced)' if rollout.forced else ''}",
-        "correct": rollout.correct,
-        "reward": rollout.reward,
-        "record": origin | recorded(rollout, prompts[rollout.group]["id"], protocol, left_out=left_out),
-    }
-
-
-def response_tokens(rollout: Rollout, protocol: Protocol) -> int:
-    """Length of the response, a forced judge counted."""
-    prefill = len(protocol.forced_prefill(Mode(rollout.thinking))) if rollout.forced else 0
-    return prefill + len(rollout.completion.token_ids)
-
-
-def policy_row(rollout: Rollout, protocol: Protocol) -> tuple[bool, int, bool, bool, bool]:
-    """What `PolicyMetrics` takes of a rollout."""
-    return (
-        rollout.correct and not rollout.unjudged,
-        response_tokens(rollout, protocol),
-        rollout.parsed.mode is Mode.THINK_ON,
-        rollout.parsed.valid,
-        bool(rollout.unjudged),
-    )
-
-
-def statistics(
-    rollouts: Sequence[Rollout], protocol: Protocol, components: Iterable[str]
-) -> dict[str, Tally]:
-    """Means over the rollouts, rewards over those that are judged, the think rate over those not forced.
-
-    Args:
-        rollouts: Of a step, on this rank.
-        protocol: Of the policy.
-        components: Of the reward, each a mean of its own, unweighted, as `reward/<component>`.
-    """
-    judged = [rollout for rollout in rollouts if not rollout.unjudged]
-    return {
-        "reward": tally(rollout.reward for rollout in judged),
-        "accuracy": tally(rollout.correct for rollout in judged),
-        "format_valid": tally(rollout.parsed.valid for rollout in rollouts),
-        "truncated": tally(rollout.truncated for rollout in rollouts),
-        "think_rate": tally(
-            rollout.parsed.mode is Mode.THINK_ON for rollout in rollouts if not rollout.forced
-        ),
-        "mean_tokens": tally(response_tokens(rollout, protocol) for rollout in rollouts),
-        **{f"reward/{name}": _component_mean(rollouts, name) for name in components},
-    }
-
-
-def _component_mean(rollouts: Sequence[Rollout], component: str) -> Tally:
-    values = (rollout.verdicts[component].value for rollout in rollouts)
-    return tally(value for value in values if value is not None)
-
-
-def unjudged(rollouts: Sequence[Rollout]) -> dict[str, Tally]:
-    """The shares that a reward could not judge, because of an error, or of time that ran out."""
-    return {
-        "unjudged": tally(bool(rollout.unjudged) for rollout in rollouts),
-        "unjudged_errors": tally(_has_failed(rollout, timed_out=False) for rollout in rollouts),
-        "unjudged_timeouts": tally(_has_failed(rollout, timed_out=True) for rollout in rollouts),
-    }
-
-
-def _has_failed(rollout: Rollout, *, timed_out: bool) -> bool:
-    return any(verdict.timed_out is timed_out for verdict in rollout.unjudged)

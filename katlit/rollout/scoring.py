@@ -1,4 +1,4 @@
-"""Rewards of completions, worked out while others are still being sampled."""
+"""Rewards of completions, worked out at once or while others are still being sampled."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -7,8 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from katlit.batch import Prompt
-from katlit.rewards import CompositeReward
-from katlit.rollout.requests import parse, rewarded, score
+from katlit.rewards import CompositeReward, Sample
 from katlit.rollout.types import Rollout, Sampled
 from katlit.text.protocol import ParsedResponse, Protocol
 
@@ -67,3 +66,42 @@ class Scoring:
         late = score([sampled[index] for index in rest], self._protocol, self._prompts, self._reward)
         self._scored |= zip(rest, late, strict=True)
         return [self._scored[index] for index in range(len(sampled))]
+
+
+def score(
+    sampled: Sequence[Sampled], protocol: Protocol, prompts: Sequence[Prompt], reward: CompositeReward
+) -> list[Rollout]:
+    """Parse and reward what was sampled."""
+    return rewarded(sampled, parse(sampled, protocol), prompts, reward)
+
+
+def parse(sampled: Sequence[Sampled], protocol: Protocol) -> list[ParsedResponse]:
+    """The responses in their parts."""
+    return [
+        protocol.parse_ids(one.completion.token_ids, one.thinking, truncated=one.truncated) for one in sampled
+    ]
+
+
+def rewarded(
+    sampled: Sequence[Sampled],
+    parsed: Sequence[ParsedResponse],
+    prompts: Sequence[Prompt],
+    reward: CompositeReward,
+) -> list[Rollout]:
+    """What was sampled, with its rewards."""
+    scores = reward(
+        [
+            Sample(prompts[one.group], response, one.truncated)
+            for one, response in zip(sampled, parsed, strict=True)
+        ]
+    )
+    return [
+        Rollout(
+            *one,
+            response,
+            scores.total[index],
+            scores.correct[index],
+            {name: verdicts[index] for name, verdicts in scores.components.items()},
+        )
+        for index, (one, response) in enumerate(zip(sampled, parsed, strict=True))
+    ]

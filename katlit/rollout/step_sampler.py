@@ -11,8 +11,8 @@ from katlit.rollout.flat_groups import resampled
 from katlit.rollout.lookahead import Ahead
 from katlit.rollout.probe import probe
 from katlit.rollout.record import Origin
-from katlit.rollout.requests import Request, RolloutSettings, complete, requests_of, score
-from katlit.rollout.scoring import Scoring
+from katlit.rollout.requests import Request, RolloutSettings, complete, requests_of
+from katlit.rollout.scoring import Scoring, score
 from katlit.rollout.stopwatch import Stopwatch
 from katlit.rollout.types import Rollout, Sampled
 from katlit.text.protocol import Protocol, Thinking

@@ -1,17 +1,20 @@
-"""The micro-batches that train on a batch of rollouts."""
+"""The micro-batches that train on a batch of rollouts, as tensors.
+
+Shapes: B rows, L tokens a row, N rollouts.
+"""
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 
-from katlit.batch import Prompt, RolloutBatch
-from katlit.packing import balanced
-from katlit.rollout.record import Origin
-from katlit.rollout.requests import table_row
-from katlit.rollout.types import Rollout, Sampled, document_tokens, lay_out, outcomes
-from katlit.text.protocol import Protocol
+from katlit.batch import Prompt
+from katlit.packing import balanced, fill_rows, shortest_rows
+from katlit.rollout.record import Origin, table_row
+from katlit.rollout.types import Rollout, Sampled
+from katlit.text.protocol import Mode, Protocol
+
+_MODES = {Mode.THINK_ON: 1, Mode.THINK_OFF: 0, None: -1}
 
 
 def fill(
@@ -67,16 +70,76 @@ def fill(
     return filled
 
 
-def in_order(parts: Sequence[Sequence[Rollout]]) -> list[Rollout]:
-    """The rollouts of every n-th prompt, for each of n ranks, as those of all prompts."""
-    all_of_them = [
-        replace(rollout, group=rollout.group * len(parts) + rank)
-        for rank, part in enumerate(parts)
-        for rollout in part
+def outcomes(rollouts: Sequence[Rollout]) -> dict[str, torch.Tensor]:
+    """What is known of each of N rollouts, [N]."""
+    return {
+        "group_ids": torch.tensor([rollout.group for rollout in rollouts], dtype=torch.int64),
+        "modes": torch.tensor([_MODES[rollout.parsed.mode] for rollout in rollouts], dtype=torch.int64),
+        "rewards": torch.tensor([rollout.reward for rollout in rollouts], dtype=torch.float32),
+        "correct": torch.tensor([rollout.correct for rollout in rollouts], dtype=torch.bool),
+        "truncated": torch.tensor([rollout.truncated for rollout in rollouts], dtype=torch.bool),
+        "forced": torch.tensor([rollout.forced for rollout in rollouts], dtype=torch.bool),
+        "tokens": torch.tensor([len(one.completion.token_ids) for one in rollouts], dtype=torch.int64),
+    }
+
+
+def lay_out(
+    rollouts: Sequence[Rollout],
+    members: Sequence[int],
+    row_tokens: int,
+    protocol: Protocol,
+    probes: Sequence[Sampled] | None = None,
+) -> dict[str, torch.Tensor]:
+    """Pack rollouts into rows; without any, one row of padding keeps the step defined.
+
+    Args:
+        rollouts: N of them.
+        members: Which of them this micro-batch trains on, as indices.
+        row_tokens: Longest packed row; a longer rollout has a row of its own.
+        protocol: Of the policy, for padding and segments.
+        probes: Completions that carry no loss; None where nothing has to be probed.
+
+    Returns:
+        The tokens of a `RolloutBatch`, [B, L] each; `probe_mask` only where there are probes.
+    """
+    own = [rollouts[index] for index in members]
+    documents: list[Rollout | Sampled] = [*own, *(probes or [])]
+    lengths = [document_tokens(document) for document in documents]
+    rows = shortest_rows(lengths, row_tokens) if documents else [[]]
+
+    def filled(values: list[list[Any]], padding: Any) -> list[torch.Tensor]:
+        return list(fill_rows([[values[index] for index in row] for row in rows], padding))
+
+    tokens = [[*document.prompt_ids, *document.completion.token_ids] for document in documents]
+    input_ids, position_ids = filled(tokens, protocol.pad_id)
+    sampled = [
+        [False] * len(document.prompt_ids) + [True] * len(document.completion.token_ids)
+        for document in documents
     ]
-    return sorted(all_of_them, key=lambda rollout: rollout.group)
+    log_probs = [[0.0] * len(document.prompt_ids) + document.completion.log_probs for document in documents]
+    number = len(own)
+    nothing = [[False] * length for length in lengths]
+    judge = [_judge_mask(rollout, protocol) for rollout in own] + nothing[number:]
+    owners = [*members, *([-1] * (len(documents) - number))]
+    owner = [[index] * length for index, length in zip(owners, lengths, strict=True)]
+    mask = {} if probes is None else {"probe_mask": filled(nothing[:number] + sampled[number:], False)[0]}
+    return mask | {
+        "input_ids": input_ids,
+        "position_ids": position_ids,
+        "loss_mask": filled(sampled[:number] + nothing[number:], False)[0],
+        "judge_mask": filled(judge, False)[0],
+        "rollout_log_probs": filled(log_probs, 0.0)[0],
+        "rollout_ids": filled(owner, -1)[0],
+    }
 
 
-def prompts_of(batches: Sequence[RolloutBatch]) -> list[Prompt]:
-    """The prompts of some batches, in order."""
-    return [prompt for batch in batches for prompt in batch["prompts"]]
+def document_tokens(document: Rollout | Sampled) -> int:
+    """Tokens of prompt and completion."""
+    return len(document.prompt_ids) + len(document.completion.token_ids)
+
+
+def _judge_mask(rollout: Rollout, protocol: Protocol) -> list[bool]:
+    """True on the sampled tokens through the mode marker; a forced judge is not sampled."""
+    ids = rollout.completion.token_ids
+    judge = 0 if rollout.forced else protocol.judge_length(ids)
+    return [False] * len(rollout.prompt_ids) + [True] * judge + [False] * (len(ids) - judge)

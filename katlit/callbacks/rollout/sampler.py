@@ -24,12 +24,15 @@ from katlit.metrics.policy import PolicyMetrics
 from katlit.metrics.tally import means
 from katlit.parallel.collectives import Peers, gathered
 from katlit.rewards import CompositeReward
-from katlit.rollout.flat_groups import OnFlatGroups, flat_groups, shares
+from katlit.rollout.flat_groups import OnFlatGroups, flat_groups
 from katlit.rollout.lookahead import AheadState
-from katlit.rollout.requests import RolloutSettings, forced_modes, policy_row, score, statistics, unjudged
+from katlit.rollout.requests import RolloutSettings, forced_modes
+from katlit.rollout.scoring import score
+from katlit.rollout.statistics import policy_row, shares, statistics, unjudged
 from katlit.rollout.step_sampler import Step, StepSampler
 from katlit.rollout.stopwatch import Stopwatch
-from katlit.rollout.tensors import fill, in_order, prompts_of
+from katlit.rollout.tensors import fill
+from katlit.rollout.types import in_order, prompts_of
 from katlit.rollout.window import RolloutWindow
 
 logger = logging.getLogger(__name__)

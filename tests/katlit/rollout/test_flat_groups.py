@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from katlit.rollout.flat_groups import flat_groups, resampled, shares
+from katlit.rollout.flat_groups import flat_groups, resampled
+from katlit.rollout.statistics import shares
 
 
 def rollouts(*groups: list[float], first: int = 0) -> list[Any]:

@@ -11,8 +11,7 @@ from tinyrollouts import FirstLetter, prompt
 from katlit.engines.base import Completion
 from katlit.errors import UserError
 from katlit.rewards import CompositeReward, FormatReward, Sample, Verdict
-from katlit.rollout.requests import score
-from katlit.rollout.scoring import Scoring
+from katlit.rollout.scoring import Scoring, score
 from katlit.rollout.types import Sampled
 
 PROMPTS = [prompt(0), prompt(1)]

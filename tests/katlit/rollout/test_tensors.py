@@ -3,7 +3,8 @@ from pathlib import Path
 from tinymodel import tiny_backbone
 
 from katlit.engines.base import Completion
-from katlit.rollout.types import Rollout, lay_out
+from katlit.rollout.tensors import lay_out
+from katlit.rollout.types import Rollout
 
 
 def test_two_modes_are_packed_without_padding(tmp_path: Path) -> None:

@@ -1,0 +1,76 @@
+"""What is reported of the rollouts of a step."""
+
+from collections.abc import Collection, Iterable, Sequence
+
+from katlit.metrics.tally import Tally, tally
+from katlit.rollout.flat_groups import flat_groups
+from katlit.rollout.types import Rollout
+from katlit.text.protocol import Mode, Protocol
+
+
+def response_tokens(rollout: Rollout, protocol: Protocol) -> int:
+    """Length of the response, a forced judge counted."""
+    prefill = len(protocol.forced_prefill(Mode(rollout.thinking))) if rollout.forced else 0
+    return prefill + len(rollout.completion.token_ids)
+
+
+def policy_row(rollout: Rollout, protocol: Protocol) -> tuple[bool, int, bool, bool, bool]:
+    """What `PolicyMetrics` takes of a rollout."""
+    return (
+        rollout.correct and not rollout.unjudged,
+        response_tokens(rollout, protocol),
+        rollout.parsed.mode is Mode.THINK_ON,
+        rollout.parsed.valid,
+        bool(rollout.unjudged),
+    )
+
+
+def statistics(
+    rollouts: Sequence[Rollout], protocol: Protocol, components: Iterable[str]
+) -> dict[str, Tally]:
+    """Means over the rollouts, rewards over those that are judged, the think rate over those not forced.
+
+    Args:
+        rollouts: Of a step, on this rank.
+        protocol: Of the policy.
+        components: Of the reward, each a mean of its own, unweighted, as `reward/<component>`.
+    """
+    judged = [rollout for rollout in rollouts if not rollout.unjudged]
+    return {
+        "reward": tally(rollout.reward for rollout in judged),
+        "accuracy": tally(rollout.correct for rollout in judged),
+        "format_valid": tally(rollout.parsed.valid for rollout in rollouts),
+        "truncated": tally(rollout.truncated for rollout in rollouts),
+        "think_rate": tally(
+            rollout.parsed.mode is Mode.THINK_ON for rollout in rollouts if not rollout.forced
+        ),
+        "mean_tokens": tally(response_tokens(rollout, protocol) for rollout in rollouts),
+        **{f"reward/{name}": _component_mean(rollouts, name) for name in components},
+    }
+
+
+def _component_mean(rollouts: Sequence[Rollout], component: str) -> Tally:
+    values = (rollout.verdicts[component].value for rollout in rollouts)
+    return tally(value for value in values if value is not None)
+
+
+def unjudged(rollouts: Sequence[Rollout]) -> dict[str, Tally]:
+    """The shares that a reward could not judge, because of an error, or of time that ran out."""
+    return {
+        "unjudged": tally(bool(rollout.unjudged) for rollout in rollouts),
+        "unjudged_errors": tally(_has_failed(rollout, timed_out=False) for rollout in rollouts),
+        "unjudged_timeouts": tally(_has_failed(rollout, timed_out=True) for rollout in rollouts),
+    }
+
+
+def _has_failed(rollout: Rollout, *, timed_out: bool) -> bool:
+    return any(verdict.timed_out is timed_out for verdict in rollout.unjudged)
+
+
+def shares(rollouts: Sequence[Rollout], left_out: Collection[int]) -> dict[str, Tally]:
+    """Flat groups and those left out of the training, over all groups."""
+    number = len({rollout.group for rollout in rollouts})
+    return {
+        "flat_groups": Tally(len(flat_groups(rollouts)), number),
+        "left_out_groups": Tally(len(left_out), number),
+    }

@@ -80,7 +80,7 @@ class StepSampler:
         if max_staleness and not engine.samples_beside_training:
             raise UserError(
                 f"max_staleness: {max_staleness}, but {type(engine).__name__} samples in the trainer's own "
-                "process; use katlit.rollout.VLLMServer (rollout/vllm_server.yaml), or 0"
+                "process; use katlit.engines.VLLMServer (rollout/vllm_server.yaml), or 0"
             )
         if max_staleness and extra_rounds:
             raise UserError(

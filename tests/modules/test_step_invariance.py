@@ -128,7 +128,7 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("settings", SETTINGS, ids=map(str, range(len(SETTINGS))))
 def test_the_loss_and_its_gradient_do_not_depend_on_the_layout(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:

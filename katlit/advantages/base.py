@@ -51,7 +51,7 @@ class AdvantageEstimator(ABC):
     def __call__(self, rollouts: Rollouts) -> Tensor:
         """Advantages of judge and answer, [N, 2] of the dtype of the rewards.
 
-        A truncated rollout and a forced judge are not trained on, so theirs are 0 (see `assembled`).
+        A truncated rollout and a forced judge are not trained on, whatever theirs are; ours give them 0.
         """
 
     @abstractmethod

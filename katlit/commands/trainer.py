@@ -161,3 +161,7 @@ def run(
         raise UserError(_concise(str(error))) from error
     except (MisconfigurationException, OmegaConfBaseException) as error:
         raise UserError(str(error)) from error
+    except ValueError as error:  # of jsonargparse, where a constructor refuses a setting of a class
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from error
+        raise

@@ -114,8 +114,8 @@ SAMPLERS = [example for example in EXAMPLES if example not in OVERLAYS]  # their
 def test_the_documented_knobs_are_there() -> None:
     words = " ".join(blocks("yaml"))
     for knob in (
-        "Curriculum", "history", "aggregation", "streams", "judge_weight", "kl_weight", "on_flat_groups",
-        "extra_rounds", "reference_after",
+        "Curriculum", "history", "estimator", "aggregation", "streams", "judge_weight", "kl_weight",
+        "on_flat_groups", "extra_rounds", "reference_after",
     ):  # fmt: skip
         assert f"{knob}:" in words or f".{knob}\n" in words, knob
 

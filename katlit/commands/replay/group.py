@@ -57,6 +57,9 @@ def explain(
         record: The rollout.
         group: As `group_of` gives it.
         estimator: With the settings of the run.
+
+    Raises:
+        UserError: where the estimator, which may be a user's own, contradicts itself.
     """
     if record["reward"] is None:
         return None
@@ -72,6 +75,10 @@ def explain(
     place = group.index(record)
     judge, answer = estimate(estimator, rollouts)[place].tolist()
     terms = estimator.terms(rollouts)
+    for name in estimator.words:
+        if name not in terms:
+            owner = type(estimator).__name__
+            raise UserError(f"model.estimator: {owner} has words for {name!r}, which is none of its terms")
     found = {name: float(terms[name][place]) for name in estimator.words}
     of_mode = rollouts.rewards[rollouts.modes == rollouts.modes[place]]
     return Explained(found, judge, answer, _equal(rollouts.rewards), _equal(of_mode))

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import killable
 import pytest
+import yaml
 from tinyrecord import record
 
 from katlit.cli import main
-from katlit.rollout.record_files import record_file, write_records
+from katlit.rollout.record_files import read_records, record_file, write_records
 
 ROOT = Path(__file__).parents[4]
 
@@ -50,3 +52,60 @@ def test_a_copy_of_a_repeated_prompt_is_chosen(
     else:
         assert f"*   {copy}  rank {copy}, group 0\n" in shown.out
         assert "the step has the prompt 2 times" in shown.out
+
+
+def fit(folder: Path, estimator: str, *more: str) -> int:
+    """Two steps with an estimator of somebody else's."""
+    words = ("--trainer.max_steps=2", f"--model.init_args.estimator=tinyestimator.{estimator}", *more)
+    return main(killable.fit(folder, *words))
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+def test_an_estimator_of_ones_own_is_trained_with_and_explains_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert fit(tmp_path, "Shorter", "--model.init_args.estimator.init_args.scale=0.5") == 0
+    settings = yaml.safe_load((tmp_path / "config.yaml").read_text())["model"]["init_args"]["estimator"]
+    assert settings == {"class_path": "tinyestimator.Shorter", "init_args": {"scale": 0.5}}
+    capsys.readouterr()
+    for step in range(2):
+        one = read_records(tmp_path / "rollouts", step)[0]
+        name = f"{step}/{one['prompt_id']}/{one['index']}"
+        assert main(["replay", f"--run={tmp_path}", f"--rollout={name}", "--only_show"]) == 0
+        shown = capsys.readouterr().out
+        assert "advantages by Shorter: judge = answer = scale * tokens spared\n" in shown
+        assert f"  tokens of the response: {len(one['token_ids'])}\n" in shown
+        assert "  tokens spared: " in shown
+        assert "mean of the group" not in shown
+        assert shown.count(", as trained on") == 2
+
+
+def test_advantages_of_another_shape_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert fit(tmp_path, "OneColumn") == 2
+    assert "model.estimator: OneColumn gives advantages of shape [12] for 12" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ("aggregation.length=0", "aggregation.length: 0; give at least 1"),
+        ("aggregation.judge_weight=-1", "aggregation.judge_weight: -1.0; give 0 or more"),
+        ("estimator=process", "model.init_args.estimator: Expected a dot import path string: process"),
+    ],
+)
+def test_a_setting_of_the_stage_that_cannot_be(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    setting: str,
+    named: str,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert fit(tmp_path, "Shorter", f"--model.init_args.{setting}") == 2
+    error = capsys.readouterr().err
+    assert f"katlit: error: {named}" in error
+    assert "Traceback" not in error

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tinyestimator import Shorter
 from tinymodel import tiny_backbone
 from tinyrecord import record
 
@@ -114,6 +115,13 @@ def test_a_flat_group_is_explained_without_contradiction(stage: StepSRPO) -> Non
     ]
     text = advantage_text(group[0], group, explain(group[0], group, hipo), hipo)
     assert "answer advantage: 0, as trained on (0, for all rewards of its mode are equal)" in text
+
+
+def test_words_without_their_term_are_named() -> None:
+    estimator = Shorter()
+    estimator.words = {"tokens": "tokens", "gone": "gone"}
+    with pytest.raises(UserError, match="Shorter has words for 'gone', which is none of its terms"):
+        explain(record(), [record()], estimator)
 
 
 def test_a_hostile_model_cannot_write_a_line_of_ours(protocol: Protocol) -> None:

@@ -1,6 +1,5 @@
 """What both ways of labelling share (recipe §2 and §4): seeds, verification, and records."""
 
-import hashlib
 import logging
 import time
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from katlit.batch import Prompt
 from katlit.datamodules.dialects.dialects import Ballot
 from katlit.datamodules.labelling.chat_model import Reply
 from katlit.datamodules.records import Record
+from katlit.engines.base import request_seed
 from katlit.rewards import Reward, Sample, verdicts_of
 from katlit.text.protocol import Mode
 
@@ -23,13 +23,7 @@ DEFAULT_JUDGES = {
 
 def request_seeds(seed: int, purpose: str, prompt: Prompt, count: int, first: int = 0) -> list[int]:
     """Derive the seeds of a prompt's requests; they do not depend on the prompts beside it."""
-    return [
-        int.from_bytes(
-            hashlib.sha256(f"{seed}/{purpose}/{prompt['id']}/{index}".encode()).digest()[:4], "big"
-        )
-        % 2**31
-        for index in range(first, first + count)
-    ]
+    return [request_seed(seed, purpose, prompt["id"], index) for index in range(first, first + count)]
 
 
 def draws(seed: int, purpose: str, prompt: Prompt, share: float) -> bool:

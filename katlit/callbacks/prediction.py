@@ -12,8 +12,7 @@ from typing_extensions import override
 
 from katlit.batch import Prompt, RolloutBatch
 from katlit.callbacks.start_engine import start_engine
-from katlit.engines.base import RolloutEngine, SamplingParameters
-from katlit.engines.seeds import request_seed
+from katlit.engines.base import RolloutEngine, SamplingParameters, request_seed
 from katlit.errors import UserError
 from katlit.output import replace_file, require_writable
 from katlit.rollout.requests import fitting

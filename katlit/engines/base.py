@@ -6,6 +6,7 @@ are. Our choice, and the same for all engines. A trainer that recomputes it divi
 temperature.
 """
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -151,3 +152,16 @@ class RolloutEngine(ABC):
                     f"prompt {index} has {len(prompt)} tokens; with max_tokens {max_tokens} it exceeds "
                     f"max_context {self.max_context}"
                 )
+
+
+def request_seed(*parts: object) -> int:
+    """A seed from what names a request, so that it does not depend on the requests beside it.
+
+    Args:
+        parts: Run seed, step, prompt id, number of the sample, …
+
+    Returns:
+        From 0 to 2³¹ - 1.
+    """
+    text = "/".join(map(str, parts))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % 2**31

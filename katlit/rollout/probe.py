@@ -8,8 +8,7 @@ trainer's forward pass gives their log-probabilities under the same weights (our
 from collections.abc import Sequence
 from dataclasses import replace
 
-from katlit.engines.base import RolloutEngine, SamplingParameters
-from katlit.engines.seeds import request_seed
+from katlit.engines.base import RolloutEngine, SamplingParameters, request_seed
 from katlit.rollout.requests import Request, complete
 from katlit.rollout.types import Sampled
 

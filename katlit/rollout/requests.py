@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from katlit.batch import Prompt
-from katlit.engines.base import Completion, RolloutEngine, SamplingParameters
-from katlit.engines.seeds import request_seed
+from katlit.engines.base import Completion, RolloutEngine, SamplingParameters, request_seed
 from katlit.errors import UserError
 from katlit.rewards import CompositeReward
 from katlit.rollout.types import Sampled

@@ -9,8 +9,8 @@ from jsonargparse import Namespace
 from typing_extensions import override
 
 from katlit.commands.plan.report import render
+from katlit.commands.plan.report import table as as_table
 from katlit.commands.plan.settings import Overrides, device_count, memory_size, read_job
-from katlit.commands.plan.table import table as as_table
 from katlit.commands.trainer import KatCLI, KatTrainer, run
 from katlit.errors import UserError
 from katlit.stage.module import KatModule

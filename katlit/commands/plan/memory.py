@@ -5,10 +5,8 @@ from dataclasses import dataclass
 
 from katlit.commands.plan import activations, logits
 from katlit.commands.plan.activations import Batch
-from katlit.commands.plan.companions import companions
-from katlit.commands.plan.engine import Engine, engine_bytes
 from katlit.commands.plan.precision import BYTES, Precision
-from katlit.commands.plan.states import Split, states
+from katlit.commands.plan.states import Engine, Split, companions, engine_bytes, states
 from katlit.model.frozen import Placement
 from katlit.model.shape import Shape
 from katlit.stage.needs import Loss

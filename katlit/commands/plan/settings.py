@@ -8,10 +8,9 @@ import torch
 from jsonargparse import Namespace
 
 from katlit.commands.plan.activations import Batch
-from katlit.commands.plan.engine import Engine
 from katlit.commands.plan.memory import Job
 from katlit.commands.plan.precision import BYTES
-from katlit.commands.plan.states import Split, Strategy, strategy_precision
+from katlit.commands.plan.states import Engine, Split, Strategy, strategy_precision
 from katlit.errors import UserError
 from katlit.model.outline import backbone_shape, model_shape
 from katlit.stage.module import KatModule

@@ -1,9 +1,11 @@
-"""Weights, gradients and optimizer state of one device, under each strategy."""
+"""What lasts on one device: weights, gradients, optimizer state, frozen models, and an engine."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from katlit.commands.plan.precision import Precision, precision_of
+from katlit.model.frozen import Placement
 from katlit.model.shape import Shape
 
 Strategy = Literal["single", "ddp", "z1", "z2", "z3", "fsdp2"]
@@ -98,3 +100,71 @@ def _offloaded(whole: States, split: Split) -> States:
     if split.offload_parameters:
         whole = replace(whole, parameters=0, host=whole.host + whole.parameters)
     return whole
+
+
+@dataclass(frozen=True)
+class Companions:
+    """Bytes of one device; `host` are those that it keeps in host memory."""
+
+    lasting: int
+    gathered: int  # what comes for a forward pass and goes
+    host: int = 0
+
+
+def companions(shapes: Sequence[Shape], number: int, placement: Placement, devices: int) -> Companions:
+    """Count frozen models.
+
+    Layer by layer they come as FSDP2 fetches them: embedding, head and norms, two layers (one is fetched
+    ahead where there are several devices), and the copy of each head, which the losses use until their
+    backward pass.
+
+    Args:
+        shapes: One for each model.
+        number: Bytes of a weight.
+        placement: Where the weights are.
+        devices: All of them.
+    """
+    whole = number * sum(shape.parameters for shape in shapes)
+    if placement == "device" or (placement == "sharded" and devices == 1):
+        return Companions(whole, 0)
+    share = -(-whole // devices)
+    layers = min(2, devices)
+    gathered = max((shape.root + layers * shape.layer for shape in shapes), default=0)
+    gathered += sum(shape.embedding for shape in shapes)
+    if placement == "cpu":
+        return Companions(0, number * gathered, share)
+    return Companions(share, number * gathered)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What an engine takes of the device it shares.
+
+    Attributes:
+        number: Bytes of a weight, a key, a value.
+        cached_tokens: Tokens whose keys and values are kept; counts where `cache_bytes` is None.
+        cache_bytes: Size of the cache where it is fixed.
+        memory_share: Share of the device's memory for all of it, where the engine takes what it is allowed.
+    """
+
+    number: int
+    cached_tokens: int = 0
+    cache_bytes: int | None = None
+    memory_share: float | None = None
+
+
+def engine_bytes(engine: Engine, shape: Shape, memory: int) -> int:
+    """Size of an engine; the output head is never tied, and MTP modules stay out.
+
+    Args:
+        engine: Its settings.
+        shape: Of the policy.
+        memory: Of the device.
+    """
+    if engine.memory_share is not None:
+        return int(engine.memory_share * memory)
+    weights = (shape.parameters + (shape.embedding if shape.tied else 0)) * engine.number
+    cache = engine.cache_bytes
+    if cache is None:
+        cache = engine.cached_tokens * 2 * shape.layers * shape.key_value * engine.number
+    return weights + cache

@@ -16,9 +16,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from katlit.engines.base import Completion, RolloutEngine, SamplingParameters
-from katlit.engines.vllm.expert_kernels import forget_expert_kernels
 from katlit.engines.vllm.isolation import preserved_process, preserved_torch_seed
-from katlit.engines.vllm.mends import mend_cpu_sampling
+from katlit.engines.vllm.mends import forget_expert_kernels, mend_cpu_sampling
 from katlit.engines.vllm.speculation import Drafts, directory_weights, load_drafter, speculation, without_mtp
 from katlit.engines.weights import checked
 from katlit.errors import UserError

@@ -1,21 +1,43 @@
-"""What vLLM 0.32 gets wrong on the CPU where it checks drafts at a temperature, and how it is put right.
+"""What vLLM 0.32 gets wrong on the CPU, and how it is put right.
 
-It spreads the settings of sequences over their drafts by a kernel that, on the CPU, writes integers only;
-real numbers stay what memory happens to hold. So drafts would be judged by another distribution than the
-model's.
+Where it checks drafts at a temperature, it spreads the settings of sequences over their drafts by a kernel
+that, on the CPU, writes integers only; real numbers stay what memory happens to hold. So drafts would be
+judged by another distribution than the model's. And it reloads a mixture of experts past its packed weights.
 """
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from vllm.v1.outputs import SamplerOutput
     from vllm.v1.sample.metadata import SamplingMetadata
     from vllm.v1.sample.rejection_sampler import RejectionSampler
     from vllm.v1.spec_decode.metadata import SpecDecodeMetadata
+
+
+def forget_expert_kernels(model: nn.Module) -> None:
+    """Have vLLM's next reload build the kernels of experts anew; to be called in the worker before each.
+
+    On the CPU the kernel of experts reads weights packed in an order of its own, and vLLM packs them only
+    when it builds the kernel. A reload that finds one copies weights into the packed ones' place as they are,
+    and every later sample is wrong without an error (or, where the kernel pads them, the copy fails). A
+    reload that finds none packs, and copies into the memory that is read. On a GPU nothing is packed in that
+    place, and kernels are left alone.
+
+    Args:
+        model: vLLM's.
+    """
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu():
+        return
+    for module in model.modules():
+        method: Any = getattr(module, "quant_method", None)
+        if hasattr(method, "moe_kernel"):
+            method.moe_kernel = None
 
 
 def mend_cpu_sampling(worker: Any) -> None:

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from katlit.engines.vllm.expert_kernels import forget_expert_kernels
+from katlit.engines.vllm.mends import forget_expert_kernels
 
 if TYPE_CHECKING:
     from vllm.distributed.weight_transfer import WeightTransferEngine

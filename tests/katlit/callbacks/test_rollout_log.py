@@ -12,7 +12,7 @@ from tinyrollouts import BATCHES, Finishing, prompt, train
 
 from katlit.callbacks.checkpoint import StepCheckpoint
 from katlit.callbacks.rollout_log import RolloutLog
-from katlit.engines.seeds import request_seed
+from katlit.engines.base import request_seed
 from katlit.errors import UserError
 from katlit.rewards import CompositeReward, Reward, Sample, Verdict
 from katlit.rollout.record_files import read_records, record_file, record_files

@@ -18,7 +18,6 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from katlit.engines.base import Completion, RolloutEngine, SamplingParameters
-from katlit.engines.checkpoint_files import write_checkpoint
 from katlit.engines.vllm.mends import MendedSampling
 from katlit.engines.vllm.options import ServerOptions, ServerTimeouts
 from katlit.engines.vllm.server.client import Request, ServerClient, ServerDownError
@@ -27,7 +26,7 @@ from katlit.engines.vllm.server.ranks import Ranks
 from katlit.engines.vllm.server.supervisor import Checkpoint, ServerKeeper
 from katlit.engines.vllm.server.transfer import FileTransfer, NcclTransfer, check_joined, replace_weights
 from katlit.engines.vllm.speculation import Drafts, directory_weights, speculation, without_mtp
-from katlit.engines.weights import Shapes, checked
+from katlit.engines.weights import Shapes, checked, write_checkpoint
 from katlit.errors import UserError
 from katlit.metrics.tally import Tally
 from katlit.model.export import MTP_FOLDER

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from katlit.engines.checkpoint_files import checkpoint_files
 from katlit.engines.vllm.isolation import preserved_process
 from katlit.engines.vllm.plugin import BACKEND, tensors
 from katlit.engines.vllm.server.client import ServerClient
 from katlit.engines.vllm.server.process import free_port
 from katlit.engines.vllm.server.supervisor import Checkpoint
+from katlit.engines.weights import checkpoint_files
 from katlit.errors import UserError
 from katlit.model.export import MTP_FOLDER
 

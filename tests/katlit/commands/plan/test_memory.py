@@ -3,12 +3,10 @@ from dataclasses import replace
 import pytest
 
 from katlit.commands.plan.activations import Batch, cast_bytes, kept_bytes, working_bytes
-from katlit.commands.plan.engine import Engine
 from katlit.commands.plan.memory import Job, plan
 from katlit.commands.plan.precision import precision_of
-from katlit.commands.plan.report import render, switches
-from katlit.commands.plan.states import Split
-from katlit.commands.plan.table import table
+from katlit.commands.plan.report import render, switches, table
+from katlit.commands.plan.states import Engine, Split
 from katlit.model.shape import Shape
 
 SHAPE = Shape(

@@ -2,9 +2,16 @@
 
 import pytest
 
-from katlit.commands.plan.engine import Engine, engine_bytes
 from katlit.commands.plan.precision import Precision, precision_of
-from katlit.commands.plan.states import Split, States, Strategy, states, strategy_precision
+from katlit.commands.plan.states import (
+    Engine,
+    Split,
+    States,
+    Strategy,
+    engine_bytes,
+    states,
+    strategy_precision,
+)
 from katlit.errors import UserError
 from katlit.model.shape import Shape
 

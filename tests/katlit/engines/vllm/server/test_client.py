@@ -242,7 +242,7 @@ def test_a_full_disk_is_an_error_after_all_weights_were_gathered(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("katlit.engines.checkpoint_files.shutil.copy", full)
+    monkeypatch.setattr("katlit.engines.weights.shutil.copy", full)
     weights = iter(build_model("qwen2", True).state_dict().items())
     with pytest.raises(UserError, match=r"No space left on device; give `directory` room"):
         engine.sync_weights(weights)

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from katlit.engines.checkpoint_files import write_checkpoint
 from katlit.engines.vllm.server.transfer import CheckpointSource
+from katlit.engines.weights import write_checkpoint
 
 
 @pytest.mark.vllm

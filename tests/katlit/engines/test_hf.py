@@ -1,7 +1,7 @@
 import torch
 
 from katlit.engines.base import SamplingParameters
-from katlit.engines.sampling import log_distribution, pick
+from katlit.engines.hf import log_distribution, pick
 
 
 def test_tokens_come_as_often_as_their_probabilities_say() -> None:

@@ -4,7 +4,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
-from katlit.engines.checkpoint_files import checkpoint_files, write_checkpoint
+from katlit.engines.weights import checkpoint_files, write_checkpoint
 
 
 def test_transformers_reads_what_is_written_in_small_files(

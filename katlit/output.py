@@ -1,10 +1,11 @@
 """Results on disk: can the folder be written, asked before the work; no file half written or overwritten."""
 
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, mkdtemp
 from uuid import uuid4
 
 from katlit.errors import UserError
@@ -52,6 +53,33 @@ def replace_file(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all."""
     with replacing(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replacing_directory(directory: str | Path, mark: str) -> Iterator[Path]:
+    """An empty folder to be filled, that takes the place of `directory` once it is complete.
+
+    Args:
+        directory: Where to. One that holds a file named `mark` is replaced.
+        mark: Tells our own kind of directory from others.
+
+    Raises:
+        UserError: where the directory holds something else.
+    """
+    target = Path(directory).absolute()
+    replaced = target.exists() and any(target.iterdir())
+    if replaced and not (target / mark).is_file():
+        raise UserError(f"export: {str(directory)!r} holds other files, no {mark}; choose another place")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        (temporary / "new").mkdir()
+        yield temporary / "new"
+        if replaced:
+            target.rename(temporary / "old")
+        (temporary / "new").rename(target)
+    finally:
+        shutil.rmtree(temporary)
 
 
 def set_aside(paths: Iterable[Path], folder: Path) -> Path:

@@ -36,7 +36,8 @@ def accept(prompt: Prompt, replies: Sequence[Reply], mode: Mode, accuracy: Rewar
     formed = [reply for reply in replies if reply.parsed.valid and reply.parsed.mode is mode]
     if not prompt["reference"]:
         return formed
-    verdicts = verdicts_of(accuracy, [Sample(prompt, reply.parsed, reply.truncated) for reply in formed])
+    samples = [Sample(prompt, reply.parsed, reply.truncated, tokens=reply.tokens) for reply in formed]
+    verdicts = verdicts_of(accuracy, samples)
     return [reply for reply, verdict in zip(formed, verdicts, strict=True) if (verdict.value or 0) >= 1]
 
 

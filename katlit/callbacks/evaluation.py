@@ -3,23 +3,25 @@
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from katlit.batch import Prompt, RolloutBatch
 from katlit.callbacks.start_engine import start_engine
-from katlit.engines.base import Completion, RolloutEngine, SamplingParameters, request_seed
+from katlit.engines.base import RolloutEngine, SamplingParameters
 from katlit.errors import UserError
 from katlit.metrics.evaluation import Answered, summarize
 from katlit.output import replace_file, require_writable
+from katlit.parallel.collectives import gathered
 from katlit.rewards import AccuracyReward, Reward, Sample, Verdict, verdicts_of
-from katlit.text.protocol import Mode, Protocol, Thinking
+from katlit.rollout.requests import answers
+from katlit.rollout.types import Sampled, response_ids
+from katlit.text.protocol import Protocol, Thinking
 from katlit.tracking.mlflow import mlflow_loggers
 
 logger = logging.getLogger(__name__)
@@ -85,13 +87,16 @@ class Evaluation(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Sample and score on every rank, then put the responses together."""
         protocol = pl_module.backbone.protocol
-        fitting = [prompt for prompt in self._prompts if self._fits(prompt, protocol)]
-        skipped = len(self._prompts) - len(fitting)
         start_engine(self.engine, trainer, pl_module)
-        answered = [pair for policy in self.policies for pair in self._ask(fitting, policy, protocol)]
+        purposes = {policy: policy for policy in self.policies}
+        own = answers(self.engine, protocol, self._prompts, purposes, self.sampling, self.seed)
         self.engine.close()
+        skipped = len(self._prompts) - len({sampled.group for sampled, _ in own})
+        # Loaders repeat prompts to give each rank equally many.
         everything = {
-            (answer.policy, answer.prompt_id): (answer, text) for answer, text in _gathered(answered)
+            (answer.policy, answer.prompt_id): (answer, text)
+            for part in gathered(self._judged(own, protocol))
+            for answer, text in part
         }
         if not everything:
             raise UserError(
@@ -125,30 +130,17 @@ class Evaluation(Callback):
         self.engine.close()
         self.accuracy.close()
 
-    def _fits(self, prompt: Prompt, protocol: Protocol) -> bool:
-        prompts = (protocol.encode_prompt(prompt["messages"], policy) for policy in self.policies)
-        return all(self.engine.fits(ids, self.sampling.max_tokens) for ids in prompts)
-
-    def _ask(
-        self, prompts: Sequence[Prompt], policy: Thinking, protocol: Protocol
+    def _judged(
+        self, own: Sequence[tuple[Sampled, Sample]], protocol: Protocol
     ) -> list[tuple[Answered, str]]:
-        """One scored response to each prompt, with its text."""
-        if not prompts:
-            return []
-        completions = self.engine.generate(
-            [protocol.encode_prompt(prompt["messages"], policy) for prompt in prompts],
-            replace(self.sampling, stop_token_ids=[protocol.end_id]),
-            [request_seed(self.seed, policy, prompt["id"]) for prompt in prompts],
-        )
-        prefill = [] if policy == "auto" else protocol.forced_prefill(Mode(policy))
-        samples = [
-            _sample(prompt, policy, completion, protocol)
-            for prompt, completion in zip(prompts, completions, strict=True)
-        ]
-        texts = [[*prefill, *completion.token_ids] for completion in completions]
+        """The scored responses with their texts."""
+        verdicts = verdicts_of(self.accuracy, [sample for _, sample in own]) if own else []
         return [
-            (_answered(sample, policy, verdict, len(ids)), protocol.decode(ids))
-            for sample, verdict, ids in zip(samples, verdicts_of(self.accuracy, samples), texts, strict=True)
+            (
+                _answered(sample, sampled.thinking, verdict),
+                protocol.decode(response_ids(sampled, protocol)),
+            )
+            for (sampled, sample), verdict in zip(own, verdicts, strict=True)
         ]
 
     def _write(
@@ -168,13 +160,7 @@ class Evaluation(Callback):
             )  # fmt: skip
 
 
-def _sample(prompt: Prompt, policy: Thinking, completion: Completion, protocol: Protocol) -> Sample:
-    truncated = completion.finish_reason == "length"
-    parsed = protocol.parse_ids(completion.token_ids, policy, truncated=truncated)
-    return Sample(prompt, parsed, truncated)
-
-
-def _answered(sample: Sample, policy: Thinking, verdict: Verdict, tokens: int) -> Answered:
+def _answered(sample: Sample, policy: Thinking, verdict: Verdict) -> Answered:
     prompt, parsed = sample.prompt, sample.parsed
     return Answered(
         prompt["id"],
@@ -183,20 +169,11 @@ def _answered(sample: Sample, policy: Thinking, verdict: Verdict, tokens: int) -
         policy,
         None if parsed.mode is None else parsed.mode.value,
         (verdict.value or 0) >= 1,
-        tokens,
+        sample.tokens,
         parsed.valid and not sample.truncated,
         sample.truncated,
         verdict.value is None,
     )
-
-
-def _gathered(answered: list[tuple[Answered, str]]) -> list[tuple[Answered, str]]:
-    """The responses of all ranks, on all ranks; loaders repeat prompts to give each rank equally many."""
-    if not dist.is_initialized():
-        return answered
-    parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, answered)
-    return [pair for part in parts for pair in part]
 
 
 def _versions() -> dict[str, str]:

@@ -1,8 +1,6 @@
 """Answers a set of prompts under `katlit predict`, and keeps the answers."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +10,14 @@ from typing_extensions import override
 
 from katlit.batch import Prompt, RolloutBatch
 from katlit.callbacks.start_engine import start_engine
-from katlit.engines.base import RolloutEngine, SamplingParameters, request_seed
+from katlit.engines.base import RolloutEngine, SamplingParameters
 from katlit.errors import UserError
 from katlit.output import replace_file, require_writable
-from katlit.rollout.requests import fitting
-from katlit.text.protocol import Protocol, Thinking
+from katlit.parallel.collectives import gathered
+from katlit.rewards import Sample
+from katlit.rollout.requests import answers
+from katlit.rollout.types import Sampled
+from katlit.text.protocol import Thinking
 
 
 class Prediction(Callback):
@@ -71,49 +72,21 @@ class Prediction(Callback):
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Answer on every rank, then put the answers together."""
         start_engine(self.engine, trainer, pl_module)
-        answers = self._answer(pl_module.backbone.protocol)
+        protocol, purposes = pl_module.backbone.protocol, {self.thinking: "predict"}
+        own = answers(self.engine, protocol, self._prompts, purposes, self.sampling, self.seed)
         self.engine.close()
+        rows = [_row(sampled, sample) for sampled, sample in own]
         if dist.is_initialized():
-            parts: list[Any] = [None] * dist.get_world_size()
-            dist.all_gather_object(parts, answers)
             # Loaders repeat prompts to give each rank equally many.
-            answers = list({answer["id"]: answer for part in parts for answer in part}.values())
-        if not answers:
+            rows = list({row["id"]: row for part in gathered(rows) for row in part}.values())
+        if not rows:
             raise UserError(
                 f"Prediction: none of {len(self._prompts)} prompts fits into a context of "
                 f"{self.engine.max_context} tokens with {self.sampling.max_tokens} more; raise max_context"
             )
         if trainer.is_global_zero:
-            lines = [json.dumps(answer, ensure_ascii=False) for answer in answers]
+            lines = [json.dumps(row, ensure_ascii=False) for row in rows]
             replace_file(self._directory(trainer) / "answers.jsonl", "\n".join(lines) + "\n")
-
-    def _answer(self, protocol: Protocol) -> list[dict[str, Any]]:
-        maximum = self.sampling.max_tokens
-        kept = fitting(self.engine, protocol, self._prompts, [self.thinking], maximum)
-        prompts: Sequence[Prompt] = [self._prompts[index] for index in kept]
-        if not prompts:
-            return []
-        completions = self.engine.generate(
-            [protocol.encode_prompt(prompt["messages"], self.thinking) for prompt in prompts],
-            replace(self.sampling, stop_token_ids=[protocol.end_id]),
-            [request_seed(self.seed, "predict", prompt["id"]) for prompt in prompts],
-        )
-        answers = []
-        for prompt, completion in zip(prompts, completions, strict=True):
-            cut = completion.finish_reason == "length"
-            parsed = protocol.parse_ids(completion.token_ids, self.thinking, truncated=cut)
-            answers.append(
-                {
-                    "id": prompt["id"],
-                    "mode": None if parsed.mode is None else parsed.mode.value,
-                    "judge": parsed.judge,
-                    "think": parsed.think,
-                    "answer": parsed.answer,
-                    "violation": None if parsed.violation is None else parsed.violation.value,
-                    "tokens": len(completion.token_ids),
-                }
-            )
-        return answers
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -122,3 +95,16 @@ class Prediction(Callback):
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.engine.close()
+
+
+def _row(sampled: Sampled, sample: Sample) -> dict[str, Any]:
+    parsed = sample.parsed
+    return {
+        "id": sample.prompt["id"],
+        "mode": None if parsed.mode is None else parsed.mode.value,
+        "judge": parsed.judge,
+        "think": parsed.think,
+        "answer": parsed.answer,
+        "violation": None if parsed.violation is None else parsed.violation.value,
+        "tokens": len(sampled.completion.token_ids),
+    }

@@ -8,18 +8,14 @@ with the folder within.
 """
 
 import copy
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from tempfile import mkdtemp
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from katlit.errors import UserError
 from katlit.model.mtp import DRAFTER_PREFIX
+from katlit.output import replacing_directory
 from katlit.text.protocol import Protocol
 
 MTP_FOLDER = "mtp"
@@ -49,35 +45,8 @@ def write_directory(
     Raises:
         UserError: where the directory holds something else than a model.
     """
-    with replacing(directory, "config.json") as new:
+    with replacing_directory(directory, "config.json") as new:
         _fill(new, model, weights, mtp_weights, protocol)
-
-
-@contextmanager
-def replacing(directory: str | Path, mark: str) -> Iterator[Path]:
-    """An empty folder to be filled, that takes the place of `directory` once it is complete.
-
-    Args:
-        directory: Where to. One that holds a file named `mark` is replaced.
-        mark: Tells our own kind of directory from others.
-
-    Raises:
-        UserError: where the directory holds something else.
-    """
-    target = Path(directory).absolute()
-    replaced = target.exists() and any(target.iterdir())
-    if replaced and not (target / mark).is_file():
-        raise UserError(f"export: {str(directory)!r} holds other files, no {mark}; choose another place")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        (temporary / "new").mkdir()
-        yield temporary / "new"
-        if replaced:
-            target.rename(temporary / "old")
-        (temporary / "new").rename(target)
-    finally:
-        shutil.rmtree(temporary)
 
 
 def _fill(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from katlit.errors import UserError
-from katlit.model.export import replacing
+from katlit.output import replacing_directory
 from katlit.parallel.gather import is_rank_zero, whole_tensors
 from katlit.text.protocol import Protocol
 
@@ -189,7 +189,7 @@ def write_adapters(
     adapters = (item for item in model.state_dict(keep_vars=True).items() if is_adapter(item[0]))
     weights = {name: weight.cpu() for name, weight in whole_tensors(adapters) if rank_zero}
     if rank_zero:
-        with replacing(directory, "adapter_config.json") as new:
+        with replacing_directory(directory, "adapter_config.json") as new:
             _fill(new, model, weights, base)
             protocol.tokenizer.save_pretrained(new)
     if dist.is_initialized():

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from numbers import Real
 
 from katlit.batch import Prompt
@@ -16,11 +16,19 @@ _REASON_CHARACTERS = 300
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A response to be judged. `truncated`: the length limit ended it, not the model."""
+    """A response to be judged.
+
+    Args:
+        prompt: The prompt that it answers.
+        parsed: The response in its parts.
+        truncated: Whether the length limit ended it, not the model.
+        tokens: Length of the response, a forced judge counted.
+    """
 
     prompt: Prompt
     parsed: ParsedResponse
     truncated: bool = False
+    tokens: int = field(kw_only=True)
 
     @property
     def answer(self) -> str | None:

@@ -9,17 +9,16 @@ from katlit.rewards.base import Reward, Sample, Verdict
 class LengthReward(Reward):
     """1 up to a soft limit, then falling in a straight line to 0 at a hard one.
 
-    For n characters of judge, thinking and answer: `clamp((hard - n) / (hard - soft), 0, 1)`; 0 for a
-    response that the length limit cut. After DAPO's soft punishment of over-long responses (arXiv
-    2503.14476, eq. 13), shifted by 1 and counted in characters, because a reward sees no tokens (our
-    choices).
+    For n tokens of judge, thinking and answer: `clamp((hard - n) / (hard - soft), 0, 1)`; 0 for a response
+    that the length limit cut. After DAPO's soft punishment of over-long responses (arXiv 2503.14476, eq. 13),
+    shifted by 1 (our choice).
 
     Args:
-        soft: Characters that cost nothing.
-        hard: Characters from which on there is no reward.
+        soft: Tokens that cost nothing.
+        hard: Tokens from which on there is no reward.
     """
 
-    def __init__(self, soft: int = 4000, hard: int = 16000) -> None:
+    def __init__(self, soft: int = 1000, hard: int = 4000) -> None:
         if not 0 <= soft < hard:
             raise UserError(f"LengthReward: soft {soft}, hard {hard}; hard has to be above soft")
         self.soft = soft
@@ -32,6 +31,5 @@ class LengthReward(Reward):
     def _verdict(self, sample: Sample) -> Verdict:
         if sample.truncated:
             return Verdict(0.0, "cut by the length limit")
-        number = len(sample.text)
-        value = (self.hard - number) / (self.hard - self.soft)
-        return Verdict(min(max(value, 0.0), 1.0), f"{number} characters")
+        value = (self.hard - sample.tokens) / (self.hard - self.soft)
+        return Verdict(min(max(value, 0.0), 1.0), f"{sample.tokens} tokens")

@@ -8,8 +8,8 @@ from pydantic import Field
 from typing_extensions import TypedDict  # which pydantic can read on Python 3.11
 
 from katlit.batch import Prompt
-from katlit.rollout.types import Rollout
-from katlit.text.protocol import Mode, Protocol, Thinking
+from katlit.rollout.types import Rollout, response_ids
+from katlit.text.protocol import Protocol, Thinking
 
 Count = Annotated[int, Field(ge=0)]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(fail_fast=True)]
@@ -86,8 +86,7 @@ def recorded(rollout: Rollout, prompt_id: str, protocol: Protocol, *, left_out: 
 
 def response_text(rollout: Rollout, protocol: Protocol) -> str:
     """The response from `<judge>` on, the forced part included."""
-    prefill = protocol.forced_prefill(Mode(rollout.thinking)) if rollout.forced else []
-    return protocol.decode([*prefill, *rollout.completion.token_ids])
+    return protocol.decode(response_ids(rollout, protocol))
 
 
 def table_row(

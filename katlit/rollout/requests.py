@@ -2,14 +2,15 @@
 
 import logging
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from katlit.batch import Prompt
 from katlit.engines.base import Completion, RolloutEngine, SamplingParameters, request_seed
 from katlit.errors import UserError
-from katlit.rewards import CompositeReward
+from katlit.rewards import CompositeReward, Sample
+from katlit.rollout.scoring import parse
 from katlit.rollout.types import Sampled
 from katlit.text.protocol import Protocol, Thinking
 
@@ -145,3 +146,38 @@ def _sampled(request: Request, completion: Completion) -> Sampled:
     return Sampled(
         request.group, request.thinking, request.prompt_ids, completion, request.number, request.seed
     )
+
+
+def answers(
+    engine: RolloutEngine,
+    protocol: Protocol,
+    prompts: Sequence[Prompt],
+    purposes: Mapping[Thinking, str],
+    sampling: SamplingParameters,
+    seed: int,
+) -> list[tuple[Sampled, Sample]]:
+    """One parsed response to each prompt that fits, in each way of prompting.
+
+    Args:
+        engine: What samples; it has the policy's weights.
+        protocol: Protocol of the policy; its end of a turn ends a response.
+        prompts: Those that do not fit into the engine's context in every way have no responses.
+        purposes: The ways of prompting, and what tells the seeds of each from those of others.
+        sampling: How to sample.
+        seed: Seed of all sampling.
+    """
+    kept = fitting(engine, protocol, prompts, list(purposes), sampling.max_tokens)
+    sampled = []
+    for thinking, purpose in purposes.items():
+        requests = [
+            Request(
+                index,
+                thinking,
+                protocol.encode_prompt(prompts[index]["messages"], thinking),
+                0,
+                request_seed(seed, purpose, prompts[index]["id"]),
+            )
+            for index in kept
+        ]
+        sampled += complete(engine, requests, replace(sampling, stop_token_ids=[protocol.end_id]))
+    return list(zip(sampled, parse(sampled, protocol, prompts), strict=True))

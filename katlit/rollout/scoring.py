@@ -8,8 +8,8 @@ from typing import Self
 
 from katlit.batch import Prompt
 from katlit.rewards import CompositeReward, Sample
-from katlit.rollout.types import Rollout, Sampled
-from katlit.text.protocol import ParsedResponse, Protocol
+from katlit.rollout.types import Rollout, Sampled, response_ids
+from katlit.text.protocol import Protocol
 
 
 class Scoring:
@@ -29,7 +29,7 @@ class Scoring:
         self._protocol = protocol
         self._prompts = prompts
         self._reward = reward
-        self._waiting: deque[tuple[int, Sampled, ParsedResponse]] = deque()
+        self._waiting: deque[tuple[int, Sampled, Sample]] = deque()
         self._scored: dict[int, Rollout] = {}
         self._runs: list[Future[None]] = []
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="scoring")
@@ -44,15 +44,15 @@ class Scoring:
 
     def add(self, index: int, sampled: Sampled) -> None:
         """Take a sample that has just finished; `index` is its place among all."""
-        (parsed,) = parse([sampled], self._protocol)
-        self._waiting.append((index, sampled, parsed))
+        (sample,) = parse([sampled], self._protocol, self._prompts)
+        self._waiting.append((index, sampled, sample))
         self._runs.append(self._thread.submit(self._score_waiting))
 
     def _score_waiting(self) -> None:
         batch = [self._waiting.popleft() for _ in range(len(self._waiting))]
         if batch:
-            indices, sampled, parsed = zip(*batch, strict=True)
-            self._scored |= zip(indices, rewarded(sampled, parsed, self._prompts, self._reward), strict=True)
+            indices, sampled, samples = zip(*batch, strict=True)
+            self._scored |= zip(indices, rewarded(sampled, samples, self._reward), strict=True)
 
     def all_of(self, sampled: Sequence[Sampled]) -> list[Rollout]:
         """Wait for what was handed over, score the rest; the rollouts in the order of `sampled`.
@@ -72,36 +72,32 @@ def score(
     sampled: Sequence[Sampled], protocol: Protocol, prompts: Sequence[Prompt], reward: CompositeReward
 ) -> list[Rollout]:
     """Parse and reward what was sampled."""
-    return rewarded(sampled, parse(sampled, protocol), prompts, reward)
+    return rewarded(sampled, parse(sampled, protocol, prompts), reward)
 
 
-def parse(sampled: Sequence[Sampled], protocol: Protocol) -> list[ParsedResponse]:
-    """The responses in their parts."""
+def parse(sampled: Sequence[Sampled], protocol: Protocol, prompts: Sequence[Prompt]) -> list[Sample]:
+    """The responses in their parts, as rewards take them."""
     return [
-        protocol.parse_ids(one.completion.token_ids, one.thinking, truncated=one.truncated) for one in sampled
+        Sample(
+            prompts[one.group],
+            protocol.parse_ids(one.completion.token_ids, one.thinking, truncated=one.truncated),
+            one.truncated,
+            tokens=len(response_ids(one, protocol)),
+        )
+        for one in sampled
     ]
 
 
-def rewarded(
-    sampled: Sequence[Sampled],
-    parsed: Sequence[ParsedResponse],
-    prompts: Sequence[Prompt],
-    reward: CompositeReward,
-) -> list[Rollout]:
+def rewarded(sampled: Sequence[Sampled], samples: Sequence[Sample], reward: CompositeReward) -> list[Rollout]:
     """What was sampled, with its rewards."""
-    scores = reward(
-        [
-            Sample(prompts[one.group], response, one.truncated)
-            for one, response in zip(sampled, parsed, strict=True)
-        ]
-    )
+    scores = reward(samples)
     return [
         Rollout(
             *one,
-            response,
+            sample.parsed,
             scores.total[index],
             scores.correct[index],
             {name: verdicts[index] for name, verdicts in scores.components.items()},
         )
-        for index, (one, response) in enumerate(zip(sampled, parsed, strict=True))
+        for index, (one, sample) in enumerate(zip(sampled, samples, strict=True))
     ]

@@ -4,14 +4,13 @@ from collections.abc import Collection, Iterable, Sequence
 
 from katlit.metrics.tally import Tally, tally
 from katlit.rollout.flat_groups import flat_groups
-from katlit.rollout.types import Rollout
+from katlit.rollout.types import Rollout, response_ids
 from katlit.text.protocol import Mode, Protocol
 
 
 def response_tokens(rollout: Rollout, protocol: Protocol) -> int:
     """Length of the response, a forced judge counted."""
-    prefill = len(protocol.forced_prefill(Mode(rollout.thinking))) if rollout.forced else 0
-    return prefill + len(rollout.completion.token_ids)
+    return len(response_ids(rollout, protocol))
 
 
 def policy_row(rollout: Rollout, protocol: Protocol) -> tuple[bool, int, bool, bool, bool]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from katlit.batch import Prompt, RolloutBatch
 from katlit.engines.base import Completion
 from katlit.rewards import Verdict
-from katlit.text.protocol import ParsedResponse, Thinking
+from katlit.text.protocol import Mode, ParsedResponse, Protocol, Thinking
 
 
 class Sampled(NamedTuple):
@@ -70,3 +70,9 @@ def in_order(parts: Sequence[Sequence[Rollout]]) -> list[Rollout]:
 def prompts_of(batches: Sequence[RolloutBatch]) -> list[Prompt]:
     """The prompts of some batches, in order."""
     return [prompt for batch in batches for prompt in batch["prompts"]]
+
+
+def response_ids(one: Sampled | Rollout, protocol: Protocol) -> list[int]:
+    """The tokens of a response from `<judge>` on, the forced part included."""
+    prefill = [] if one.thinking == "auto" else protocol.forced_prefill(Mode(one.thinking))
+    return [*prefill, *one.completion.token_ids]

@@ -172,7 +172,7 @@ def correct(source: dict[str, Any], line: str, directory: Path) -> dict[str, flo
     (prompt,) = FilePrompts(**source["init_args"] | {"path": str(directory / "prompts.jsonl")}).load()
     parsed = [ParsedResponse("easy", Mode.THINK_OFF, "", answer, None) for answer in ANSWERS]
     reward = AccuracyReward()
-    verdicts = reward([Sample(prompt, one) for one in parsed])
+    verdicts = reward([Sample(prompt, one, tokens=1) for one in parsed])
     reward.close()
     return {answer: verdict.value for answer, verdict in zip(ANSWERS, verdicts, strict=True)}
 

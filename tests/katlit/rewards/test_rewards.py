@@ -50,7 +50,7 @@ def prompt(verifier: str, reference: str, metadata: dict | None = None, question
 def sample(
     of: Prompt, answer: str | None, violation: Violation | None = None, *, cut: bool = False
 ) -> Sample:
-    return Sample(of, ParsedResponse("easy", Mode.THINK_OFF, "", answer, violation), truncated=cut)
+    return Sample(of, ParsedResponse("easy", Mode.THINK_OFF, "", answer, violation), truncated=cut, tokens=1)
 
 
 def values(verdicts: list[Verdict]) -> list[float | None]:
@@ -260,10 +260,9 @@ def test_weights_must_name_the_components(weights: dict[str, float]) -> None:
         CompositeReward(weights=weights)
 
 
-def said(question: str, think: str, answer: str | None = "1", *, cut: bool = False) -> Sample:
-    return Sample(
-        prompt("match", "1", question=question), ParsedResponse("", Mode.THINK_ON, think, answer, None), cut
-    )
+def said(question: str, think: str, *, tokens: int = 1, cut: bool = False) -> Sample:
+    parsed = ParsedResponse("", Mode.THINK_ON, think, "1", None)
+    return Sample(prompt("match", "1", question=question), parsed, cut, tokens=tokens)
 
 
 @pytest.mark.parametrize(
@@ -287,10 +286,11 @@ def test_letters_of_another_script_cost(question: str, think: str, value: float)
     assert values(LanguageReward()([said(question, think)])) == [pytest.approx(value)]
 
 
-@pytest.mark.parametrize(("length", "value"), [(0, 1.0), (10, 1.0), (15, 0.75), (30, 0.0), (99, 0.0)])
-def test_length_costs_beyond_the_soft_limit(length: int, value: float) -> None:
+@pytest.mark.parametrize(("tokens", "value"), [(0, 1.0), (10, 1.0), (15, 0.75), (30, 0.0), (99, 0.0)])
+def test_length_costs_beyond_the_soft_limit(tokens: int, value: float) -> None:
     reward = LengthReward(soft=10, hard=30)
-    assert values(reward([said("?", "t" * length, None), said("?", "", "", cut=True)])) == [value, 0.0]
+    long, cut = said("?", "characters do not count", tokens=tokens), said("?", "", cut=True)
+    assert values(reward([long, cut])) == [value, 0.0]
 
 
 def test_bad_settings_are_named() -> None:

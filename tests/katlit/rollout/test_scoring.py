@@ -11,8 +11,9 @@ from tinyrollouts import FirstLetter, prompt
 from katlit.engines.base import Completion
 from katlit.errors import UserError
 from katlit.rewards import CompositeReward, FormatReward, Sample, Verdict
-from katlit.rollout.scoring import Scoring, score
+from katlit.rollout.scoring import Scoring, parse, score
 from katlit.rollout.types import Sampled
+from katlit.text.protocol import Mode
 
 PROMPTS = [prompt(0), prompt(1)]
 
@@ -55,6 +56,12 @@ def test_what_comes_early_is_scored_beside_and_the_rest_later(tmp_path: Path, ea
     assert sum(beside) == len(early)
     assert len(beside) <= 2  # what comes while the reward works is one batch
     assert len({rollout.reward for rollout in rollouts}) > 1
+
+
+def test_a_response_knows_its_tokens_a_forced_judge_counted(tmp_path: Path) -> None:
+    protocol, (free,) = tiny_backbone(tmp_path).protocol, responses(1)
+    samples = parse([free, free._replace(thinking="off")], protocol, PROMPTS)
+    assert [one.tokens for one in samples] == [5, 5 + len(protocol.forced_prefill(Mode.THINK_OFF))]
 
 
 class Refusing(FirstLetter):

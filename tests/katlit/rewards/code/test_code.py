@@ -44,7 +44,7 @@ def sample(tests: object, program: str | None) -> Sample:
         "difficulty": 1,
         "metadata": {},
     }
-    return Sample(prompt, ParsedResponse("easy", Mode.THINK_OFF, "", program, None))
+    return Sample(prompt, ParsedResponse("easy", Mode.THINK_OFF, "", program, None), tokens=1)
 
 
 def verdict(tests: object, program: str | None, **options: float) -> Verdict:

@@ -35,7 +35,7 @@ def sample(reference: str, answer: str | None) -> Sample:
     prompt = Prompt(
         id="p1", messages=[], reference=reference, verifier="math", domain="d", difficulty=1, metadata={}
     )
-    return Sample(prompt, ParsedResponse("easy", Mode.THINK_OFF, "", answer, None))
+    return Sample(prompt, ParsedResponse("easy", Mode.THINK_OFF, "", answer, None), tokens=1)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from katlit.datamodules.cold_start import ColdStartData
 from katlit.datamodules.distill import DistillData
 from katlit.datamodules.pretraining.worked import WorkedData
 from katlit.datamodules.prompts import PromptData
+from katlit.datamodules.sources.base import PromptSource
 from katlit.datamodules.sources.curriculum import Curriculum, CurriculumStage
 from katlit.datamodules.sources.files import FilePrompts
 from katlit.datamodules.sources.tasks import TaskFamily, TaskPrompts
@@ -17,6 +18,7 @@ __all__ = [
     "DistillData",
     "FilePrompts",
     "PromptData",
+    "PromptSource",
     "TaskFamily",
     "TaskPrompts",
     "WorkedData",

@@ -10,7 +10,7 @@ from katlit.datamodules.labelling.chat_model import ChatModel
 from katlit.datamodules.labelling.majority_vote import VoteSettings, label_by_vote
 from katlit.datamodules.labelling.shared import DEFAULT_JUDGES
 from katlit.datamodules.records import Record
-from katlit.datamodules.sources.tasks import PromptSource
+from katlit.datamodules.sources.base import PromptSource
 from katlit.engines.base import RolloutEngine, SamplingParameters
 from katlit.model.pretrained import load_tokenizer
 from katlit.packing import Document, collate

@@ -11,7 +11,7 @@ from katlit.datamodules.labelled import BatchSettings, LabelledData, Sources
 from katlit.datamodules.labelling.chat_model import ChatModel
 from katlit.datamodules.labelling.dual_regime import DualRegimeSettings, label_dual_regime
 from katlit.datamodules.records import Record, read_records
-from katlit.datamodules.sources.tasks import PromptSource
+from katlit.datamodules.sources.base import PromptSource
 from katlit.datamodules.teachers.cached_teacher import CachedTeacher
 from katlit.datamodules.teachers.part import DistillDocument, divide
 from katlit.engines.base import RolloutEngine, SamplingParameters

@@ -14,7 +14,7 @@ from katlit.batch import Prompt, TokenBatch
 from katlit.datamodules.labelling.cache import cache_file, cached_records, fingerprint
 from katlit.datamodules.loader import EpochLoader, share_of
 from katlit.datamodules.records import Record, read_records
-from katlit.datamodules.sources.tasks import PromptSource
+from katlit.datamodules.sources.base import PromptSource
 from katlit.engines.base import RolloutEngine, SamplingParameters
 from katlit.errors import UserError
 from katlit.packing import Document, plan_epoch

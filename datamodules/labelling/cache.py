@@ -10,6 +10,7 @@ from typing import Any
 from katlit.batch import Prompt
 from katlit.datamodules.records import Record, read_records, write_records
 from katlit.errors import UserError
+from katlit.output import require_writable
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ def cached_records(path: Path, build: Callable[[], list[Record]]) -> list[Record
     if path.is_file():
         logger.info("labels: read from %s, nothing is sampled", path)
         return read_records(path)
-    _check_writable(path.parent)
+    require_writable(path.parent, "cache_dir")  # hours of sampling must not end at a read-only folder
     records = build()
     if not records:
         raise UserError(
@@ -91,14 +92,3 @@ def cached_records(path: Path, build: Callable[[], list[Record]]) -> list[Record
     if not path.is_file():  # else another run was quicker, and trains on what it wrote
         write_records(path, records)
     return read_records(path)
-
-
-def _check_writable(folder: Path) -> None:
-    """Hours of sampling must not end at a read-only folder."""
-    probe = folder / ".writable"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink(missing_ok=True)  # another process may have had the same thought
-    except OSError as error:
-        raise UserError(f"{folder}: cannot write the cache ({error.strerror}); set cache_dir") from error

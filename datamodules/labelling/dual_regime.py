@@ -15,10 +15,9 @@ from katlit.datamodules.labelling.shared import (
     log_labels,
     record_of,
     request_seeds,
-    tally,
+    votes_by_mode,
 )
-from katlit.datamodules.labelling.tagging import majority, subsample_to_share
-from katlit.datamodules.labelling.votes import explore
+from katlit.datamodules.labelling.votes import explore, majority, subsample_to_share
 from katlit.datamodules.records import Record
 from katlit.rewards import Reward
 from katlit.text.protocol import Mode
@@ -141,5 +140,5 @@ def _record(
     settings: DualRegimeSettings,
 ) -> Record:
     judge = agreeing_reason(mode, votes)
-    record = record_of(prompt, mode, solution, judge, tally(votes), teacher, settings.seed)
+    record = record_of(prompt, mode, solution, judge, votes_by_mode(votes), teacher, settings.seed)
     return replace(record, forced=draws(settings.seed, "forced", prompt, settings.forced))

@@ -17,10 +17,9 @@ from katlit.datamodules.labelling.shared import (
     log_labels,
     record_of,
     request_seeds,
-    tally,
+    votes_by_mode,
 )
-from katlit.datamodules.labelling.tagging import majority
-from katlit.datamodules.labelling.votes import explore, pass_rate, shortest, vote_by_pass_rate
+from katlit.datamodules.labelling.votes import explore, majority, pass_rate, shortest, vote_by_pass_rate
 from katlit.datamodules.records import Record
 from katlit.rewards import Reward
 from katlit.text.protocol import FORCED_JUDGES, Mode
@@ -147,7 +146,9 @@ def _vote(
 
 def _votes(prompt: Prompt, accepted: dict[Mode, list[Reply]], ballots: list[Ballot]) -> dict[str, int]:
     """What the mode was decided by: correct samples, or ballots where nothing can be verified."""
-    return {mode.value: len(accepted[mode]) for mode in Mode} if prompt["reference"] else tally(ballots)
+    return (
+        {mode.value: len(accepted[mode]) for mode in Mode} if prompt["reference"] else votes_by_mode(ballots)
+    )
 
 
 def _forced_records(

@@ -51,7 +51,7 @@ def agreeing_reason(mode: Mode, ballots: Sequence[Ballot], judges: dict[Mode, st
     return next((ballot.reason for ballot in ballots if ballot.mode is mode and ballot.reason), judges[mode])
 
 
-def tally(ballots: Sequence[Ballot]) -> dict[str, int]:
+def votes_by_mode(ballots: Sequence[Ballot]) -> dict[str, int]:
     """Count the ballots for each mode."""
     return {mode.value: sum(ballot.mode is mode for ballot in ballots) for mode in Mode}
 

@@ -2,6 +2,7 @@
 
 from katlit.datamodules.cold_start import ColdStartData
 from katlit.datamodules.distill import DistillData
+from katlit.datamodules.labelling import DualRegime, Labeller, MajorityVote
 from katlit.datamodules.pretraining.worked import WorkedData
 from katlit.datamodules.prompts import PromptData
 from katlit.datamodules.sources.base import PromptSource
@@ -16,7 +17,10 @@ __all__ = [
     "Curriculum",
     "CurriculumStage",
     "DistillData",
+    "DualRegime",
     "FilePrompts",
+    "Labeller",
+    "MajorityVote",
     "PromptData",
     "PromptSource",
     "TaskFamily",

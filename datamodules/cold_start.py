@@ -1,8 +1,8 @@
 """Stage 2: the student's own shortest correct responses, labelled by majority vote."""
 
 from katlit.batch import TokenBatch
+from katlit.datamodules.base import BatchSettings, LabelledData
 from katlit.datamodules.dialects.dialects import BALLOT_TEMPLATE
-from katlit.datamodules.labelled import BatchSettings, LabelledData
 from katlit.datamodules.labelling.base import Labeller
 from katlit.datamodules.records import Record
 from katlit.datamodules.sources.base import PromptSource

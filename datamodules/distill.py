@@ -5,8 +5,8 @@ from itertools import accumulate
 from typing import cast
 
 from katlit.batch import DistillBatch
+from katlit.datamodules.base import BatchSettings, LabelledData
 from katlit.datamodules.dialects.dialects import BALLOT_TEMPLATE, KatlitDialect
-from katlit.datamodules.labelled import BatchSettings, LabelledData
 from katlit.datamodules.labelling.base import Labeller
 from katlit.datamodules.records import Record, read_records
 from katlit.datamodules.sources.base import PromptSource

@@ -10,16 +10,15 @@ from katlit.batch import Prompt
 from katlit.datamodules.dialects.dialects import Ballot
 from katlit.datamodules.labelling.base import Labeller
 from katlit.datamodules.labelling.chat_model import ChatModel, Reply
-from katlit.datamodules.labelling.shared import (
-    accept,
+from katlit.datamodules.labelling.replies import accept, log_labels, record_of
+from katlit.datamodules.labelling.seeds import draws, request_seeds
+from katlit.datamodules.labelling.votes import (
     agreeing_reason,
-    draws,
-    log_labels,
-    record_of,
-    request_seeds,
+    explore,
+    majority,
+    subsample_to_share,
     votes_by_mode,
 )
-from katlit.datamodules.labelling.votes import explore, majority, subsample_to_share
 from katlit.datamodules.records import Record
 from katlit.rewards import Reward
 from katlit.text.protocol import Mode

@@ -11,17 +11,18 @@ from katlit.datamodules.dialects.dialects import Ballot
 from katlit.datamodules.labelling.base import Labeller
 from katlit.datamodules.labelling.chat_model import ChatModel, Reply
 from katlit.datamodules.labelling.intents import Intent, draw_intent, express
-from katlit.datamodules.labelling.shared import (
+from katlit.datamodules.labelling.replies import accept, log_labels, record_of
+from katlit.datamodules.labelling.seeds import draws, request_seeds
+from katlit.datamodules.labelling.votes import (
     DEFAULT_JUDGES,
-    accept,
     agreeing_reason,
-    draws,
-    log_labels,
-    record_of,
-    request_seeds,
+    explore,
+    majority,
+    pass_rate,
+    shortest,
+    vote_by_pass_rate,
     votes_by_mode,
 )
-from katlit.datamodules.labelling.votes import explore, majority, pass_rate, shortest, vote_by_pass_rate
 from katlit.datamodules.records import Record
 from katlit.rewards import Reward
 from katlit.text.protocol import FORCED_JUDGES, Mode

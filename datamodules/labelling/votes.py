@@ -5,7 +5,13 @@ from collections.abc import Sequence
 from random import Random
 from typing import Protocol, TypeVar
 
+from katlit.datamodules.dialects.dialects import Ballot
 from katlit.text.protocol import Mode
+
+DEFAULT_JUDGES = {
+    Mode.THINK_ON: "This needs several steps of reasoning.",
+    Mode.THINK_OFF: "This can be answered directly.",
+}
 
 
 class _Sized(Protocol):
@@ -75,3 +81,13 @@ def subsample_to_share(modes: Sequence[Mode], think_share: float, seed: int) -> 
 
 def _closest(exact: float, available: int) -> int:
     return min(max(round(exact), 1), available)
+
+
+def agreeing_reason(mode: Mode, ballots: Sequence[Ballot], judges: dict[Mode, str] = DEFAULT_JUDGES) -> str:
+    """Return the first reason given for this mode, else the default."""
+    return next((ballot.reason for ballot in ballots if ballot.mode is mode and ballot.reason), judges[mode])
+
+
+def votes_by_mode(ballots: Sequence[Ballot]) -> dict[str, int]:
+    """Count the ballots for each mode."""
+    return {mode.value: sum(ballot.mode is mode for ballot in ballots) for mode in Mode}

@@ -8,9 +8,9 @@ from transformers import AutoTokenizer
 
 from katlit.batch import Prompt
 from katlit.datamodules import ColdStartData, FilePrompts, MajorityVote
+from katlit.datamodules.base import BatchSettings
 from katlit.datamodules.cold_start import encode_record
 from katlit.datamodules.jsonl import write_rows
-from katlit.datamodules.labelled import BatchSettings
 from katlit.datamodules.records import Record, read_records
 from katlit.text.protocol import Mode, Protocol
 

@@ -12,10 +12,10 @@ from transformers import AutoTokenizer
 
 from katlit.batch import Prompt
 from katlit.datamodules import DistillData, DualRegime, FilePrompts
+from katlit.datamodules.base import BatchSettings
 from katlit.datamodules.dialects.alignment import pair_targets
 from katlit.datamodules.dialects.dialects import BALLOT_TEMPLATE, KatlitDialect, PlainDialect, choose_dialect
 from katlit.datamodules.jsonl import write_rows
-from katlit.datamodules.labelled import BatchSettings
 from katlit.datamodules.records import Record
 from katlit.datamodules.teachers.part import encode_pair
 from katlit.errors import UserError

@@ -8,8 +8,8 @@ from jsonargparse import ArgumentParser
 
 from katlit.batch import Prompt
 from katlit.datamodules import Labeller
+from katlit.datamodules.base import LabelledData
 from katlit.datamodules.jsonl import write_rows
-from katlit.datamodules.labelled import LabelledData
 from katlit.datamodules.labelling.chat_model import ChatModel
 from katlit.datamodules.records import Record, read_records
 from katlit.rewards import Reward

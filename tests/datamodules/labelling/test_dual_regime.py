@@ -5,7 +5,7 @@ import pytest
 
 from katlit.batch import Prompt
 from katlit.datamodules.labelling.dual_regime import DualRegime
-from katlit.datamodules.labelling.shared import request_seeds
+from katlit.datamodules.labelling.seeds import request_seeds
 from katlit.text.protocol import Mode
 
 

@@ -4,7 +4,8 @@ from typing import Any
 from katlit.batch import Prompt
 from katlit.datamodules.labelling.intents import INTENTS
 from katlit.datamodules.labelling.majority_vote import MajorityVote
-from katlit.datamodules.labelling.shared import DEFAULT_JUDGES, request_seeds
+from katlit.datamodules.labelling.seeds import request_seeds
+from katlit.datamodules.labelling.votes import DEFAULT_JUDGES
 from katlit.datamodules.records import Record
 from katlit.text.protocol import FORCED_JUDGES, Mode
 

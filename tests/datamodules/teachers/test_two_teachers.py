@@ -9,8 +9,8 @@ import torch
 
 from katlit.batch import Prompt
 from katlit.datamodules import CachedTeacher, DistillData, DualRegime, FilePrompts
+from katlit.datamodules.base import BatchSettings
 from katlit.datamodules.jsonl import write_rows
-from katlit.datamodules.labelled import BatchSettings
 from katlit.datamodules.records import read_records
 from katlit.errors import UserError
 from katlit.model.pretrained import load_tokenizer

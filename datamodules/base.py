@@ -1,4 +1,4 @@
-"""What the supervised stages share: label once, read on every rank, split, batch."""
+"""Base of the supervised stages' data: label once, read on every rank, split, batch."""
 
 import pickle
 from abc import abstractmethod

@@ -2,8 +2,10 @@
 
 from katlit.datamodules.cold_start import ColdStartData
 from katlit.datamodules.distill import DistillData
+from katlit.datamodules.labelling import DualRegime, Labeller, MajorityVote
 from katlit.datamodules.pretraining.worked import WorkedData
 from katlit.datamodules.prompts import PromptData
+from katlit.datamodules.sources.base import PromptSource
 from katlit.datamodules.sources.curriculum import Curriculum, CurriculumStage
 from katlit.datamodules.sources.files import FilePrompts
 from katlit.datamodules.sources.tasks import TaskFamily, TaskPrompts
@@ -15,8 +17,12 @@ __all__ = [
     "Curriculum",
     "CurriculumStage",
     "DistillData",
+    "DualRegime",
     "FilePrompts",
+    "Labeller",
+    "MajorityVote",
     "PromptData",
+    "PromptSource",
     "TaskFamily",
     "TaskPrompts",
     "WorkedData",

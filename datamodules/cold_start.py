@@ -1,24 +1,18 @@
 """Stage 2: the student's own shortest correct responses, labelled by majority vote."""
 
-from dataclasses import asdict
-from typing import Any
-
-from katlit.batch import Prompt, TokenBatch
+from katlit.batch import TokenBatch
+from katlit.datamodules.base import BatchSettings, LabelledData
 from katlit.datamodules.dialects.dialects import BALLOT_TEMPLATE
-from katlit.datamodules.labelled import BatchSettings, LabelledData, Sources
-from katlit.datamodules.labelling.chat_model import ChatModel
-from katlit.datamodules.labelling.majority_vote import VoteSettings, label_by_vote
-from katlit.datamodules.labelling.shared import DEFAULT_JUDGES
+from katlit.datamodules.labelling.base import Labeller
 from katlit.datamodules.records import Record
-from katlit.datamodules.sources.tasks import PromptSource
+from katlit.datamodules.sources.base import PromptSource
 from katlit.engines.base import RolloutEngine, SamplingParameters
 from katlit.model.pretrained import load_tokenizer
 from katlit.packing import Document, collate
 from katlit.rewards import Reward
-from katlit.text.protocol import Mode, Protocol, Thinking, prepare_tokenizer
+from katlit.text.protocol import Protocol, Thinking, prepare_tokenizer
 
 _SAMPLING = SamplingParameters()
-_VOTE = VoteSettings()
 _BATCHES = BatchSettings()
 
 
@@ -34,20 +28,17 @@ def encode_record(record: Record, protocol: Protocol) -> Document:
 
 
 class ColdStartData(LabelledData[TokenBatch]):
-    """Records labelled by the pass rates of a student in both modes.
+    """Records labelled with a student's own samples, such as by majority vote.
 
     Args:
-        student: Directory of the student (from stage 1): the tokenizer, and the model that is sampled.
+        student: Directory of the student (from stage 1): the tokenizer.
         prompts: Queries to label; not needed with `records_file`.
-        engine: Engine that samples the student, then the judge writer; closed after labelling.
+        engine: Engine that samples the labeller's models, one after the other; closed after labelling.
         accuracy: Scorer that verifies the student's answers; each prompt's own verifier if not given.
-        judge_writer: Directory of a strong model that writes the judge texts, such as the teacher.
-        labelling: N, δ, ε, ballots, shares of wishes and of forced modes, seed.
-        judge_on: Judge text of a think-on record where no ballot agrees.
-        judge_off: Judge text of a think-off record where no ballot agrees.
+        labeller: Chooses modes and responses, such as `MajorityVote`; not needed with `records_file`.
         sampling: How the models are sampled.
-        ballot_tokens: Longest ballot of the judge writer, in tokens.
-        ballot_template: Question put to a judge writer that does not speak our protocol; holds `{question}`.
+        ballot_tokens: Longest ballot of a model, in tokens.
+        ballot_template: Question put to a model that does not speak our protocol; holds `{question}`.
         batches: Tokens of a batch, packing, validation share.
         records_file: Use these records (JSON Lines) instead of labelling.
         cache_dir: Folder of the labelled records.
@@ -61,10 +52,7 @@ class ColdStartData(LabelledData[TokenBatch]):
         prompts: PromptSource | None = None,
         engine: RolloutEngine | None = None,
         accuracy: Reward | None = None,
-        judge_writer: str | None = None,
-        labelling: VoteSettings = _VOTE,
-        judge_on: str = DEFAULT_JUDGES[Mode.THINK_ON],
-        judge_off: str = DEFAULT_JUDGES[Mode.THINK_OFF],
+        labeller: Labeller | None = None,
         sampling: SamplingParameters = _SAMPLING,
         ballot_tokens: int = 64,
         ballot_template: str = BALLOT_TEMPLATE,
@@ -72,36 +60,11 @@ class ColdStartData(LabelledData[TokenBatch]):
         records_file: str | None = None,
         cache_dir: str = "outputs/cache",
     ) -> None:
-        super().__init__(prompts, engine, accuracy, sampling, batches, records_file, cache_dir)
+        super().__init__(
+            prompts, engine, accuracy, labeller, sampling, ballot_tokens, ballot_template, batches,
+            records_file, cache_dir,
+        )  # fmt: skip
         self.student = student
-        self.judge_writer = judge_writer
-        self.labelling = labelling
-        self.judges = {Mode.THINK_ON: judge_on, Mode.THINK_OFF: judge_off}
-        self.ballot_tokens = ballot_tokens
-        self.ballot_template = ballot_template
-
-    def models(self) -> list[str]:
-        """The student labels, and the judge writer, if any."""
-        return [self.student] if self.judge_writer is None else [self.student, self.judge_writer]
-
-    def settings(self) -> dict[str, Any]:
-        """All that changes the labels."""
-        return {
-            "labelling": asdict(self.labelling),
-            "judges": self.judges,
-            "ballot_tokens": self.ballot_tokens,
-            "ballot_template": self.ballot_template,
-        }
-
-    def label(self, prompts: list[Prompt], sources: Sources) -> list[Record]:
-        """Sample the student, then let the judge writer vote."""
-        student, *writers = (
-            ChatModel(directory, sources.engine, self._sampling, self.ballot_tokens, self.ballot_template)
-            for directory in self.models()
-        )
-        return label_by_vote(
-            prompts, student, sources.accuracy, self.labelling, next(iter(writers), None), self.judges
-        )
 
     def encode(self, records: list[Record]) -> list[Document]:
         """Encode with the student's tokenizer."""

@@ -1,17 +1,15 @@
 """Stage 1: dual-regime data from one teacher or two, and the teachers' tokens beside the student's."""
 
 import logging
-from dataclasses import asdict
 from itertools import accumulate
-from typing import Any, cast
+from typing import cast
 
-from katlit.batch import DistillBatch, Prompt
+from katlit.batch import DistillBatch
+from katlit.datamodules.base import BatchSettings, LabelledData
 from katlit.datamodules.dialects.dialects import BALLOT_TEMPLATE, KatlitDialect
-from katlit.datamodules.labelled import BatchSettings, LabelledData, Sources
-from katlit.datamodules.labelling.chat_model import ChatModel
-from katlit.datamodules.labelling.dual_regime import DualRegimeSettings, label_dual_regime
+from katlit.datamodules.labelling.base import Labeller
 from katlit.datamodules.records import Record, read_records
-from katlit.datamodules.sources.tasks import PromptSource
+from katlit.datamodules.sources.base import PromptSource
 from katlit.datamodules.teachers.cached_teacher import CachedTeacher
 from katlit.datamodules.teachers.part import DistillDocument, divide
 from katlit.engines.base import RolloutEngine, SamplingParameters
@@ -23,7 +21,6 @@ from katlit.text.protocol import Protocol, prepare_tokenizer
 logger = logging.getLogger(__name__)
 
 _SAMPLING = SamplingParameters()
-_LABELLING = DualRegimeSettings()
 _BATCHES = BatchSettings()
 
 
@@ -40,7 +37,7 @@ class DistillData(LabelledData[DistillBatch]):
         prompts: Queries to label; not needed with `records_file`.
         engine: Engine that samples the teachers; closed after labelling.
         accuracy: Scorer that verifies the teacher's answers; each prompt's own verifier if not given.
-        labelling: Ballots, tries, ε, share of forced modes, think share and seed.
+        labeller: Chooses modes and responses, such as `DualRegime`; not needed with `records_file`.
         sampling: How the teachers are sampled.
         ballot_tokens: Longest ballot of the teacher, in tokens.
         ballot_template: Question put to a teacher that does not speak our protocol; holds `{question}`.
@@ -62,7 +59,7 @@ class DistillData(LabelledData[DistillBatch]):
         prompts: PromptSource | None = None,
         engine: RolloutEngine | None = None,
         accuracy: Reward | None = None,
-        labelling: DualRegimeSettings = _LABELLING,
+        labeller: Labeller | None = None,
         sampling: SamplingParameters = _SAMPLING,
         ballot_tokens: int = 64,
         ballot_template: str = BALLOT_TEMPLATE,
@@ -73,35 +70,15 @@ class DistillData(LabelledData[DistillBatch]):
         think_on_teacher: str | None = None,
         think_on_cached_teacher: CachedTeacher | None = None,
     ) -> None:
-        super().__init__(prompts, engine, accuracy, sampling, batches, records_file, cache_dir)
+        super().__init__(
+            prompts, engine, accuracy, labeller, sampling, ballot_tokens, ballot_template, batches,
+            records_file, cache_dir,
+        )  # fmt: skip
         self.student_tokenizer = student_tokenizer
         self.teacher = teacher
-        self.labelling = labelling
-        self.ballot_tokens = ballot_tokens
-        self.ballot_template = ballot_template
         second = None if think_on_teacher == teacher else think_on_teacher
         self._parts = divide(teacher, second, cached_teacher, think_on_cached_teacher)
         self.unpaired_share = 0.0  # of the student's targets, known after `setup`
-
-    def models(self) -> list[str]:
-        """The teachers label."""
-        return [part.teacher for part in self._parts]
-
-    def settings(self) -> dict[str, Any]:
-        """All that changes the labels."""
-        return {
-            "labelling": asdict(self.labelling),
-            "ballot_tokens": self.ballot_tokens,
-            "ballot_template": self.ballot_template,
-        }
-
-    def label(self, prompts: list[Prompt], sources: Sources) -> list[Record]:
-        """Sample the teachers, one after the other."""
-        teacher, *others = (
-            ChatModel(name, sources.engine, self._sampling, self.ballot_tokens, self.ballot_template)
-            for name in self.models()
-        )
-        return label_dual_regime(prompts, teacher, sources.accuracy, self.labelling, next(iter(others), None))
 
     def prepare_data(self) -> None:
         """Label, then ask the teachers for what a cache of them still lacks."""
@@ -130,7 +107,7 @@ class DistillData(LabelledData[DistillBatch]):
         self._pad_id = student.pad_id
         found: dict[int, DistillDocument] = {}
         for part in self._parts:
-            part.encode(records, student, self.ballot_template)
+            part.encode(records, student, self._ballot_template)
             found |= part.documents
         return [found[number] for number in range(len(records))]
 

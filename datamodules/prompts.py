@@ -6,14 +6,14 @@ from random import Random
 from typing import Any
 
 from lightning import LightningDataModule
-from torch import distributed
 
 from katlit.batch import Prompt, RolloutBatch
 from katlit.datamodules.history import History
 from katlit.datamodules.loader import EpochLoader, Share, share_of
+from katlit.datamodules.sources.base import PromptSource
 from katlit.datamodules.sources.curriculum import Curriculum, CurriculumStage
-from katlit.datamodules.sources.tasks import PromptSource
 from katlit.errors import UserError
+from katlit.parallel.collectives import gathered
 
 logger = logging.getLogger(__name__)
 
@@ -93,12 +93,8 @@ class PromptData(LightningDataModule):
         """
         if self._history is None:
             return
-        ranks: list[list[Outcome]] = [_outcomes(batch)]
-        if distributed.is_initialized():
-            ranks *= distributed.get_world_size()
-            distributed.all_gather_object(ranks, ranks[0])
         merged: dict[str, list[bool | None]] = {}
-        for prompt_id, correct in (outcome for rank in ranks for outcome in rank):
+        for prompt_id, correct in (outcome for rank in gathered(_outcomes(batch)) for outcome in rank):
             merged.setdefault(prompt_id, []).append(correct)
         for prompt_id, found in merged.items():
             judged = [correct for correct in found if correct is not None]

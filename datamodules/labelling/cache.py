@@ -82,7 +82,7 @@ def cached_records(path: Path, build: Callable[[], list[Record]]) -> list[Record
     if path.is_file():
         logger.info("labels: read from %s, nothing is sampled", path)
         return read_records(path)
-    require_writable(path.parent, "cache_dir")
+    require_writable(path.parent, "cache_dir")  # hours of sampling must not end at a read-only folder
     records = build()
     if not records:
         raise UserError(

@@ -2,33 +2,38 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from random import Random
+from typing import Any
 
 from katlit.batch import Prompt
 from katlit.datamodules.dialects.dialects import Ballot
+from katlit.datamodules.labelling.base import Labeller
 from katlit.datamodules.labelling.chat_model import ChatModel, Reply
-from katlit.datamodules.labelling.shared import (
-    accept,
+from katlit.datamodules.labelling.replies import accept, log_labels, record_of
+from katlit.datamodules.labelling.seeds import draws, request_seeds
+from katlit.datamodules.labelling.votes import (
     agreeing_reason,
-    draws,
-    log_labels,
-    record_of,
-    request_seeds,
-    tally,
+    explore,
+    majority,
+    subsample_to_share,
+    votes_by_mode,
 )
-from katlit.datamodules.labelling.tagging import majority, subsample_to_share
-from katlit.datamodules.labelling.votes import explore
 from katlit.datamodules.records import Record
 from katlit.rewards import Reward
 from katlit.text.protocol import Mode
 
 
 @dataclass(frozen=True)  # no slots: jsonargparse merges a partial override by vars()
-class DualRegimeSettings:
-    """How a teacher labels dual-regime data.
+class DualRegime(Labeller):
+    """Tags queries by a teacher's votes and lets each regime's teacher answer, by rejection sampling.
+
+    Queries without a correct answer within `tries` samples are dropped and counted in the log. Where there is
+    no reference the first well-formed answer is kept, unverified.
 
     Attributes:
+        teacher: Directory of the model that votes, and answers in both modes, or without thinking only.
+        think_on_teacher: Directory of another one, which answers where thinking is voted for.
         ballots: Votes of the teacher on whether a query needs reasoning; a tie is think-off.
         tries: Most samples drawn for a query until one is verified.
         epsilon: Share of the queries that get a random regime instead of the voted one, so that each regime
@@ -40,6 +45,8 @@ class DualRegimeSettings:
         seed: Seed of all sampling.
     """
 
+    teacher: str
+    think_on_teacher: str | None = None
     ballots: int = 5
     tries: int = 4
     epsilon: float = 0.0
@@ -47,53 +54,46 @@ class DualRegimeSettings:
     think_share: float | None = None
     seed: int = 0
 
+    def models(self) -> list[str]:
+        """Return the teacher, and the one of the think-on records where it is another."""
+        return list(dict.fromkeys([self.teacher, self.think_on_teacher or self.teacher]))
 
-def label_dual_regime(
-    prompts: Sequence[Prompt],
-    teacher: ChatModel,
-    accuracy: Reward,
-    settings: DualRegimeSettings,
-    think_on_teacher: ChatModel | None = None,
-) -> list[Record]:
-    """Tag queries by a teacher's votes and let each regime's teacher answer, by rejection sampling.
+    def settings(self) -> dict[str, Any]:
+        """Return all but the names of the teachers."""
+        return {
+            name: value for name, value in asdict(self).items() if name not in ("teacher", "think_on_teacher")
+        }
 
-    Opens `teacher` and then `think_on_teacher`, one after the other, so they may share an engine. Queries
-    without a correct answer within `tries` samples are dropped and counted in the log. Where there is no
-    reference the first well-formed answer is kept, unverified.
-
-    Args:
-        prompts: Queries to label.
-        teacher: Votes, and answers in both modes, or without thinking only.
-        accuracy: Gives 1 to a correct answer; only asked where there is a reference.
-        settings: Ballots, tries, shares, seed.
-        think_on_teacher: Another one, who answers where thinking is voted for.
-    """
-    start = time.monotonic()
-    own = list(Mode) if think_on_teacher is None else [Mode.THINK_OFF]
-    with teacher:
-        ballots, modes = _tag(prompts, teacher, settings)
-        solutions, drawn = _solve(prompts, modes, own, teacher, accuracy, settings)
-    if think_on_teacher is not None and Mode.THINK_ON in modes:
-        with think_on_teacher:
-            others = _solve(prompts, modes, [Mode.THINK_ON], think_on_teacher, accuracy, settings)
-        solutions, drawn = solutions | others[0], drawn + others[1]
-    writers = {Mode.THINK_OFF: teacher, Mode.THINK_ON: think_on_teacher or teacher}
-    records = [
-        _record(prompt, mode, votes, solutions[index], writers[mode].directory, settings)
-        for index, (prompt, mode, votes) in enumerate(zip(prompts, modes, ballots, strict=True))
-        if index in solutions
-    ]
-    solved = len(records)
-    if settings.think_share is not None:
-        regimes = [record.regime for record in records]
-        kept = subsample_to_share(regimes, settings.think_share, settings.seed)
-        records = [records[index] for index in kept]
-    log_labels("dual regime", len(prompts), drawn, solved, records, start)
-    return records
+    def label(self, prompts: Sequence[Prompt], models: Sequence[ChatModel], accuracy: Reward) -> list[Record]:
+        """Let the first teacher vote, and each regime's teacher answer, by rejection sampling."""
+        start = time.monotonic()
+        teacher, *others = models
+        second = next(iter(others), None)
+        own = list(Mode) if second is None else [Mode.THINK_OFF]
+        with teacher:
+            ballots, modes = _tag(prompts, teacher, self)
+            solutions, drawn = _solve(prompts, modes, own, teacher, accuracy, self)
+        if second is not None and Mode.THINK_ON in modes:
+            with second:
+                answers = _solve(prompts, modes, [Mode.THINK_ON], second, accuracy, self)
+            solutions, drawn = solutions | answers[0], drawn + answers[1]
+        writers = {Mode.THINK_OFF: teacher, Mode.THINK_ON: second or teacher}
+        records = [
+            _record(prompt, mode, votes, solutions[index], writers[mode].directory, self)
+            for index, (prompt, mode, votes) in enumerate(zip(prompts, modes, ballots, strict=True))
+            if index in solutions
+        ]
+        solved = len(records)
+        if self.think_share is not None:
+            regimes = [record.regime for record in records]
+            kept = subsample_to_share(regimes, self.think_share, self.seed)
+            records = [records[index] for index in kept]
+        log_labels("dual regime", len(prompts), drawn, solved, records, start)
+        return records
 
 
 def _tag(
-    prompts: Sequence[Prompt], teacher: ChatModel, settings: DualRegimeSettings
+    prompts: Sequence[Prompt], teacher: ChatModel, settings: DualRegime
 ) -> tuple[list[list[Ballot]], list[Mode]]:
     """The votes on each query, and the mode that they, or chance, give it."""
     seeds = [request_seeds(settings.seed, "ballot", prompt, settings.ballots) for prompt in prompts]
@@ -111,7 +111,7 @@ def _solve(
     answered: Sequence[Mode],
     teacher: ChatModel,
     accuracy: Reward,
-    settings: DualRegimeSettings,
+    settings: DualRegime,
 ) -> tuple[dict[int, Reply], int]:
     """Draw one sample for each unsolved prompt, up to `tries` times; each mode goes its own rounds."""
     solutions: dict[int, Reply] = {}
@@ -138,8 +138,8 @@ def _record(
     votes: list[Ballot],
     solution: Reply,
     teacher: str,
-    settings: DualRegimeSettings,
+    settings: DualRegime,
 ) -> Record:
     judge = agreeing_reason(mode, votes)
-    record = record_of(prompt, mode, solution, judge, tally(votes), teacher, settings.seed)
+    record = record_of(prompt, mode, solution, judge, votes_by_mode(votes), teacher, settings.seed)
     return replace(record, forced=draws(settings.seed, "forced", prompt, settings.forced))

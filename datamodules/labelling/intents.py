@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
+from katlit.datamodules.dialects.dialects import Messages
 from katlit.text.protocol import Mode
-
-Messages = list[dict[str, str]]
 
 
 @dataclass(frozen=True, slots=True)

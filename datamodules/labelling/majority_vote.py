@@ -2,35 +2,45 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from random import Random
+from typing import Any
 
 from katlit.batch import Prompt
 from katlit.datamodules.dialects.dialects import Ballot
+from katlit.datamodules.labelling.base import Labeller
 from katlit.datamodules.labelling.chat_model import ChatModel, Reply
 from katlit.datamodules.labelling.intents import Intent, draw_intent, express
-from katlit.datamodules.labelling.shared import (
+from katlit.datamodules.labelling.replies import accept, log_labels, record_of
+from katlit.datamodules.labelling.seeds import draws, request_seeds
+from katlit.datamodules.labelling.votes import (
     DEFAULT_JUDGES,
-    accept,
     agreeing_reason,
-    draws,
-    log_labels,
-    record_of,
-    request_seeds,
-    tally,
+    explore,
+    majority,
+    pass_rate,
+    shortest,
+    vote_by_pass_rate,
+    votes_by_mode,
 )
-from katlit.datamodules.labelling.tagging import majority
-from katlit.datamodules.labelling.votes import explore, pass_rate, shortest, vote_by_pass_rate
 from katlit.datamodules.records import Record
 from katlit.rewards import Reward
 from katlit.text.protocol import FORCED_JUDGES, Mode
 
 
 @dataclass(frozen=True)  # no slots: jsonargparse merges a partial override by vars()
-class VoteSettings:
-    """How a student's own samples label its data.
+class MajorityVote(Labeller):
+    """Labels queries by a student's pass rates in both modes and keeps its shortest correct response.
+
+    A wish for a mode is expressed only where the student has a correct response in that mode. Queries without
+    a correct response in the chosen mode are dropped and counted in the log.
 
     Attributes:
+        student: Directory of the model that will be trained on the labels.
+        judge_writer: Directory of a strong model, such as the teacher; its agreeing reason becomes the judge
+            text, and its votes label the queries without a reference; without it those are think-off.
+        judge_on: Judge text of a think-on record where no ballot agrees.
+        judge_off: Judge text of a think-off record where no ballot agrees.
         samples: Samples in each mode, N.
         delta: Think only if it raises the pass rate by more than this, δ.
         epsilon: Share of the queries that get a random mode.
@@ -42,6 +52,10 @@ class VoteSettings:
         seed: Seed of all sampling.
     """
 
+    student: str
+    judge_writer: str | None = None
+    judge_on: str = DEFAULT_JUDGES[Mode.THINK_ON]
+    judge_off: str = DEFAULT_JUDGES[Mode.THINK_OFF]
     samples: int = 4
     delta: float = 0.0
     epsilon: float = 0.01
@@ -50,58 +64,47 @@ class VoteSettings:
     intents: float = 0.1
     seed: int = 0
 
+    def models(self) -> list[str]:
+        """Return the student, and the judge writer, if any."""
+        return [self.student] if self.judge_writer is None else [self.student, self.judge_writer]
 
-def label_by_vote(
-    prompts: Sequence[Prompt],
-    student: ChatModel,
-    accuracy: Reward,
-    settings: VoteSettings,
-    judge_writer: ChatModel | None = None,
-    default_judges: dict[Mode, str] | None = None,
-) -> list[Record]:
-    """Label queries by the student's pass rates in both modes and keep its shortest correct response.
+    def settings(self) -> dict[str, Any]:
+        """Return all but the names of the models."""
+        return {
+            name: value for name, value in asdict(self).items() if name not in ("student", "judge_writer")
+        }
 
-    Opens `student` and then `judge_writer`, one after the other, so they may share an engine. A wish for a
-    mode is expressed only where the student has a correct response in that mode. Queries without a correct
-    response in the chosen mode are dropped and counted in the log.
-
-    Args:
-        prompts: Queries to label.
-        student: The model that will be trained on the labels.
-        accuracy: Gives 1 to a correct answer; only asked where there is a reference.
-        settings: N, δ, ε, the shares of wishes and of forced modes.
-        judge_writer: A strong model whose agreeing reason becomes the judge text, and whose votes label the
-            queries without a reference; without it those are labelled think-off.
-        default_judges: Judge text by mode where no ballot agrees.
-    """
-    start = time.monotonic()
-    with student:
-        samples = {mode: _both_modes(prompts, student, mode, settings) for mode in Mode}
-    ballots = _write_judges(prompts, judge_writer, settings)
-    judges = DEFAULT_JUDGES | (default_judges or {})
-    records: list[Record] = []
-    forced: list[Record] = []
-    for index, prompt in enumerate(prompts):
-        accepted = {mode: accept(prompt, samples[mode][index], mode, accuracy) for mode in Mode}
-        drawn = {mode: len(samples[mode][index]) for mode in Mode}
-        record = _vote(prompt, accepted, drawn, ballots[index], judges, settings, student.directory)
-        if record is not None:
-            records.append(record)
-        forced += _forced_records(prompt, accepted, ballots[index], settings, student.directory)
-    total = sum(len(replies) for mode in Mode for replies in samples[mode])
-    log_labels("majority vote", len(prompts), total, len(records), records + forced, start)
-    return records + forced
+    def label(self, prompts: Sequence[Prompt], models: Sequence[ChatModel], accuracy: Reward) -> list[Record]:
+        """Sample the student in both modes, then let the judge writer vote."""
+        start = time.monotonic()
+        student, *writers = models
+        with student:
+            samples = {mode: _both_modes(prompts, student, mode, self) for mode in Mode}
+        ballots = _write_judges(prompts, next(iter(writers), None), self)
+        judges = {Mode.THINK_ON: self.judge_on, Mode.THINK_OFF: self.judge_off}
+        records: list[Record] = []
+        forced: list[Record] = []
+        for index, prompt in enumerate(prompts):
+            accepted = {mode: accept(prompt, samples[mode][index], mode, accuracy) for mode in Mode}
+            drawn = {mode: len(samples[mode][index]) for mode in Mode}
+            record = _vote(prompt, accepted, drawn, ballots[index], judges, self, student.directory)
+            if record is not None:
+                records.append(record)
+            forced += _forced_records(prompt, accepted, ballots[index], self, student.directory)
+        total = sum(len(replies) for mode in Mode for replies in samples[mode])
+        log_labels("majority vote", len(prompts), total, len(records), records + forced, start)
+        return records + forced
 
 
 def _both_modes(
-    prompts: Sequence[Prompt], student: ChatModel, mode: Mode, settings: VoteSettings
+    prompts: Sequence[Prompt], student: ChatModel, mode: Mode, settings: MajorityVote
 ) -> list[list[Reply]]:
     seeds = [request_seeds(settings.seed, mode.value, prompt, settings.samples) for prompt in prompts]
     return student.sample([prompt["messages"] for prompt in prompts], mode.value, seeds)
 
 
 def _write_judges(
-    prompts: Sequence[Prompt], writer: ChatModel | None, settings: VoteSettings
+    prompts: Sequence[Prompt], writer: ChatModel | None, settings: MajorityVote
 ) -> list[list[Ballot]]:
     if writer is None:
         return [[] for _ in prompts]
@@ -116,7 +119,7 @@ def _vote(
     drawn: dict[Mode, int],
     ballots: list[Ballot],
     judges: dict[Mode, str],
-    settings: VoteSettings,
+    settings: MajorityVote,
     student: str,
 ) -> Record | None:
     """Choose a mode for one query and take the shortest accepted response; None if there is none."""
@@ -147,14 +150,16 @@ def _vote(
 
 def _votes(prompt: Prompt, accepted: dict[Mode, list[Reply]], ballots: list[Ballot]) -> dict[str, int]:
     """What the mode was decided by: correct samples, or ballots where nothing can be verified."""
-    return {mode.value: len(accepted[mode]) for mode in Mode} if prompt["reference"] else tally(ballots)
+    return (
+        {mode.value: len(accepted[mode]) for mode in Mode} if prompt["reference"] else votes_by_mode(ballots)
+    )
 
 
 def _forced_records(
     prompt: Prompt,
     accepted: dict[Mode, list[Reply]],
     ballots: list[Ballot],
-    settings: VoteSettings,
+    settings: MajorityVote,
     student: str,
 ) -> list[Record]:
     """In a share of the queries, the shortest accepted response of a mode that was forced; at most one."""

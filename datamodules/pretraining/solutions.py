@@ -1,7 +1,7 @@
 """Worked solutions of two procedural tasks: steps, a check, the result; pure functions.
 
 They are what the small models under `assets/` were trained on, and nothing else uses them: labels come from
-models, see `katlit.datamodules.labelling.shared`.
+models, see `katlit.datamodules.Labeller`.
 """
 
 from typing import Any

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from katlit.batch import Prompt
-from katlit.datamodules.sources.tasks import PromptSource
+from katlit.datamodules.sources.base import PromptSource
 from katlit.errors import UserError
 
 

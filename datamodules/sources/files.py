@@ -5,7 +5,7 @@ from typing import Any
 
 from katlit.batch import Prompt
 from katlit.datamodules.jsonl import INTEGER, MESSAGES, OBJECT, TEXT, Row, check_field, read_rows
-from katlit.datamodules.sources.tasks import PromptSource
+from katlit.datamodules.sources.base import PromptSource
 from katlit.errors import UserError
 
 _FIELDS = (

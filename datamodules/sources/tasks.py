@@ -1,7 +1,6 @@
-"""Where queries come from: procedural tasks with their own scorers."""
+"""Queries of procedural tasks with their own scorers."""
 
 import hashlib
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal
 import yaml
 
 from katlit.batch import Prompt
+from katlit.datamodules.sources.base import PromptSource
 from katlit.errors import UserError
 
 Split = Literal["train", "heldout"]
@@ -20,23 +20,6 @@ Split = Literal["train", "heldout"]
 _PATIENCE = 5_000
 # The virtual length of a procedural data set; items are generated on demand, so it costs nothing.
 _ENDLESS = 2**31 - 1
-
-
-class PromptSource(ABC):
-    """Something that yields queries; constructors only keep settings."""
-
-    @property
-    def name(self) -> str:
-        """What messages call it."""
-        return type(self).__name__
-
-    @abstractmethod
-    def load(self) -> list[Prompt]:
-        """Return all queries, in a fixed order.
-
-        Raises:
-            UserError: if they cannot be read or are none.
-        """
 
 
 @dataclass(frozen=True)  # no slots: jsonargparse merges a partial override by vars()

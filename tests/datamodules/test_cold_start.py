@@ -7,11 +7,10 @@ import pytest
 from transformers import AutoTokenizer
 
 from katlit.batch import Prompt
-from katlit.datamodules import ColdStartData, FilePrompts
+from katlit.datamodules import ColdStartData, FilePrompts, MajorityVote
+from katlit.datamodules.base import BatchSettings
 from katlit.datamodules.cold_start import encode_record
 from katlit.datamodules.jsonl import write_rows
-from katlit.datamodules.labelled import BatchSettings
-from katlit.datamodules.labelling.majority_vote import VoteSettings
 from katlit.datamodules.records import Record, read_records
 from katlit.text.protocol import Mode, Protocol
 
@@ -25,13 +24,14 @@ RECORD = Record(
 def build(tmp_path: Path, models_root: Path, sums: list[Prompt]) -> Callable[..., ColdStartData]:
     write_rows(tmp_path / "prompts.jsonl", (dict(prompt) for prompt in sums))
 
-    def make(engine: Any, **settings: Any) -> ColdStartData:
+    def make(engine: Any, batches: BatchSettings | None = None, **settings: Any) -> ColdStartData:
         return ColdStartData(
             student=str(models_root / "ours"),
+            labeller=MajorityVote(str(models_root / "ours"), **settings),
             prompts=FilePrompts(str(tmp_path / "prompts.jsonl")),
             engine=engine,
             cache_dir=str(tmp_path / "cache"),
-            **settings,
+            batches=batches or BatchSettings(),
         )
 
     return make
@@ -60,7 +60,9 @@ def test_labels_become_batches_and_are_made_once(build: Any, make_engine: Any, m
     engine, idle = make_engine(), make_engine()
     settings = {
         "judge_writer": str(models_root / "ours-characters"),
-        "labelling": VoteSettings(samples=2, ballots=2, forced=0.0),
+        "samples": 2,
+        "ballots": 2,
+        "forced": 0.0,
         "batches": BatchSettings(batch_tokens=600, validation_share=0.25),
     }
     for each in (engine, idle):
@@ -86,13 +88,14 @@ def test_judge_phrases_and_seeds_change_the_labels(build: Any, make_engine: Any)
     records = read_records(first.records_path())
     assert "plain sailing" in {record.judge for record in records}
     assert build(make_engine()).records_path() != first.records_path()
-    assert build(make_engine(), labelling=VoteSettings(seed=1)).records_path() != first.records_path()
+    assert build(make_engine(), seed=1).records_path() != first.records_path()
 
 
 def test_both_records_of_a_query_are_on_one_side_of_the_split(build: Any, make_engine: Any) -> None:
     data = build(
         make_engine(),
-        labelling=VoteSettings(samples=2, forced=1.0),
+        samples=2,
+        forced=1.0,
         batches=BatchSettings(batch_tokens=600, validation_share=0.25),
     )
     data.prepare_data()

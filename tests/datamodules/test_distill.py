@@ -11,12 +11,11 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from transformers import AutoTokenizer
 
 from katlit.batch import Prompt
-from katlit.datamodules import DistillData, FilePrompts
+from katlit.datamodules import DistillData, DualRegime, FilePrompts
+from katlit.datamodules.base import BatchSettings
 from katlit.datamodules.dialects.alignment import pair_targets
 from katlit.datamodules.dialects.dialects import BALLOT_TEMPLATE, KatlitDialect, PlainDialect, choose_dialect
 from katlit.datamodules.jsonl import write_rows
-from katlit.datamodules.labelled import BatchSettings
-from katlit.datamodules.labelling.dual_regime import DualRegimeSettings
 from katlit.datamodules.records import Record
 from katlit.datamodules.teachers.part import encode_pair
 from katlit.errors import UserError
@@ -43,12 +42,13 @@ def prompts(tmp_path: Path, sums: list[Prompt]) -> FilePrompts:
 
 @pytest.fixture
 def build(tmp_path: Path, models_root: Path, prompts: FilePrompts) -> Callable[..., DistillData]:
-    def make(engine: Any, teacher: str = "ours-characters", **settings: Any) -> DistillData:
+    def make(engine: Any, teacher: str = "ours-characters", seed: int = 0, **settings: Any) -> DistillData:
         return DistillData(
             student_tokenizer=str(models_root / "ours"),
             teacher=str(models_root / teacher),
             prompts=prompts,
             engine=engine,
+            labeller=DualRegime(str(models_root / teacher), seed=seed),
             cache_dir=str(tmp_path / "cache"),
             **settings,
         )
@@ -230,7 +230,7 @@ def test_nothing_is_sampled_twice(build: Any, make_engine: Any) -> None:
     for left, right in zip(first.train_dataloader(), second.train_dataloader(), strict=True):
         assert torch.equal(left["input_ids"], right["input_ids"])
     other = make_engine()
-    build(other, labelling=DualRegimeSettings(seed=1)).prepare_data()
+    build(other, seed=1).prepare_data()
     assert other.requests > 0
 
 
@@ -262,7 +262,9 @@ def test_records_from_a_file(models_root: Path, tmp_path: Path) -> None:
 def test_nothing_to_label_and_batches_that_are_too_small(
     build: Any, make_engine: Any, models_root: Path
 ) -> None:
-    with pytest.raises(UserError, match="DistillData: nothing to label; give prompts and an engine"):
+    with pytest.raises(
+        UserError, match="DistillData: nothing to label; give prompts, a labeller and an engine"
+    ):
         DistillData(str(models_root / "ours"), str(models_root / "ours")).prepare_data()
     with pytest.raises(UserError, match="all 20 documents are longer than batch_tokens=10"):
         ready(build(make_engine(), batches=BatchSettings(batch_tokens=10)))

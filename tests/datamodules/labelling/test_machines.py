@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from katlit.commands.trainer import KatTrainer
-from katlit.datamodules import DistillData, FilePrompts
+from katlit.datamodules import DistillData, DualRegime, FilePrompts
 from katlit.datamodules.jsonl import write_rows
 from katlit.engines import HFEngine
 from katlit.errors import UserError
@@ -16,7 +16,8 @@ def data(models_root: Path, tmp_path: Path) -> DistillData:
     questions = tmp_path / "prompts.jsonl"
     write_rows(questions, [{"question": "1+1", "reference": "2"}])
     ours, engine = str(models_root / "ours"), HFEngine(max_context=64)
-    return DistillData(ours, ours, FilePrompts(str(questions)), engine, cache_dir=str(tmp_path))
+    prompts, labeller = FilePrompts(str(questions)), DualRegime(ours)
+    return DistillData(ours, ours, prompts, engine, labeller=labeller, cache_dir=str(tmp_path))
 
 
 @pytest.mark.parametrize("node", [0, 1])

@@ -3,12 +3,13 @@ from typing import Any
 
 from katlit.batch import Prompt
 from katlit.datamodules.labelling.intents import INTENTS
-from katlit.datamodules.labelling.majority_vote import VoteSettings, label_by_vote
-from katlit.datamodules.labelling.shared import DEFAULT_JUDGES, request_seeds
+from katlit.datamodules.labelling.majority_vote import MajorityVote
+from katlit.datamodules.labelling.seeds import request_seeds
+from katlit.datamodules.labelling.votes import DEFAULT_JUDGES
 from katlit.datamodules.records import Record
 from katlit.text.protocol import FORCED_JUDGES, Mode
 
-PLAIN_VOTE = VoteSettings(epsilon=0.0, forced=0.0, intents=0.0)
+PLAIN_VOTE = MajorityVote("ours", epsilon=0.0, forced=0.0, intents=0.0)
 
 
 def test_the_vote_thinks_only_where_it_pays(
@@ -21,7 +22,7 @@ def test_the_vote_thinks_only_where_it_pays(
             return True
         return question[0] == "5" and seed % 2 == 0
 
-    records = label_by_vote(sums, talk(make_engine(right=right)), accuracy, PLAIN_VOTE)
+    records = PLAIN_VOTE.label(sums, [talk(make_engine(right=right))], accuracy)
     assert all(record.answer == record.reference for record in records)
     by_digit = {digit: [record for record in records if record.id[0] == digit] for digit in "12345"}
     assert [len(by_digit[digit]) for digit in "12345"] == [4, 4, 0, 4, 4]
@@ -31,7 +32,7 @@ def test_the_vote_thinks_only_where_it_pays(
     for record in by_digit["5"]:
         assert (record.regime is Mode.THINK_ON) == (record.votes["on"] > record.votes["off"])
     assert {record.judge for record in records} == set(DEFAULT_JUDGES.values())
-    tolerant = label_by_vote(sums, talk(make_engine(right=right)), accuracy, replace(PLAIN_VOTE, delta=0.75))
+    tolerant = replace(PLAIN_VOTE, delta=0.75).label(sums, [talk(make_engine(right=right))], accuracy)
     assert sum(record.regime is Mode.THINK_ON for record in tolerant) < sum(
         record.regime is Mode.THINK_ON for record in records
     )
@@ -41,7 +42,7 @@ def test_the_shortest_correct_response_is_kept(
     talk: Any, make_engine: Any, sums: list[Prompt], accuracy: Any
 ) -> None:
     engine = make_engine(right=lambda question, mode, seed: mode is Mode.THINK_ON)
-    records = label_by_vote(sums, talk(engine), accuracy, replace(PLAIN_VOTE, samples=8))
+    records = replace(PLAIN_VOTE, samples=8).label(sums, [talk(engine)], accuracy)
     for prompt, record in zip(sums, records, strict=True):
         fewest = min(seed % 3 for seed in request_seeds(0, "on", prompt, 8))
         assert record.think.count(" ok") == fewest
@@ -51,8 +52,7 @@ def test_the_judge_writer_gives_agreeing_reasons_only(
     talk: Any, make_engine: Any, sums: list[Prompt], accuracy: Any, hard: Any
 ) -> None:
     engine = make_engine(wants=hard)
-    judges = {Mode.THINK_OFF: "easy"}
-    records = label_by_vote(sums, talk(engine), accuracy, PLAIN_VOTE, talk(engine), judges)
+    records = replace(PLAIN_VOTE, judge_off="easy").label(sums, [talk(engine), talk(engine)], accuracy)
     assert {record.regime.value for record in records} == {"off"}
     for record in records:
         assert record.judge == (f"because of {record.id}" if hard(record.id) is Mode.THINK_OFF else "easy")
@@ -64,10 +64,10 @@ def test_unverifiable_queries_follow_the_judges(
 ) -> None:
     prompts = [make_prompt("4+1", ""), make_prompt("1+1", "")]
     engine = make_engine(wants=hard)
-    records = label_by_vote(prompts, talk(engine), accuracy, PLAIN_VOTE, talk(engine))
+    records = PLAIN_VOTE.label(prompts, [talk(engine), talk(engine)], accuracy)
     assert [record.regime.value for record in records] == ["on", "off"]
     assert records[0].votes == {"on": 3, "off": 0}
-    alone = label_by_vote(prompts, talk(engine), accuracy, PLAIN_VOTE)
+    alone = PLAIN_VOTE.label(prompts, [talk(engine)], accuracy)
     assert [record.regime.value for record in alone] == ["off", "off"]
 
 
@@ -75,7 +75,7 @@ def test_wishes_override_the_vote_where_the_student_can_follow(
     talk: Any, make_engine: Any, sums: list[Prompt], accuracy: Any
 ) -> None:
     engine = make_engine(right=lambda question, mode, seed: mode is Mode.THINK_ON)
-    records = label_by_vote(sums, talk(engine), accuracy, replace(PLAIN_VOTE, intents=1.0))
+    records = replace(PLAIN_VOTE, intents=1.0).label(sums, [talk(engine)], accuracy)
     wished = [record for record in records if record.source.endswith("+intent")]
     assert 0 < len(wished) < len(records) == len(sums)
 
@@ -94,15 +94,15 @@ def test_wishes_override_the_vote_where_the_student_can_follow(
 def test_random_modes_in_a_share_of_the_queries(
     talk: Any, make_engine: Any, sums: list[Prompt], accuracy: Any
 ) -> None:
-    records = label_by_vote(sums, talk(make_engine()), accuracy, replace(PLAIN_VOTE, epsilon=1.0))
+    records = replace(PLAIN_VOTE, epsilon=1.0).label(sums, [talk(make_engine())], accuracy)
     assert {record.regime.value for record in records} == {"on", "off"}
 
 
 def test_forced_records_come_on_top_in_either_mode(
     talk: Any, make_engine: Any, sums: list[Prompt], accuracy: Any
 ) -> None:
-    plain = label_by_vote(sums, talk(make_engine()), accuracy, PLAIN_VOTE)
-    records = label_by_vote(sums, talk(make_engine()), accuracy, replace(PLAIN_VOTE, forced=1.0))
+    plain = PLAIN_VOTE.label(sums, [talk(make_engine())], accuracy)
+    records = replace(PLAIN_VOTE, forced=1.0).label(sums, [talk(make_engine())], accuracy)
     assert records[: len(plain)] == plain
     forced = records[len(plain) :]
     assert [record.id for record in forced] == [prompt["id"] for prompt in sums]
@@ -115,7 +115,7 @@ def test_a_mode_without_a_correct_response_is_not_forced(
     talk: Any, make_engine: Any, sums: list[Prompt], accuracy: Any
 ) -> None:
     engine = make_engine(right=lambda question, mode, seed: mode is Mode.THINK_ON)
-    records = label_by_vote(sums, talk(engine), accuracy, replace(PLAIN_VOTE, forced=1.0))
+    records = replace(PLAIN_VOTE, forced=1.0).label(sums, [talk(engine)], accuracy)
     forced = [record for record in records if record.forced]
     assert 0 < len(forced) < len(sums)
     assert {record.regime for record in forced} == {Mode.THINK_ON}
@@ -124,8 +124,8 @@ def test_a_mode_without_a_correct_response_is_not_forced(
 def test_labels_do_not_depend_on_the_neighbours(
     talk: Any, make_engine: Any, sums: list[Prompt], accuracy: Any
 ) -> None:
-    settings = VoteSettings(epsilon=0.5, intents=0.5)
-    together = label_by_vote(sums, talk(make_engine()), accuracy, settings)
-    alone = label_by_vote(sums[7:8], talk(make_engine()), accuracy, settings)
+    settings = MajorityVote("ours", epsilon=0.5, intents=0.5)
+    together = settings.label(sums, [talk(make_engine())], accuracy)
+    alone = settings.label(sums[7:8], [talk(make_engine())], accuracy)
     assert alone == [together[7]]
     assert len(set(request_seeds(0, "on", sums[0], 5) + request_seeds(0, "off", sums[0], 5))) == 10

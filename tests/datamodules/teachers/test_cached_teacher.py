@@ -16,8 +16,8 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from katlit.datamodules import CachedTeacher, DistillData
+from katlit.datamodules.base import BatchSettings
 from katlit.datamodules.jsonl import write_rows
-from katlit.datamodules.labelled import BatchSettings
 from katlit.datamodules.teachers import top_k_shards
 from katlit.datamodules.teachers.top_k_shards import plan_shards
 from katlit.errors import UserError

@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from katlit.batch import Prompt
-from katlit.datamodules import CachedTeacher, DistillData, FilePrompts
+from katlit.datamodules import CachedTeacher, DistillData, DualRegime, FilePrompts
+from katlit.datamodules.base import BatchSettings
 from katlit.datamodules.jsonl import write_rows
-from katlit.datamodules.labelled import BatchSettings
-from katlit.datamodules.labelling.dual_regime import DualRegimeSettings
 from katlit.datamodules.records import read_records
 from katlit.errors import UserError
 from katlit.model.pretrained import load_tokenizer
@@ -53,10 +52,12 @@ def test_labels_come_from_the_teacher_of_their_regime(
 
     def labelled(engine: Any, second: str | None) -> DistillData:
         ours, prompts = str(models_root / "ours"), FilePrompts(str(tmp_path / "prompts.jsonl"))
-        settings: dict[str, Any] = {"labelling": DualRegimeSettings(ballots=3)}
-        if second is not None:
-            settings["think_on_teacher"] = str(models_root / second)
-        made = DistillData(ours, ours, prompts, engine, cache_dir=str(tmp_path / "cache"), **settings)
+        other = None if second is None else str(models_root / second)
+        made = DistillData(
+            ours, ours, prompts, engine,
+            labeller=DualRegime(ours, other, ballots=3), think_on_teacher=other,
+            cache_dir=str(tmp_path / "cache"),
+        )  # fmt: skip
         made.prepare_data()
         return made
 

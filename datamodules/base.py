@@ -1,4 +1,4 @@
-"""What the supervised stages share: label once, read on every rank, split, batch."""
+"""Base of the supervised stages' data: label once, read on every rank, split, batch."""
 
 import pickle
 from abc import abstractmethod
@@ -11,10 +11,12 @@ from typing import Any, Generic, TypeVar
 from lightning import LightningDataModule
 
 from katlit.batch import Prompt, TokenBatch
+from katlit.datamodules.labelling.base import Labeller
 from katlit.datamodules.labelling.cache import cache_file, cached_records, fingerprint
+from katlit.datamodules.labelling.chat_model import ChatModel
 from katlit.datamodules.loader import EpochLoader, share_of
 from katlit.datamodules.records import Record, read_records
-from katlit.datamodules.sources.tasks import PromptSource
+from katlit.datamodules.sources.base import PromptSource
 from katlit.engines.base import RolloutEngine, SamplingParameters
 from katlit.errors import UserError
 from katlit.packing import Document, plan_epoch
@@ -47,6 +49,7 @@ class Sources:
     """What labelling needs; none of it is touched when a file of records is given."""
 
     prompts: PromptSource
+    labeller: Labeller
     engine: RolloutEngine
     accuracy: Reward
 
@@ -55,7 +58,7 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
     """Base of the supervised data: records from a file, or labelled once and cached.
 
     `prepare_data` (one process of all) labels, `setup` (every rank) reads; so machines must share the file
-    system of `cache_dir`. Subclasses say how to label and encode.
+    system of `cache_dir`. Subclasses only encode.
     """
 
     def __init__(
@@ -63,7 +66,10 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
         prompts: PromptSource | None,
         engine: RolloutEngine | None,
         accuracy: Reward | None,
+        labeller: Labeller | None,
         sampling: SamplingParameters,
+        ballot_tokens: int,
+        ballot_template: str,
         batches: BatchSettings,
         records_file: str | None,
         cache_dir: str,
@@ -71,9 +77,11 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
         super().__init__()
         self.prepare_data_per_node = False  # what is sampled twice differs
         self._sources: Sources | None = None
-        if prompts is not None and engine is not None:
-            self._sources = Sources(prompts, engine, accuracy or AccuracyReward())
+        if prompts is not None and labeller is not None and engine is not None:
+            self._sources = Sources(prompts, labeller, engine, accuracy or AccuracyReward())
         self._sampling = sampling
+        self._ballot_tokens = ballot_tokens
+        self._ballot_template = ballot_template
         self._batches = batches
         self._records_file = records_file
         self._cache_dir = cache_dir
@@ -93,18 +101,6 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
         """Name of the cache's files."""
 
     @abstractmethod
-    def models(self) -> list[str]:
-        """Directories of the models that label."""
-
-    @abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """All knobs that change the labels."""
-
-    @abstractmethod
-    def label(self, prompts: list[Prompt], sources: Sources) -> list[Record]:
-        """Sample, verify and vote."""
-
-    @abstractmethod
     def encode(self, records: list[Record]) -> list[Document]:
         """Turn records into what the student reads."""
 
@@ -117,16 +113,33 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
         if self._records_file is not None:
             return Path(self._records_file)
         if self._path is None:
-            accuracy = pickle.dumps(self._require_sources().accuracy, protocol=4)
-            inputs = self.settings() | {"sampling": asdict(self._sampling), "accuracy": accuracy.hex()}
-            key = fingerprint(inputs, self.models(), self._load_prompts())
+            sources = self._require_sources()
+            inputs = self._inputs(sources)
+            key = fingerprint(inputs, sources.labeller.models(), self._load_prompts())
             self._path = cache_file(self._cache_dir, self.kind, key)
         return self._path
+
+    def _inputs(self, sources: Sources) -> dict[str, Any]:
+        """All that changes the labels beside the models and the prompts."""
+        return {
+            "labeller": [type(sources.labeller).__qualname__, sources.labeller.settings()],
+            "sampling": asdict(self._sampling),
+            "ballots": [self._ballot_tokens, self._ballot_template],
+            "accuracy": pickle.dumps(sources.accuracy, protocol=4).hex(),
+        }
+
+    def _label(self, sources: Sources) -> list[Record]:
+        models = [
+            ChatModel(name, sources.engine, self._sampling, self._ballot_tokens, self._ballot_template)
+            for name in sources.labeller.models()
+        ]
+        return sources.labeller.label(self._load_prompts(), models, sources.accuracy)
 
     def _require_sources(self) -> Sources:
         if self._sources is None:
             raise UserError(
-                f"{type(self).__name__}: nothing to label; give prompts and an engine, or a records_file"
+                f"{type(self).__name__}: nothing to label; give prompts, a labeller and an engine, "
+                "or a records_file"
             )
         return self._sources
 
@@ -142,7 +155,7 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
             return
         sources = self._require_sources()
         try:
-            cached_records(self.records_path(), lambda: self.label(self._load_prompts(), sources))
+            cached_records(self.records_path(), lambda: self._label(sources))
         finally:
             sources.engine.close()
             sources.accuracy.close()

@@ -1,34 +1,16 @@
-"""What both ways of labelling share (recipe §2 and §4): seeds, verification, and records."""
+"""What becomes of a model's replies (recipe §2 and §4): accepted, made into records, counted in the log."""
 
 import logging
 import time
 from collections.abc import Sequence
-from random import Random
 
 from katlit.batch import Prompt
-from katlit.datamodules.dialects.dialects import Ballot
 from katlit.datamodules.labelling.chat_model import Reply
 from katlit.datamodules.records import Record
-from katlit.engines.base import request_seed
 from katlit.rewards import Reward, Sample, verdicts_of
 from katlit.text.protocol import Mode
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_JUDGES = {
-    Mode.THINK_ON: "This needs several steps of reasoning.",
-    Mode.THINK_OFF: "This can be answered directly.",
-}
-
-
-def request_seeds(seed: int, purpose: str, prompt: Prompt, count: int, first: int = 0) -> list[int]:
-    """Derive the seeds of a prompt's requests; they do not depend on the prompts beside it."""
-    return [request_seed(seed, purpose, prompt["id"], index) for index in range(first, first + count)]
-
-
-def draws(seed: int, purpose: str, prompt: Prompt, share: float) -> bool:
-    """Whether a prompt is one of a random share; the answer never changes."""
-    return Random(f"{seed}/{purpose}/{prompt['id']}").random() < share  # noqa: S311 (reproducible labels)
 
 
 def accept(prompt: Prompt, replies: Sequence[Reply], mode: Mode, accuracy: Reward) -> list[Reply]:
@@ -39,16 +21,6 @@ def accept(prompt: Prompt, replies: Sequence[Reply], mode: Mode, accuracy: Rewar
     samples = [Sample(prompt, reply.parsed, reply.truncated, tokens=reply.tokens) for reply in formed]
     verdicts = verdicts_of(accuracy, samples)
     return [reply for reply, verdict in zip(formed, verdicts, strict=True) if (verdict.value or 0) >= 1]
-
-
-def agreeing_reason(mode: Mode, ballots: Sequence[Ballot], judges: dict[Mode, str] = DEFAULT_JUDGES) -> str:
-    """Return the first reason given for this mode, else the default."""
-    return next((ballot.reason for ballot in ballots if ballot.mode is mode and ballot.reason), judges[mode])
-
-
-def tally(ballots: Sequence[Ballot]) -> dict[str, int]:
-    """Count the ballots for each mode."""
-    return {mode.value: sum(ballot.mode is mode for ballot in ballots) for mode in Mode}
 
 
 def record_of(

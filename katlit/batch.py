@@ -78,39 +78,50 @@ class RolloutBatch(StepBatch):
     """
 
     prompts: list[Prompt]
-    later: NotRequired[
-        list[Any]
-    ]  # the micro-batches of later updates on the same rollouts; the module records their `old_log_probs`
-    input_ids: NotRequired[Tensor]  # [B, L] int64, prompt and completion
-    position_ids: NotRequired[Tensor]  # [B, L] int64
-    loss_mask: NotRequired[Tensor]  # [B, L] bool, True on sampled tokens
-    rollout_ids: NotRequired[
-        Tensor
-    ]  # [B, L] int64, which of the N rollouts a token belongs to, -1 on padding and probes
-    judge_mask: NotRequired[Tensor]  # [B, L] bool, True on sampled tokens of the judge segment
-    rollout_log_probs: NotRequired[
-        Tensor
-    ]  # [B, L] float32, the sampler's log-probability of each sampled token
-    old_log_probs: NotRequired[
-        Tensor
-    ]  # [B, L] float32, the trainer's as it sampled, where it has moved since
-    group_ids: NotRequired[Tensor]  # [N] int64, index of the prompt among those rolled out together
-    modes: NotRequired[Tensor]  # [N] int64, 1 think-on, 0 think-off, -1 no mode found
-    difficulties: NotRequired[Tensor]  # [N] int64, of the prompt
-    rewards: NotRequired[Tensor]  # [N] float32, outcome reward
-    correct: NotRequired[Tensor]  # [N] bool
-    truncated: NotRequired[Tensor]  # [N] bool, stopped by the length limit: excluded from the loss
-    forced: NotRequired[Tensor]  # [N] bool, mode forced by prefill: its judge carries no loss
-    tokens: NotRequired[Tensor]  # [N] int64, how many tokens of the response were sampled
-    advantages: NotRequired[Tensor]  # [N, 2] float32, (judge, answer), written by the module for the tables
-    probe_mask: NotRequired[
-        Tensor
-    ]  # [B, L] bool, where the rollouts are stale: tokens of the present weights, without a loss, for the gap
-    logprob_gap: NotRequired[Tensor]  # [], mean |trainer - engine| log-probability, written by the module
-    unjudged: NotRequired[
-        list[dict[str, Any]]
-    ]  # rows of the rollouts that a reward could not judge; their `record` has the `prompt_id`
-    samples: NotRequired[list[dict[str, Any]]]  # the N rollouts as rows of a table, for `SampleTable`
+    """What is rolled out, as the loader yields it."""
+    later: NotRequired[list[Any]]
+    """The micro-batches of later updates on the same rollouts; the module records their `old_log_probs`."""
+    input_ids: NotRequired[Tensor]
+    """[B, L] int64, prompt and completion."""
+    position_ids: NotRequired[Tensor]
+    """[B, L] int64, 0 at the first token of each document."""
+    loss_mask: NotRequired[Tensor]
+    """[B, L] bool, True on sampled tokens."""
+    rollout_ids: NotRequired[Tensor]
+    """[B, L] int64, which of the N rollouts a token belongs to, -1 on padding and probes."""
+    judge_mask: NotRequired[Tensor]
+    """[B, L] bool, True on sampled tokens of the judge segment."""
+    rollout_log_probs: NotRequired[Tensor]
+    """[B, L] float32, the sampler's log-probability of each sampled token."""
+    old_log_probs: NotRequired[Tensor]
+    """[B, L] float32, the trainer's as it sampled, where it has moved since."""
+    group_ids: NotRequired[Tensor]
+    """[N] int64, index of the prompt among those rolled out together."""
+    modes: NotRequired[Tensor]
+    """[N] int64, 1 think-on, 0 think-off, -1 no mode found."""
+    difficulties: NotRequired[Tensor]
+    """[N] int64, difficulty of the prompt."""
+    rewards: NotRequired[Tensor]
+    """[N] float32, outcome reward."""
+    correct: NotRequired[Tensor]
+    """[N] bool, whether the answer is right."""
+    truncated: NotRequired[Tensor]
+    """[N] bool, stopped by the length limit: excluded from the loss."""
+    tokens: NotRequired[Tensor]
+    """Number of sampled tokens of each response, [N] int64."""
+
+    forced: NotRequired[Tensor]
+    """[N] bool, mode forced by prefill: its judge carries no loss."""
+    advantages: NotRequired[Tensor]
+    """[N, 2] float32, (judge, answer), written by the module for the tables."""
+    probe_mask: NotRequired[Tensor]
+    """[B, L] bool, where rollouts are stale: tokens of the present weights, without a loss, for the gap."""
+    logprob_gap: NotRequired[Tensor]
+    """[], mean |trainer - engine| log-probability, written by the module."""
+    unjudged: NotRequired[list[dict[str, Any]]]
+    """Rows of the rollouts that a reward could not judge; their `record` has the `prompt_id`."""
+    samples: NotRequired[list[dict[str, Any]]]
+    """The N rollouts as rows of a table, for `SampleTable`."""
 
 
 def document_ids(position_ids: Tensor) -> Tensor:  # [B, L] -> [B, L]

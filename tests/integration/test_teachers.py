@@ -155,7 +155,7 @@ def test_vllm_has_two_teachers_write_what_transformers_has_them_write(
     monkeypatch.chdir(ROOT)
     second = noisy(ROOT / "assets/teacher", tmp_path / "second")
     two = [f"--model.init_args.think_on_teacher={second}"]
-    hf = ["--data.init_args.engine=katlit.rollout.HFEngine"]
+    hf = ["--data.init_args.engine=katlit.engines.HFEngine"]
 
     def labelled(name: str, *words: str) -> list[Record]:
         files = ("base", "stage/distill", "demo/distill")

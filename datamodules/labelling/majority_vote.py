@@ -22,6 +22,7 @@ from katlit.datamodules.labelling.shared import (
 from katlit.datamodules.labelling.tagging import majority
 from katlit.datamodules.labelling.votes import explore, pass_rate, shortest, vote_by_pass_rate
 from katlit.datamodules.records import Record
+from katlit.errors import require
 from katlit.rewards import Reward
 from katlit.text.protocol import FORCED_JUDGES, Mode
 
@@ -49,6 +50,14 @@ class VoteSettings:
     ballots: int = 3
     intents: float = 0.1
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse counts and shares that are none."""
+        require(self.samples >= 1, "samples", self.samples, "at least 1")
+        require(self.ballots >= 0, "ballots", self.ballots, "0 or more")
+        for key in ("epsilon", "forced", "intents"):
+            value = getattr(self, key)
+            require(0 <= value <= 1, key, value, "a share from 0 to 1")
 
 
 def label_by_vote(

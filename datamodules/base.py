@@ -18,7 +18,7 @@ from katlit.datamodules.loader import EpochLoader, share_of
 from katlit.datamodules.records import Record, read_records
 from katlit.datamodules.sources.base import PromptSource
 from katlit.engines.base import RolloutEngine, SamplingParameters
-from katlit.errors import UserError
+from katlit.errors import UserError, require
 from katlit.packing import Document, plan_epoch
 from katlit.rewards import AccuracyReward, Reward
 
@@ -42,6 +42,13 @@ class BatchSettings:
     row_tokens: int = 1024
     validation_share: float = 0.05
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse batches that hold nothing, and a split that leaves nothing to train on."""
+        require(self.batch_tokens >= 1, "batch_tokens", self.batch_tokens, "at least 1")
+        require(self.row_tokens >= 1, "row_tokens", self.row_tokens, "at least 1")
+        share = self.validation_share
+        require(0 <= share < 1, "validation_share", share, "a share from 0 to below 1")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ from katlit.datamodules.history import History
 from katlit.datamodules.loader import EpochLoader, Share, share_of
 from katlit.datamodules.sources.base import PromptSource
 from katlit.datamodules.sources.curriculum import Curriculum, CurriculumStage
-from katlit.errors import UserError
+from katlit.errors import UserError, require
 from katlit.parallel.collectives import gathered
+from katlit.rollout.fillers import require_one_sampler
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +56,8 @@ class PromptData(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if batch_size < 1 or updates < 1:
-            raise UserError(f"PromptData: batch_size {batch_size}, updates {updates}; give at least 1")
+        require(batch_size >= 1, "batch_size", batch_size, "at least 1")
+        require(updates >= 1, "updates", updates, "at least 1")
         self._updates = updates
         self._train = Curriculum([CurriculumStage(train)]) if isinstance(train, PromptSource) else train
         self._stages: list[list[Prompt]] = []  # of the curriculum
@@ -71,7 +72,13 @@ class PromptData(LightningDataModule):
             self.val_dataloader = self._validation_dataloader
 
     def setup(self, stage: str) -> None:
-        """Load the prompts of a stage, on every rank alike."""
+        """Load the prompts of a stage, on every rank alike.
+
+        Raises:
+            UserError: where no callback, or more than one, samples these prompts.
+        """
+        if self.trainer is not None:
+            require_one_sampler(self.trainer, stage)
         needed = {"fit": ["validation"], "validate": ["validation"]}
         for name in needed.get(stage, [stage]):
             source = self._sources[name]

@@ -108,8 +108,7 @@ class RolloutBatch(StepBatch):
     truncated: NotRequired[Tensor]
     """[N] bool, stopped by the length limit: excluded from the loss."""
     tokens: NotRequired[Tensor]
-    """Number of sampled tokens of each response, [N] int64."""
-
+    """[N] int64, number of sampled tokens of the response."""
     forced: NotRequired[Tensor]
     """[N] bool, mode forced by prefill: its judge carries no loss."""
     advantages: NotRequired[Tensor]

@@ -6,3 +6,19 @@ class UserError(Exception):
 
     `katlit.cli.main` prints it as one line on stderr and exits with status 2.
     """
+
+
+def require(holds: bool, key: str, value: object, mend: str) -> None:
+    """Refuse a value that is out of range.
+
+    Args:
+        holds: Whether the value will do; a comparison with NaN never holds.
+        key: The setting.
+        value: What it was set to.
+        mend: What to set it to.
+
+    Raises:
+        UserError: naming all three.
+    """
+    if not holds:
+        raise UserError(f"{key}: {value}; give {mend}")

@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from katlit.batch import TokenBatch
-from katlit.errors import UserError
+from katlit.errors import require
 from katlit.losses.head import selected_log_probs
 from katlit.losses.mtp import target_indices, target_number
 from katlit.losses.reduce import token_mean
@@ -42,8 +42,8 @@ class ColdStartSFT(KatModule):
         judge_weight: float = 1.0,
         mtp_weight: float = 0.0,
     ) -> None:
-        if not judge_weight > 0:
-            raise UserError(f"model.judge_weight: {judge_weight}; give a number above 0")
+        require(judge_weight > 0, "model.judge_weight", judge_weight, "a number above 0")
+        require(mtp_weight >= 0, "model.mtp_weight", mtp_weight, "0 or more")
         super().__init__(backbone, optimization)
         self.judge_weight = judge_weight
         self.mtp_weight = mtp_weight

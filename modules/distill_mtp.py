@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from katlit.batch import DistillBatch, TeacherTokens
-from katlit.errors import UserError
+from katlit.errors import UserError, require
 from katlit.losses.distill import JensenShannon
 from katlit.losses.divergence import Divergence
 from katlit.losses.head import greedy_tokens, selected_log_probs
@@ -76,6 +76,10 @@ class DistillMTP(KatModule):
         teacher_placement: Placement | Literal["cached"] = "device",
         think_on_teacher: str | None = None,
     ) -> None:
+        require(kd_weight >= 0, "kd_weight", kd_weight, "0 or more")
+        require(mtp_weight >= 0, "mtp_weight", mtp_weight, "0 or more")
+        require(0 <= beta <= 1, "beta", beta, "a number from 0 (forward KL) to 1 (reverse KL)")
+        require(temperature > 0, "temperature", temperature, "a number above 0")
         super().__init__(backbone, optimization)
         self.teacher = teacher
         self.think_on_teacher = None if think_on_teacher == teacher else think_on_teacher

@@ -12,6 +12,7 @@ from typing_extensions import override
 from katlit.advantages import AdvantageEstimator, Process, Rollouts
 from katlit.advantages.base import estimate
 from katlit.batch import RolloutBatch
+from katlit.errors import require
 from katlit.losses.aggregation import Aggregation, Segments
 from katlit.losses.head import selected_log_probs
 from katlit.losses.mtp import target_indices, target_number
@@ -69,6 +70,8 @@ class StepSRPO(KatModule):
         self.clip_high = clip_high
         self.importance_cap = importance_cap
         self.aggregation = aggregation
+        require(kl_weight >= 0, "kl_weight", kl_weight, "0 or more")
+        require(temperature > 0, "temperature", temperature, "a number above 0, that of the sampler")
         self.kl_weight = kl_weight
         self.temperature = temperature
         self.reference_placement: Placement = reference_placement

@@ -20,6 +20,7 @@ from katlit.datamodules.labelling.votes import (
     votes_by_mode,
 )
 from katlit.datamodules.records import Record
+from katlit.errors import require
 from katlit.rewards import Reward
 from katlit.text.protocol import Mode
 
@@ -53,6 +54,16 @@ class DualRegime(Labeller):
     forced: float = 0.5
     think_share: float | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse counts and shares that are none."""
+        require(self.tries >= 1, "tries", self.tries, "at least 1")
+        require(self.ballots >= 0, "ballots", self.ballots, "0 or more")
+        for key in ("epsilon", "forced"):
+            value = getattr(self, key)
+            require(0 <= value <= 1, key, value, "a share from 0 to 1")
+        if self.think_share is not None:
+            require(0 < self.think_share < 1, "think_share", self.think_share, "one between 0 and 1, or null")
 
     def models(self) -> list[str]:
         """Return the teacher, and the one of the think-on records where it is another."""

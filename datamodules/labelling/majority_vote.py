@@ -24,6 +24,7 @@ from katlit.datamodules.labelling.votes import (
     votes_by_mode,
 )
 from katlit.datamodules.records import Record
+from katlit.errors import require
 from katlit.rewards import Reward
 from katlit.text.protocol import FORCED_JUDGES, Mode
 
@@ -63,6 +64,14 @@ class MajorityVote(Labeller):
     ballots: int = 3
     intents: float = 0.1
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse counts and shares that are none."""
+        require(self.samples >= 1, "samples", self.samples, "at least 1")
+        require(self.ballots >= 0, "ballots", self.ballots, "0 or more")
+        for key in ("epsilon", "forced", "intents"):
+            value = getattr(self, key)
+            require(0 <= value <= 1, key, value, "a share from 0 to 1")
 
     def models(self) -> list[str]:
         """Return the student, and the judge writer, if any."""

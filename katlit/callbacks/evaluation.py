@@ -45,6 +45,8 @@ class Evaluation(Callback):
         seed: Seed of sampling and bootstrap.
     """
 
+    samples_in = frozenset({"test"})
+
     def __init__(
         self,
         engine: RolloutEngine,

@@ -34,6 +34,8 @@ class Prediction(Callback):
         seed: Seed of sampling.
     """
 
+    samples_in = frozenset({"predict"})
+
     def __init__(
         self,
         engine: RolloutEngine,

@@ -1,7 +1,6 @@
 """The Lightning side of the command line: the trainer with its extra command, and LightningCLI for it."""
 
 import logging
-import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing_extensions import override
 
 from katlit.callbacks.checkpoint import StepCheckpoint, newest_checkpoint
 from katlit.callbacks.track_config import TrackConfig
+from katlit.commands import mistakes
 from katlit.commands.settings_files import with_paths
 from katlit.errors import UserError
 from katlit.output import require_writable
@@ -64,6 +64,28 @@ class KatCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         # Upstream warns whenever a list is given; `katlit.cli.main` always gives one.
         self.config = parser.parse_args(args)
+        mistakes.require_null(self.config[self.config.subcommand].as_dict(), args)
+
+    @override
+    def instantiate_classes(self) -> None:
+        """Build model, data and trainer; what a constructor refuses is a mistake in the settings."""
+        refusal, settings = mistakes.watch(), self.config[self.subcommand].as_dict()
+        try:
+            super().instantiate_classes()
+        except Exception as error:
+            told = refusal.explain(settings) if refusal.error is not None else None
+            if told is None:
+                raise
+            raise told from error
+
+    @override
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        settings = self.config[self.subcommand].trainer.as_dict()
+        mistakes.check_trainer(settings)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (ValueError, TypeError, MisconfigurationException) as error:
+            raise mistakes.of_trainer(error, settings) from error
 
     @override
     def _parse_ckpt_path(self) -> None:
@@ -106,26 +128,6 @@ def _set_up_logging() -> None:
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.* is deprecated", category=FutureWarning)
 
 
-_NO_REASON = ("Does not validate", "Subtypes:", "Errors:", "Expected a path but")
-
-
-def _concise(message: str) -> str:
-    """Key, class and reason; jsonargparse also lists every type that was tried, and the whole value."""
-    keys: list[str] = []
-    owner = ""
-    for line in message.splitlines():
-        text = line.strip().removeprefix("- ")
-        key = re.match(r'Parser key "(.*)":', text)
-        problem = re.match("Problem with given class_path '(.*)':", text)
-        if key:
-            keys.append(key.group(1))
-        elif problem:
-            owner = f" ({problem.group(1)})"
-        elif keys and text and not text.startswith(_NO_REASON):
-            return f"{'.init_args.'.join(keys)}: {text}{owner}"
-    return message
-
-
 def run(
     arguments: Sequence[str], cli: type[KatCLI] = KatCLI, trainer_class: type[KatTrainer] = KatTrainer
 ) -> KatCLI:
@@ -158,10 +160,8 @@ def run(
             args=arguments,
         )
     except ArgumentError as error:
-        raise UserError(_concise(str(error))) from error
-    except (MisconfigurationException, OmegaConfBaseException) as error:
+        raise mistakes.of_parser(str(error), arguments) from error
+    except OmegaConfBaseException as error:
+        raise mistakes.of_interpolation(error, arguments[0]) from error
+    except MisconfigurationException as error:
         raise UserError(str(error)) from error
-    except ValueError as error:  # of jsonargparse, where a constructor refuses a setting of a class
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from error
-        raise

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from katlit.errors import UserError
+from katlit.errors import UserError, require
 from katlit.model.depth import DepthSettings, deepen
 from katlit.model.experts import check_experts, recorded_logits, unpacked
 from katlit.model.export import read_mtp, write_directory
@@ -93,6 +93,7 @@ class Backbone(nn.Module):
     ) -> None:
         if router_loss_weight is not None and not router_loss_weight >= 0:
             raise UserError(f"backbone.router_loss_weight: {router_loss_weight}; give 0 or more, or null")
+        require(mtp_depth is None or mtp_depth >= 0, "backbone.mtp_depth", mtp_depth, "0 or more, or null")
         super().__init__()
         if depth is not None and lora is not None:
             raise UserError(

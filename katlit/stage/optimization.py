@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from katlit.errors import UserError
+from katlit.errors import UserError, require
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,16 @@ class Optimization:
     warmup_steps: int = 0
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     min_ratio: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse what AdamW or the schedule cannot use."""
+        for key in ("learning_rate", "weight_decay", "warmup_steps"):
+            value = getattr(self, key)
+            require(value >= 0, key, value, "0 or more")
+        for key in ("beta1", "beta2"):
+            value = getattr(self, key)
+            require(0 <= value < 1, key, value, "a number from 0 to below 1")
+        require(0 <= self.min_ratio <= 1, "min_ratio", self.min_ratio, "a share from 0 to 1")
 
 
 def build_optimizer(module: nn.Module, settings: Optimization) -> AdamW:

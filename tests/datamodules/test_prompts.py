@@ -177,6 +177,8 @@ class Recorder(LightningModule):
 class Score(Callback):
     """Every rollout of a prompt that starts with 1, 2 or 3 is correct."""
 
+    samples_in = frozenset({"fit"})
+
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: RolloutBatch, batch_idx: int
     ) -> None:

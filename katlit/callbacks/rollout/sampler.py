@@ -19,7 +19,7 @@ from katlit.callbacks.rollout.epoch_length import measure_epoch
 from katlit.callbacks.rollout.require_judged import require_judged
 from katlit.callbacks.start_engine import start_engine
 from katlit.engines.base import RolloutEngine, SamplingParameters
-from katlit.errors import UserError
+from katlit.errors import UserError, require
 from katlit.metrics.policy import PolicyMetrics
 from katlit.metrics.tally import means
 from katlit.parallel.collectives import Peers, gathered
@@ -94,6 +94,8 @@ class RolloutSampler(Callback):
         extra_rounds: Of `resample`: how often at most.
     """
 
+    samples_in = frozenset({"fit", "validate"})
+
     def __init__(
         self,
         engine: RolloutEngine,
@@ -111,6 +113,14 @@ class RolloutSampler(Callback):
     ) -> None:
         if extra_rounds < 1:
             raise UserError(f"extra_rounds: {extra_rounds}; give at least 1, or on_flat_groups: skip")
+        require(row_tokens >= 1, "row_tokens", row_tokens, "at least 1")
+        require(0 <= max_unjudged_share <= 1, "max_unjudged_share", max_unjudged_share, "a share from 0 to 1")
+        require(
+            max_logprob_gap is None or max_logprob_gap > 0,
+            "max_logprob_gap",
+            max_logprob_gap,
+            "a number above 0, or null",
+        )
         self.engine = engine
         self.sampling = sampling or SamplingParameters()
         self._settings = RolloutSettings(reward or CompositeReward(), self.sampling, seed)

@@ -180,7 +180,10 @@ def _reason(first: str, message: str) -> str:
     if not first.startswith("Expected a ") or "Got value" in first or value is None:
         return _spelled_out(first)
     wanted = re.findall(r"^\s*- Expected a (.*)", message, re.MULTILINE)
-    return f"Expected {' or '.join(map(_spelled_out, wanted))}. Got value: {value.group(1)}"
+    if any(text.startswith("dot import path string") for text in wanted):
+        wanted = ["the full name of a class, such as those that the key's --help lists"]
+    given = re.sub(r"^NestedArg\(key=.*, val=(.*)\)$", r"\1", value.group(1))
+    return f"Expected {' or '.join(map(_spelled_out, wanted))}. Got value: {given}"
 
 
 def _spelled_out(text: str) -> str:

@@ -23,6 +23,7 @@ EVALUATE = f"test {BASE} -c configs/stage/evaluate.yaml {MODEL}"
 FILE = "--data.init_args.train=katlit.datamodules.FilePrompts --data.init_args.train.path"
 DATA = "--data.init_args"
 OPTIMIZATION = "--model.init_args.optimization"
+AGGREGATION = "--model.init_args.aggregation"
 BACKBONE = "--model.init_args.backbone.init_args"
 TASKS = "--data.init_args.train=katlit.datamodules.TaskPrompts --data.init_args.train.families"
 
@@ -30,7 +31,7 @@ TASKS = "--data.init_args.train=katlit.datamodules.TaskPrompts --data.init_args.
 TABLE = [
     # the command line itself
     ("", ["no command given", "fit", "katlit --help"]),
-    ("trian", ["'trian'", "choose one of", "fit"]),
+    ("fitt", ["'fitt'", "choose one of", "fit"]),
     (f"{STAGE3} --nonsense=3", ["unrecognized arguments", "--nonsense=3"]),
     (f"{STAGE3} nonsense", ["unrecognized arguments", "nonsense"]),
     (f"{STAGE3} --trainer.max_stepz=3", ["--trainer.max_stepz=3"]),
@@ -38,7 +39,7 @@ TABLE = [
     (f"{STAGE3} {BACKBONE}.init_from=null", ["backbone.init_args.init_from", "null", "YAML file"]),
     (f"{STAGE3} --model.backbone.init_from null", ["model.backbone.init_from", "null", "YAML file"]),
     # settings files
-    (f"{STAGE3} -c missing.yaml", ["missing.yaml"]),
+    (f"{STAGE3} -c missing.yaml", ["missing.yaml", "does not exist", "katlit configs"]),
     (f"{STAGE3} -c folder", ["folder"]),
     (f"{STAGE3} -c empty.yaml", ["'empty.yaml'", "no keys", "trainer"]),
     (f"{STAGE3} -c list.yaml", ["'list.yaml'", "no keys", "trainer"]),
@@ -49,6 +50,9 @@ TABLE = [
     (f"{STAGE3} --trainer.max_steps=-7", ["trainer.max_steps", "-7", "non-negative"]),
     (f"{STAGE3} --trainer.max_time=yesterday", ["trainer.max_time", "yesterday", "DD:HH:MM:SS"]),
     (f"{STAGE3} --trainer.strategy=fsdp2", ["trainer.strategy", "fsdp2", "-c configs/strategy/fsdp2.yaml"]),
+    (f"{STAGE3} --model.init_args.estimator=process", ["estimator", "process", "full name of a class"]),
+    (f"{STAGE3} {AGGREGATION}.length=0", ["aggregation.length", "0", "at least 1"]),
+    (f"{STAGE3} {AGGREGATION}.judge_weight=-1", ["aggregation.judge_weight", "-1", "0 or more"]),
     (f"{STAGE3} --trainer.strategy=fast", ["trainer.strategy", "fast", "ddp"]),
     (f"{STAGE3} --trainer.precision=bf16-mixd", ["trainer.precision", "bf16-mixd", "'bf16-mixed'", "'32'"]),
     (f"{STAGE3} --trainer.accelerator=abacus", ["trainer.accelerator", "abacus", "cuda"]),
@@ -105,12 +109,12 @@ TABLE = [
     (f"{STAGE2} {DATA}.records_file=missing.jsonl", ["missing.jsonl", "give the path"]),
     (f"{STAGE2} {DATA}.sampling.temperature=-1", ["sampling.temperature", "-1", "0.01"]),
     (f"{STAGE2} {DATA}.sampling.max_tokens=0", ["sampling.max_tokens", "0", "at least 1"]),
-    (f"{STAGE2} {DATA}.labelling.samples=few", ["labelling.samples", "few", "int"]),
-    (f"{STAGE2} {DATA}.labelling.samples=0", ["labelling.samples", "0", "at least 1"]),
-    (f"{STAGE2} {DATA}.labelling.forced=2", ["labelling.forced", "2.0", "from 0 to 1"]),
+    (f"{STAGE2} {DATA}.labeller.init_args.samples=few", ["labeller.init_args.samples", "few", "int"]),
+    (f"{STAGE2} {DATA}.labeller.init_args.samples=0", ["labeller.init_args.samples", "0", "at least 1"]),
+    (f"{STAGE2} {DATA}.labeller.init_args.forced=2", ["labeller.init_args.forced", "2.0", "from 0 to 1"]),
     (f"{STAGE2} {DATA}.batches.validation_share=2", ["validation_share", "2.0", "below 1"]),
-    (f"{STAGE1} {DATA}.labelling.tries=0", ["labelling.tries", "0", "at least 1"]),
-    (f"{STAGE1} {DATA}.labelling.think_share=1", ["think_share", "1.0", "between 0 and 1"]),
+    (f"{STAGE1} {DATA}.labeller.init_args.tries=0", ["labeller.init_args.tries", "0", "at least 1"]),
+    (f"{STAGE1} {DATA}.labeller.init_args.think_share=1", ["think_share", "1.0", "between 0 and 1"]),
 ]  # fmt: skip
 
 # Of the one sampler: a list of callbacks can only be replaced as a whole.

@@ -87,25 +87,3 @@ def test_advantages_of_another_shape_are_refused(
     monkeypatch.chdir(ROOT)
     assert fit(tmp_path, "OneColumn") == 2
     assert "model.estimator: OneColumn gives advantages of shape [12] for 12" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("setting", "named"),
-    [
-        ("aggregation.length=0", "aggregation.length: 0; give at least 1"),
-        ("aggregation.judge_weight=-1", "aggregation.judge_weight: -1.0; give 0 or more"),
-        ("estimator=process", "model.init_args.estimator: Expected a dot import path string: process"),
-    ],
-)
-def test_a_setting_of_the_stage_that_cannot_be(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    setting: str,
-    named: str,
-) -> None:
-    monkeypatch.chdir(ROOT)
-    assert fit(tmp_path, "Shorter", f"--model.init_args.{setting}") == 2
-    error = capsys.readouterr().err
-    assert f"katlit: error: {named}" in error
-    assert "Traceback" not in error

@@ -147,7 +147,7 @@ def test_on_a_gpu_it_sleeps_until_it_is_needed(monkeypatch: pytest.MonkeyPatch) 
     running.sleep()
     running.generate([], GREEDY)  # wakes it, though there is nothing to say
     running.generate([], GREEDY)
-    sync = ["apply_model", "reset_prefix_cache"]
+    sync = ["apply_model", "collective_rpc", "reset_prefix_cache"]
     assert vllm.told == ["sleep", "wake_up", *sync, "sleep", "wake_up"]
     assert running._settings(Path())["enable_sleep_mode"]
     running.sleeps = False

@@ -1,5 +1,5 @@
 # make demo [SEED=1]   the whole recipe, small but real, into outputs/demo
-# make test [WORKERS=2]  the default tests, so many at a time    make slow   the slow ones
+# make test [WORKERS=2]  the default tests, so many at a time    make slow [WORKERS=2]  the slow ones, by file
 # make check           lint, format, types, spelling
 # make ui              MLflow on what was run   make bench  the claims with numbers
 # make soak            many kills, and what is rarer than in the slow ones, by hand
@@ -27,7 +27,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) -m "not slow and not soak and not gpu"
 
 slow: $(STAMP)
-	$(BIN)/python -m pytest -m "slow and not gpu and not soak"
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m "slow and not gpu and not soak"
 
 soak: $(STAMP)
 	$(BIN)/python -m pytest -m "soak and not gpu"

@@ -36,7 +36,7 @@ class ColdStartData(LabelledData[TokenBatch]):
         engine: Engine that samples the labeller's models, one after the other; closed after labelling.
         accuracy: Scorer that verifies the student's answers; each prompt's own verifier if not given.
         labeller: Chooses modes and responses, such as `MajorityVote`; not needed with `records_file`.
-        sampling: How the models are sampled.
+        sampling: Sampling settings of the models.
         ballot_tokens: Longest ballot of a model, in tokens.
         ballot_template: Question put to a model that does not speak our protocol; holds `{question}`.
         batches: Tokens of a batch, packing, validation share.

@@ -29,7 +29,7 @@ class History:
 
         Args:
             prompt_id: The prompt.
-            correct: Of each judged rollout.
+            correct: Whether each judged rollout is correct.
             epoch: That they are of.
             unjudged: How many there are beside these.
         """

@@ -49,17 +49,17 @@ class DistillMTP(KatModule):
         teacher: Name or directory of a Hugging Face causal language model; needed unless `kd` is none.
         optimization: AdamW and its schedule.
         kd: Universal Logit Distillation for two vocabularies, generalised Jensen-Shannon for one, or none.
-        uld_matching: Of `uld`: by rank alone, or hybrid, where tokens that both vocabularies have are
-            compared with each other and only the rest by rank.
+        uld_matching: What `uld` compares: tokens by rank alone, or hybrid, where tokens that both
+            vocabularies have are compared with each other and only the rest by rank.
         kd_weight: λ.
-        beta: Of jsd: towards 0 forward KL, towards 1 reverse KL.
+        beta: Weight β of jsd: towards 0 forward KL, towards 1 reverse KL.
         temperature: Divides the logits of both sides in `kd`.
         mtp_weight: μ; 0 leaves the MTP modules untrained.
         teacher_placement: Where a teacher's weights are, see `katlit.model.frozen.FrozenModel`; or `cached`:
             nowhere, the data bring its likeliest tokens (`cached_teacher`), and `kd` compares these and the
             rest (`katlit.losses.top_k`).
-        think_on_teacher: Of the think-on records, where these have a teacher of their own; then `teacher` is
-            that of the think-off records.
+        think_on_teacher: Teacher of the think-on records, where these have one of their own; then `teacher`
+            is that of the think-off records.
     """
 
     def __init__(

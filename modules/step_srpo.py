@@ -46,8 +46,8 @@ class StepSRPO(KatModule):
         clip_high: The ratio is clipped above 1 + clip_high.
         importance_cap: C, the largest importance weight.
         aggregation: How the loss is averaged over the whole optimizer step.
-        kl_weight: Of the KL divergence from the model as it was before this stage; 0 keeps no copy of it.
-        temperature: That of the sampler; log-probabilities are compared under it.
+        kl_weight: Weight of the KL divergence from the model as it was before this stage; 0 keeps no copy.
+        temperature: Temperature of the sampler; log-probabilities are compared under it.
         reference_placement: Where the copy's weights are, see `katlit.model.frozen.FrozenModel`.
     """
 

@@ -195,6 +195,17 @@ def test_a_name_that_lasts(name: str, lasts: bool) -> None:
     assert is_a_lasting_name(name) is lasts
 
 
+@pytest.mark.parametrize("path", FILES, ids=dotted)
+def test_what_docstrings_say_of_an_argument_names_its_subject(path: Path) -> None:
+    """`seed: Seed of the bootstrap.`, not `seed: Of the bootstrap.`"""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstrings = [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds)]
+    assert [
+        line for text in docstrings for line in re.findall(r"^ +\w+: (?:Of|That of) .*", text, re.M)
+    ] == []
+
+
 def test_every_package_is_installed() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     packages = {dotted(path) for path in FILES if path.name == "__init__.py"}

@@ -38,7 +38,7 @@ class ChatModel:
     Args:
         directory: Hugging Face directory of the model.
         engine: Engine to sample with; two models may share one if they are used one after the other.
-        sampling: How to sample; the stop tokens are the dialect's.
+        sampling: Sampling settings; the stop tokens are the dialect's.
         ballot_tokens: Longest ballot, in tokens.
         ballot_template: Question put to a model that does not speak our protocol; holds `{question}`.
     """

@@ -32,8 +32,8 @@ class FilePrompts(PromptSource):
         split: Split of a hub data set; files have none.
         config: Configuration of a hub data set, e.g. `main`.
         columns: Names in the data by our field names, where they differ, e.g. `{reference: answer}`.
-        reference_after: Of each reference only what follows the last such text, e.g. `####` in GSM8K, whose
-            references are whole solutions; all of it if empty.
+        reference_after: A text; each reference is only what follows the last one of it, e.g. `####` in
+            GSM8K, whose references are whole solutions; all of it if empty.
         verifier: Scorer of the queries that name none, see `katlit.rewards.AccuracyReward`. `match` wants the
             reference's text and nothing else, `math` finds the answer in a sentence or a box.
         domain: Task family of the queries that name none.

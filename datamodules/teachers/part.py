@@ -62,7 +62,7 @@ class TeacherPart:
     Args:
         key: The setting that names the teacher.
         teacher: Its directory or name.
-        regimes: Of its records.
+        regimes: Regimes of its records.
         cache: What it says of them, where that is on disk.
     """
 
@@ -118,7 +118,7 @@ class TeacherPart:
 
         Args:
             rows: Numbers of the records in each row of the student's.
-            starts: Of each record there, where it starts in the flattened rows.
+            starts: Starts of each record there, where it starts in the flattened rows.
         """
         own = [[number for number in row if number in self.documents] for row in rows]
         own = [row for row in own if row] or [[]]

@@ -41,7 +41,7 @@ class Evaluation(Callback):
         sampling: How to sample; greedy if not given. The stop token is the protocol's end of a turn.
         policies: Which of auto, on and off.
         directory: Where the files go; the trainer's `default_root_dir` if not given.
-        resamples: Of the bootstrap behind the confidence intervals.
+        resamples: Resamples of the bootstrap behind the confidence intervals.
         seed: Seed of sampling and bootstrap.
     """
 

@@ -36,7 +36,7 @@ class RolloutLog(StepCallback):
         directory: Where to; null is `rollouts` under `trainer.default_root_dir`. All ranks of all nodes must
             see the same folder for `katlit replay` to find everything.
         log_probs: Whether to keep the engine's log-probability of each token.
-        keep: Of how many steps, the newest; null keeps all.
+        keep: How many of the newest steps are kept; null keeps all.
     """
 
     def __init__(self, directory: str | None = None, log_probs: bool = True, keep: int | None = None) -> None:

@@ -27,7 +27,7 @@ class SamplingParameters:
 
     Args:
         temperature: 0 is greedy, else at least 0.01.
-        top_p: Of those that `top_k` left, keep the most likely tokens that together have this probability;
+        top_p: The most likely tokens, of those that `top_k` left, are kept up to this probability;
             1.0 keeps all.
         top_k: Keep this many of the most likely tokens; 0 keeps all.
         max_tokens: Longest completion, the stop token counted.

@@ -65,7 +65,7 @@ class Aggregation:
 
         Args:
             trained: [B, L] bool, the T tokens.
-            segments: Of [B, L].
+            segments: Segments of the tokens [B, L].
         """
         return {
             name: self._number(trained & own, segments) for name, own in self._streams(segments.judge).items()
@@ -76,7 +76,7 @@ class Aggregation:
 
         Args:
             values: [T].
-            segments: Of [T]; no rollout's tokens lie in two micro-batches.
+            segments: Segments of the tokens [T]; no rollout's tokens lie in two micro-batches.
             numbers: Denominators by the names of `numbers`, see `KatModule.step_numbers`.
         """
         weighted = torch.where(segments.judge, self.judge_weight * values, values)

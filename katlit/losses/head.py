@@ -51,7 +51,7 @@ def selected_log_probs(
 
     Args:
         hidden: What predicts each target.
-        weight: Of the output head.
+        weight: Weight of the output head.
         targets: Token ids.
         temperature: Divides the logits.
 
@@ -78,10 +78,10 @@ def distillation(
 
     Args:
         hidden: What predicts each target, at each depth.
-        weight: Of the output head that the depths share.
+        weight: Weight of the output head that the depths share.
         targets: Token ids; those with a teacher come first.
         teacher_hidden: What predicts the first P targets; gets no gradient.
-        teacher_weight: Of the teacher's output head; gets no gradient.
+        teacher_weight: Weight of the teacher's output head; gets no gradient.
         divergence: Which one.
     """
     teacher = teacher_hidden.detach(), teacher_weight.detach()

@@ -58,8 +58,8 @@ def effective_sample_share(mean: Tensor, mean_square: Tensor) -> Tensor:  # [], 
     """Kish's effective sample size over the number of samples: 1 where all weights are equal, 0 for none.
 
     Args:
-        mean: Of the weights.
-        mean_square: Of their squares.
+        mean: Mean of the weights.
+        mean_square: Mean of their squares.
     """
     return mean.square() / mean_square.clamp(min=torch.finfo(mean.dtype).tiny)
 

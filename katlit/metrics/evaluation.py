@@ -35,8 +35,8 @@ def summarize(responses: Sequence[Answered], resamples: int = 2000, seed: int = 
 
     Args:
         responses: Each policy answers the same prompts.
-        resamples: Of the bootstrap behind the 95 % confidence intervals `…_ci`.
-        seed: Of the bootstrap.
+        resamples: Resamples of the bootstrap behind the 95 % confidence intervals `…_ci`.
+        seed: Seed of the bootstrap.
 
     Returns:
         `policies`, `headline` (tokens of auto over tokens of on, accuracy of auto minus that of on),

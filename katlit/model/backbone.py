@@ -61,12 +61,12 @@ class Backbone(nn.Module):
         dtype: Type of the weights.
         attention: Implementation of attention.
         gradient_checkpointing: Keep only each layer's input and recompute the rest in the backward pass.
-        seed: Of fresh weights, of the rows of new tokens and of adapters.
+        seed: Seed of fresh weights, of the rows of new tokens and of adapters.
         lora: Low-rank adaptation: all weights but the adapters', the markers' rows and the MTP modules are
             frozen. None: all are trained.
-        router_loss_weight: Of the load-balancing loss of a mixture of experts (`KatModule.add_router_loss`);
-            0 leaves it out. None: the model's own `router_aux_loss_coef`, or 0 with `lora`, under which
-            routers are frozen.
+        router_loss_weight: Weight of the load-balancing loss of a mixture of experts
+            (`KatModule.add_router_loss`); 0 leaves it out. None: the model's own `router_aux_loss_coef`, or 0
+            with `lora`, under which routers are frozen.
         depth: Makes `model` deeper by copies of its layers that change nothing until they are trained. None:
             the layers that it has.
 

@@ -90,7 +90,7 @@ def deeper_config(config: PretrainedConfig, settings: DepthSettings) -> dict[str
     """What changes in the configuration of a deeper model; names its new layers under `upscaled_layers`.
 
     Args:
-        config: Of the model as it is.
+        config: Configuration of the model as it is.
         settings: What is asked for.
 
     Raises:

@@ -32,7 +32,7 @@ def training_flops(shape: Shape, tokens: Tensor, attended: Tensor, *, with_mtp: 
     own parameters, a layer of attention, and the head once more. Frozen companions do not count.
 
     Args:
-        shape: Of the model.
+        shape: Shape of the model.
         tokens: Their number, [].
         attended: Sum over tokens of the length of their document, [].
         with_mtp: Whether the MTP modules run.

@@ -25,7 +25,7 @@ def require_documents_apart(model: PreTrainedModel, key: str) -> None:
 
     Args:
         model: With its weights, on any device.
-        key: Of the setting that names it.
+        key: The setting that names it.
 
     Raises:
         UserError: where the second documents' hidden states differ.

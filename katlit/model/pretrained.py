@@ -139,7 +139,7 @@ def grow_vocabulary(model: PreTrainedModel, size: int, first_new: int, seed: int
         model: Tied or untied; both tables are treated.
         size: Number of tokens of the tokenizer.
         first_new: The lowest token id that was just added; `size` if there is none.
-        seed: Of the noise.
+        seed: Seed of the noise.
     """
     rows = model.get_input_embeddings().weight.shape[0]
     if size > rows:

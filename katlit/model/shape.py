@@ -25,10 +25,10 @@ class Shape:
         layer: Parameters of the largest one.
         parameters: All of the model, the MTP modules left out.
         tied: Whether the embedding is the output head too.
-        experts: Of a layer; 0 where the MLP is dense.
+        experts: Number of experts of a layer; 0 where the MLP is dense.
         experts_per_token: How many of them a token passes.
         shared: Width of the expert that every token passes beside them; 0 where there is none.
-        expert_parameters: Of all experts of all layers, the MTP modules left out.
+        expert_parameters: Parameters of all experts of all layers, the MTP modules left out.
         qk_norm: Whether queries and keys are normalised.
         mtp_depth: MTP modules, each with a decoder layer of its own.
         new_layers: Those that `katlit.model.depth` has put in.

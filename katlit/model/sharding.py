@@ -89,7 +89,7 @@ def split_layer(layer: nn.Module, mesh: DeviceMesh) -> None:
 
     Args:
         layer: Is changed in place; the same on each device.
-        mesh: Of one dimension.
+        mesh: Mesh of one dimension.
     """
     plan: dict[str, ParallelStyle] = {name: ColwiseParallel() for name in _COLUMNS}
     plan |= {name: RowwiseParallel() for name in _ROWS}

@@ -49,7 +49,7 @@ def add_over_data_ranks(values: Tensor, mesh: DeviceMesh | None) -> tuple[Tensor
     """Sum over the ranks that see different data; a collective.
 
     Args:
-        values: Of any shape, changed in place.
+        values: Values of any shape, changed in place.
         mesh: The strategy's, where it has one; else all processes see different data.
 
     Returns:

@@ -23,7 +23,7 @@ class Fsdp2Strategy(ModelParallelStrategy):
         tensor_parallel_size: Neighbouring devices that see the same data and share each layer's matrices; the
             other weights are whole on each of them, and split over the data-parallel ranks as all others are.
         save_distributed_checkpoint: One file a rank, in a folder; else one file, gathered on the first rank.
-        process_group_backend: Of torch.distributed; gloo on the CPU, nccl on GPUs by default.
+        process_group_backend: Backend of torch.distributed; gloo on the CPU, nccl on GPUs by default.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ def clip_by_norm(gradients: Iterable[DTensor], maximum: float) -> Tensor:
 
     Args:
         gradients: On one or several meshes; changed in place.
-        maximum: Of the norm.
+        maximum: Largest norm that is left as it is.
 
     Returns:
         The norm as it was.

@@ -18,7 +18,7 @@ def whole_tensors(
 
     Args:
         named: Names and parameters (not detached copies: ZeRO-3 knows its shards by the parameter).
-        bucket_bytes: How much is gathered at once.
+        bucket_bytes: Bytes that are gathered at once.
     """
     bucket: list[tuple[str, Tensor]] = []
     size = 0

@@ -30,7 +30,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         offload_optimizer: Keep optimizer state, and the update, in host memory.
         offload_parameters: Keep the weights of stage 3 in host memory.
         bucket_elements: Gradients and weights move in buckets of so many numbers.
-        process_group_backend: Of torch.distributed; gloo on the CPU, nccl on GPUs by default.
+        process_group_backend: Backend of torch.distributed; gloo on the CPU, nccl on GPUs by default.
     """
 
     def __init__(

@@ -49,7 +49,7 @@ class Verdict:
     Args:
         value: The reward; None where the sample could not be judged, so that its rollout is left out.
         reason: Why, in one short line.
-        timed_out: Of an unjudged sample: whether time ran out, and nothing went wrong.
+        timed_out: Whether, for an unjudged sample, time ran out, and nothing went wrong.
     """
 
     value: float | None

@@ -22,7 +22,7 @@ def require_one_sampler(trainer: Trainer, stage: str) -> None:
     """Refuse to start where nobody would sample, or two would.
 
     Args:
-        trainer: Of batches of prompts.
+        trainer: The trainer that the batches of prompts are for.
         stage: One of fit, validate, test and predict.
 
     Raises:

@@ -24,7 +24,7 @@ def probe(
     Args:
         engine: Has the weights that are about to be trained.
         rollouts: The batch.
-        sampling: That of the batch; completions are cut earlier.
+        sampling: Sampling settings of the batch; completions are cut earlier.
         name: What the seeds come from.
     """
     every = -(-len(rollouts) // _COMPLETIONS) or 1

@@ -91,7 +91,7 @@ def requests_of(
 
     Args:
         engine: Knows how long a context may be.
-        protocol: Of the policy.
+        protocol: Protocol of the policy.
         prompts: Those too long for the engine have no rollouts.
         thinking: How each of a prompt's rollouts is prompted.
         settings: Sampling and seed.

@@ -20,7 +20,7 @@ class Scoring:
     count. Use it in a `with` statement, which ends the thread.
 
     Args:
-        protocol: Of the policy; used by the caller's thread only.
+        protocol: Protocol of the policy; used by the caller's thread only.
         prompts: By the samples' groups.
         reward: What scores.
     """

@@ -30,9 +30,9 @@ def statistics(
     """Means over the rollouts, rewards over those that are judged, the think rate over those not forced.
 
     Args:
-        rollouts: Of a step, on this rank.
-        protocol: Of the policy.
-        components: Of the reward, each a mean of its own, unweighted, as `reward/<component>`.
+        rollouts: Rollouts of a step, on this rank.
+        protocol: Protocol of the policy.
+        components: Components of the reward, each a mean of its own, unweighted, as `reward/<component>`.
     """
     judged = [rollout for rollout in rollouts if not rollout.unjudged]
     return {

@@ -25,7 +25,7 @@ class Step:
     Args:
         number: Optimizer steps before it.
         epoch: That it is of.
-        prompts: Of all its micro-batches.
+        prompts: Prompts of all its micro-batches.
         following: Prompts of the step after it; none where that is of another epoch, or will not be.
     """
 
@@ -63,7 +63,7 @@ class StepSampler:
 
     Args:
         engine: What samples.
-        settings: How to sample.
+        settings: Sampling settings.
         thinking: How each of a prompt's rollouts is prompted.
         max_staleness: 0 or 1, for which the engine must have processes of its own.
         extra_rounds: How often flat groups are sampled anew.
@@ -109,7 +109,7 @@ class StepSampler:
 
         Args:
             step: That is about to train.
-            protocol: Of the policy.
+            protocol: Protocol of the policy.
             sync: Sends the present weights to the engine; a collective.
             anywhere: Whether something is so in any process; a collective.
             watch: Takes the seconds of `sync`, and of `reward` and `sample` as far as they are waited for.

@@ -35,14 +35,14 @@ def fill(
     rows of the first micro-batch alone, without tensors.
 
     Args:
-        parts: How many micro-batches.
+        parts: Number of micro-batches.
         prompts: What was rolled out.
         rollouts: N of them.
         probes: All go into the first micro-batch; None where nothing has to be probed.
         row_tokens: Longest packed row.
-        protocol: Of the policy.
+        protocol: Protocol of the policy.
         device: Where the tensors go.
-        origin: Of the rollouts, for their records.
+        origin: Origin of the rollouts, for their records.
         left_out: Groups that are not trained on; what they earned is known all the same.
 
     Returns:
@@ -96,7 +96,7 @@ def lay_out(
         rollouts: N of them.
         members: Which of them this micro-batch trains on, as indices.
         row_tokens: Longest packed row; a longer rollout has a row of its own.
-        protocol: Of the policy, for padding and segments.
+        protocol: Protocol of the policy, for padding and segments.
         probes: Completions that carry no loss; None where nothing has to be probed.
 
     Returns:

@@ -25,7 +25,7 @@ class RolloutWindow:
 
     Attributes:
         each: Micro-batches of an optimizer step.
-        statistics: Of the rollouts, to be logged with each of their updates.
+        statistics: Statistics of the rollouts, to be logged with each of their updates.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class RolloutWindow:
         Args:
             parts: Micro-batches of one update or several.
             each: Micro-batches of an update.
-            statistics: Of the rollouts.
+            statistics: Statistics of the rollouts.
         """
         # The first micro-batch has the module record what later updates start from: then is the last time
         # that it has the weights which sampled.
@@ -73,8 +73,8 @@ class RolloutWindow:
         """Go on between two updates.
 
         Args:
-            states: Of all processes that wrote the checkpoint.
-            rank: Of this one.
+            states: States of all processes that wrote the checkpoint.
+            rank: Rank of this process.
 
         Raises:
             UserError: where updates are left, and this run has other processes.

@@ -141,9 +141,9 @@ class KatModule(LightningModule):
         `router/…`.
 
         Args:
-            loss: Of the batch, [].
+            loss: Loss of the batch, [].
             batch: With `input_ids`; `step_numbers` has seen it.
-            routing: Of `Backbone.forward`; where it is empty, the loss is returned as it is.
+            routing: Routing of `Backbone.forward`; where it is empty, the loss is returned as it is.
         """
         if not routing:
             return loss

@@ -17,7 +17,7 @@ class Optimization:
 
     Attributes:
         learning_rate: Its peak.
-        weight_decay: Of matrices; norms and biases have none.
+        weight_decay: Weight decay of matrices; norms and biases have none.
         beta1: AdamW's decay of the mean gradient.
         beta2: AdamW's decay of the mean squared gradient.
         warmup_steps: Optimizer steps over which the learning rate rises linearly to its peak.

@@ -25,7 +25,7 @@ class VLLMServerScorer(TeacherScorer):
     that is the least it is taken for.
 
     Args:
-        url: Of the server, for instance `http://node1:8000`.
+        url: Address of the server, for instance `http://node1:8000`.
         requests: Texts that the server has at once.
         timeout: Seconds for one text.
     """

@@ -50,7 +50,7 @@ def check_tracking(uri: str) -> None:
     """Find out within seconds whether results can be tracked; MLflow by itself retries for minutes.
 
     Args:
-        uri: Of an MLflow server (http, https) or a sqlite file; other stores are taken on trust.
+        uri: Address of an MLflow server (http, https) or of a sqlite file; other stores are taken on trust.
 
     Raises:
         UserError: naming the URI, where no server answers or the folder of the file cannot be written.

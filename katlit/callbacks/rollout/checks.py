@@ -20,9 +20,9 @@ def check_settings(
     Args:
         trainer: As it starts to train.
         pl_module: The stage.
-        sampling: Of the sampler.
-        max_staleness: Of the sampler.
-        on_flat_groups: Of the sampler.
+        sampling: Sampling settings of the sampler.
+        max_staleness: Largest staleness that the sampler allows.
+        on_flat_groups: What the sampler does with flat groups.
 
     Raises:
         UserError: naming the settings.

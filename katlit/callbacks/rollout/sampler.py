@@ -76,8 +76,8 @@ class RolloutSampler(Callback):
     Args:
         engine: What samples.
         reward: Outcome reward; accuracy + 0.2 · format if not given.
-        sampling: How to sample; the stop token is the protocol's end of a turn. The temperature must be the
-            module's, and no token may be filtered out (top_p 1, top_k 0).
+        sampling: Sampling settings; the stop token is the protocol's end of a turn. The temperature must be
+            the module's, and no token may be filtered out (top_p 1, top_k 0).
         samples: Rollouts of each prompt, G.
         forced_share: Share of them whose mode is forced by prefill, half think-on and half think-off, so that
             both modes are always seen (our choice): to the nearest number, but at least one of each; 0 forces
@@ -91,7 +91,7 @@ class RolloutSampler(Callback):
         on_flat_groups: What to do with groups whose rollouts all earned the same, so that their advantages
             are 0: `keep` them in the mean over tokens, `skip` them in training, or `resample` them and skip
             what is flat still.
-        extra_rounds: Of `resample`: how often at most.
+        extra_rounds: How often at most `resample` samples a flat group anew.
     """
 
     samples_in = frozenset({"fit", "validate"})

@@ -19,7 +19,7 @@ class Batch:
     """What one device sees at a time.
 
     Attributes:
-        tokens: Of a micro-batch, padding included.
+        tokens: Number of tokens of a micro-batch, padding included.
         row_tokens: Length of its rows; attention keeps a mask of its square for each.
         attention: Implementation of attention.
         checkpointing: Whether only each layer's input is kept.

@@ -33,7 +33,7 @@ class Planner(KatTrainer):
         Args:
             model: The stage.
             settings: Those of `fit`.
-            memory: Of one device, for instance 80GiB; by default that of this machine's.
+            memory: Memory of one device, for instance 80GiB; by default that of this machine's.
             rollout_tokens: Mean length of a rollout, its prompt included; by default max_context.
             row_tokens: Length of the rows, where the settings leave it open.
             table: Print a table for these numbers of devices instead.

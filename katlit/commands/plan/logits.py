@@ -23,8 +23,8 @@ def kept_bytes(
         loss: Which one.
         targets: T.
         depths: Heads that predict each: 1, and the MTP modules.
-        shape: Of the model that is trained.
-        precision: Of its numbers.
+        shape: Shape of the model that is trained.
+        precision: Precision of its numbers.
         teacher: Shape of the one that distillation compares with.
     """
     student = targets * depths * shape.hidden * precision.stream
@@ -45,8 +45,8 @@ def working_bytes(
         loss: Which one.
         targets: T.
         depths: Heads that predict each.
-        shape: Of the model that is trained.
-        precision: Of its numbers.
+        shape: Shape of the model that is trained.
+        precision: Precision of its numbers.
         teacher: Shape of the one that distillation compares with.
     """
     half = precision.compute != WIDE

@@ -17,19 +17,19 @@ class Job:
     """A run, as far as its memory is concerned.
 
     Attributes:
-        shape: Of the model that is trained.
+        shape: Shape of the model that is trained.
         losses: One entry for each time that logits are made.
         trains_mtp: Whether the MTP modules run and have gradients.
         companions: Shapes of frozen models.
         placement: Where their weights are.
-        dtype: Of the backbone and of its companions.
-        precision_word: Of the trainer.
+        dtype: Number format of the backbone and of its companions.
+        precision_word: The trainer's precision, in Lightning's words.
         precision: What the two come to under this strategy.
         batch: What one device sees at a time.
         split: Strategy and devices.
-        engine: Of the rollouts, where it shares the device.
-        memory: Of one device, in bytes.
-        only_new: Of the model's own layers only the new ones are trained, and nothing beside them.
+        engine: Engine of the rollouts, where it shares the device.
+        memory: Memory of one device, in bytes.
+        only_new: Whether, of the model's own layers, only the new ones are trained, and nothing beside them.
         parts: In how many parts a loss is computed.
     """
 

@@ -12,11 +12,11 @@ class Precision:
     """Bytes of a number.
 
     Attributes:
-        weights: Of a stored weight, its gradient and each of its two optimizer states.
-        stream: Of the residual stream.
-        compute: Of what enters and leaves a matrix product.
-        master: Of a second copy of the weights that the optimizer updates; 0 where there is none.
-        states: Of the two optimizer states of a weight together.
+        weights: Bytes of a stored weight, its gradient and each of its two optimizer states.
+        stream: Bytes of a number in the residual stream.
+        compute: Bytes of a number that enters or leaves a matrix product.
+        master: Bytes of a second copy of the weights that the optimizer updates; 0 where there is none.
+        states: Bytes of the two optimizer states of a weight together.
     """
 
     weights: int
@@ -44,8 +44,8 @@ def precision_of(dtype: str, precision: str, *, zero: bool, fsdp2: bool = False)
     autocast: weights as stored, matrix products in half precision.
 
     Args:
-        dtype: Of the backbone.
-        precision: Of the trainer, one of Lightning's words.
+        dtype: Number format of the backbone.
+        precision: Precision of the trainer, one of Lightning's words.
         zero: Whether DeepSpeed trains.
         fsdp2: Whether FSDP2 does.
 

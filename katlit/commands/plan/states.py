@@ -56,7 +56,7 @@ def states(shape: Shape, trained: int, precision: Precision, split: Split) -> St
     """Count the lasting memory, and what a strategy gathers.
 
     Args:
-        shape: Of the model.
+        shape: Shape of the model.
         trained: Parameters with a gradient.
         precision: Bytes of each number.
         split: Strategy and devices.
@@ -158,8 +158,8 @@ def engine_bytes(engine: Engine, shape: Shape, memory: int) -> int:
 
     Args:
         engine: Its settings.
-        shape: Of the policy.
-        memory: Of the device.
+        shape: Shape of the policy.
+        memory: Memory of the device.
     """
     if engine.memory_share is not None:
         return int(engine.memory_share * memory)

@@ -29,9 +29,9 @@ def sample_again(
     Args:
         record: What to sample.
         directory: With the weights that sampled it.
-        engine: Of the run.
-        sampling: Of the run.
-        protocol: Of the policy.
+        engine: Engine of the run.
+        sampling: Sampling settings of the run.
+        protocol: Protocol of the policy.
     """
     try:
         engine.start(directory)

@@ -38,7 +38,7 @@ def group_of(record: RolloutRecord, records: Sequence[RolloutRecord]) -> list[Ro
 
     Args:
         record: One of the records.
-        records: Of a step.
+        records: Records of a step.
     """
     group = [one for one in records if _place(one) == _place(record) and one["reward"] is not None]
     return sorted(group, key=lambda one: one["index"])

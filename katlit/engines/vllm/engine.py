@@ -57,7 +57,7 @@ class VLLMEngine(RolloutEngine):
             sampled, and its log-probabilities, are the model's own; a seed gives other tokens than without,
             and the same in any batch unless vLLM runs out of cache, or a prompt is a single token.
         sleeps: On a GPU, keep the weights in host memory and no cache while the trainer works.
-        log_level: Of vLLM's messages.
+        log_level: Log level of vLLM's messages.
     """
 
     _running: ClassVar["VLLMEngine | None"] = None

@@ -137,8 +137,8 @@ def load_drafter(worker: Any, weights: list[tuple[str, Tensor]]) -> None:
     """Load the MTP module in a worker of vLLM; embedding and head are the model's, and have come with it.
 
     Args:
-        worker: Of vLLM.
-        weights: Of the module, by their names in vLLM.
+        worker: Worker of vLLM.
+        weights: Weights of the module, by their names in vLLM.
     """
     from vllm.model_executor.model_loader.reload import (
         finalize_layerwise_reload,

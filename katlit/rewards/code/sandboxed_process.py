@@ -42,7 +42,7 @@ class Ending:
         failure: Why it did not end well, in one short printable line; empty where it did.
         output: What it wrote on standard output.
         late: Whether it was killed for its time by the clock.
-        times: How it had spent it.
+        times: Processor times of the program so far.
     """
 
     failure: str

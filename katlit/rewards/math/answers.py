@@ -53,8 +53,8 @@ def final_expression(text: str, max_characters: int) -> str:
     links to it; without a formula, the text itself, but for "the answer is".
 
     Args:
-        text: Of any length.
-        max_characters: Of a text without a box only the last so many are searched.
+        text: A text of any length.
+        max_characters: How many characters at the end of a text without a box are searched.
     """
     boxed = list(dict.fromkeys(_boxed(text)))
     if boxed:

@@ -34,7 +34,7 @@ class Worker:
     Args:
         script: The program; it says a line when it is ready, and ends with its standard input. It gets an
             empty environment, and its directory is not on the path.
-        arguments: Of the program.
+        arguments: Arguments of the program.
 
     Raises:
         StartError: where it does not become ready.
@@ -136,7 +136,7 @@ class WorkerPool:
 
     Args:
         script: The workers' program, see `Worker`.
-        arguments: Of the program.
+        arguments: Arguments of the program.
         number: Most workers at a time.
         seconds: That a reply may take.
     """

@@ -36,7 +36,7 @@ class ServerClient:
     """Talks to one server.
 
     Args:
-        url: Of the server.
+        url: Address of the server.
         hang_timeout: Seconds that a living server may take to answer the question whether it is alive; vLLM
             answers between two forward passes.
         request_timeout: Seconds for one completion.

@@ -45,8 +45,8 @@ class VLLMServer(RolloutEngine):
     Where `torch.distributed` runs, all ranks must start together and sync together.
 
     Args:
-        url: Of a running server, `http://host:port`, to join; None starts one. It must have been started with
-            VLLM_SERVER_DEV_MODE=1, for the same model, and with the options that
+        url: Address of a running server, `http://host:port`, to join; None starts one. It must have been
+            started with VLLM_SERVER_DEV_MODE=1, for the same model, and with the options that
             `ServerOptions.command_line` names, without drafts; with "files" it must see `directory`.
         max_context: Longest prompt plus completion, in tokens.
         backend: How weights reach the server: "files" through `directory`, "nccl" by broadcast from the first
@@ -56,7 +56,7 @@ class VLLMServer(RolloutEngine):
             /dev/shm is fastest, where it has room for the weights twice.
         nccl_address: Address of the first process's machine, as the server sees it.
         max_concurrent_requests: Completions in flight, of each process.
-        options: Of a server that is started.
+        options: Options of a server that is started.
         timeouts: After which a server counts as broken.
         seed: Where the seeds of calls without `seeds` come from.
     """
@@ -255,7 +255,7 @@ class VLLMServer(RolloutEngine):
 
         Args:
             problem: Why it has to be waited for.
-            version: Of the weights that it must have; None: any.
+            version: Version of the weights that it must have; None: any.
             last: Do not wait, give up.
         """
         if self.url is not None or last:

@@ -32,7 +32,7 @@ class ServerProcess:
 
     Args:
         model_directory: What to serve.
-        options: Of vLLM's command line.
+        options: Options of vLLM's command line.
         environment: Added to this process's environment.
         log_file: What the server prints is added to it.
         folder: Is removed where that process dies.

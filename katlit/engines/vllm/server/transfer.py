@@ -46,8 +46,8 @@ class NcclTransfer:
     """This process's GPU broadcasts the checkpoint to the server's, by vLLM's own pair of engines.
 
     Args:
-        client: Of the server.
-        address: Of this machine, as the server sees it.
+        client: Client of the server.
+        address: Address of this machine, as the server sees it.
     """
 
     backend = "nccl"

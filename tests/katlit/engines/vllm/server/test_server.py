@@ -79,7 +79,7 @@ def engine_core(engine: VLLMServer) -> psutil.Process:
 
 
 def assert_gone(group: list[psutil.Process]) -> None:
-    _, alive = psutil.wait_procs(group, timeout=5)
+    _, alive = psutil.wait_procs(group, timeout=20)
     assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
 
 

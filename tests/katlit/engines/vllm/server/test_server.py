@@ -114,6 +114,12 @@ def generate_while(action: Callable[[], object], engine: VLLMServer) -> list[Com
         engine._client = client
 
 
+def generate_and_again(action: Callable[[], object], engine: VLLMServer) -> None:
+    """The same twice: the action may come after the last completion of the first was sampled."""
+    generate_while(action, engine)
+    engine.generate(PROMPTS, LONG, SEEDS)
+
+
 @torch.no_grad()
 def gap(model: PreTrainedModel, completions: list[Completion]) -> float:
     """Largest difference between the engine's log-probabilities and a plain forward pass."""
@@ -143,8 +149,7 @@ def test_a_killed_server_is_replaced_once(engine: VLLMServer, model: PreTrainedM
     second = processes(engine)
     started = time.monotonic()
     with pytest.raises(UserError, match=r"^vLLM server failed again after a restart: [^\n]*$"):
-        generate_while(engine_core(engine).kill, engine)
-        engine.generate(PROMPTS, LONG, SEEDS)  # the kill may come after the last completion was sampled
+        generate_and_again(engine_core(engine).kill, engine)
     assert time.monotonic() - started < 60
     assert_gone(second)
 

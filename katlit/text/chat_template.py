@@ -1,4 +1,4 @@
-r"""What a tokenizer gets for the protocol: markers, ChatML tokens and the chat template (recipe §1).
+r"""What a tokenizer gets for the protocol: markers, ChatML tokens, chat and response template (recipe §1).
 
 The generation prompt ends in `<judge>\n`, or, with `thinking="on"` or `"off"`, in a judge text and the mode
 marker. Past assistant turns keep only their answer. No default system turn, no beginning-of-text token: our
@@ -56,6 +56,20 @@ CHAT_TEMPLATE = (
     + "{%- endif -%}"
 )
 
+# How transformers' `parse_response` and vLLM's `--reasoning-parser hf` split a response into thinking and
+# content. The judge belongs to neither; with think-off the thinking is empty and left out. `close` names the
+# end of the turn too, since a server hands on the special token.
+RESPONSE_TEMPLATE = {
+    "start_anchor": f"{TURN_START}assistant\n",
+    "fields": {
+        "thinking": {
+            "open_pattern": r"<judge>\n.*?</judge>\n\n(?:<think_on>\n<think>\n|<think_off>)",
+            "close": ["\n</think>\n\n<answer>\n", "\n\n<answer>\n"],
+        },
+        "content": {"close": [f"\n</answer>{TURN_END}", "\n</answer>", TURN_END]},
+    },
+}
+
 
 def answer_of(text: str) -> str:
     """Cut an assistant turn to the text inside `<answer>`; a turn without the marker is all answer.
@@ -70,7 +84,7 @@ def answer_of(text: str) -> str:
 
 
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Add markers, ChatML tokens, a pad token where there is none, and our chat template, in place.
+    """Add markers, ChatML tokens, a pad token where there is none, and our templates, in place.
 
     Markers become added tokens that match verbatim and that `skip_special_tokens` leaves in the text, also
     where the tokenizer knew them as special ones. The end-of-sequence token becomes `<|im_end|>`, which is
@@ -96,6 +110,7 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> int:
     if tokenizer.pad_token in (None, TURN_END):
         tokenizer.add_special_tokens({"pad_token": PAD})
     tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.response_template = RESPONSE_TEMPLATE
     return len(tokenizer) - before
 
 

@@ -7,8 +7,8 @@ from numbers import Real
 
 from katlit.batch import Prompt
 from katlit.errors import UserError
+from katlit.text.printable import short_line
 from katlit.text.protocol import ParsedResponse
-from katlit.text.short_line import short_line
 
 _MOST = 1e18  # of a value: the squares of larger ones, which advantages need, are too large for float32
 _REASON_CHARACTERS = 300

@@ -7,7 +7,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from katlit.batch import Prompt, RolloutBatch
-from katlit.callbacks.rollout.epoch_length import measure_epoch
+from katlit.callbacks.rollout.data import measure_epoch
 from katlit.datamodules import Curriculum, CurriculumStage, FilePrompts, PromptData
 from katlit.datamodules.jsonl import write_rows
 from katlit.errors import UserError

@@ -17,7 +17,7 @@ from katlit.rewards.code.code_tests import AssertTests, InputOutputTests, tests_
 from katlit.rewards.code.sandbox import Limits, Sandbox
 from katlit.rewards.code.sandboxed_process import SandboxedProcess, SandboxError, watch
 from katlit.rewards.code.starvation import starved
-from katlit.text.short_line import short_line
+from katlit.text.printable import short_line
 
 _FENCE = "```"
 _STARVED = "CodeReward: the machine was too busy for a program; give fewer workers or more wall_seconds"

@@ -55,7 +55,7 @@ def engine(
 
 def processes(engine: VLLMServer) -> list[psutil.Process]:
     """All of the server's process group: guardian, HTTP server, engine core and others."""
-    group = engine._keeper.process.group
+    group = engine._supervisor.process.group
     found = [process for process in psutil.process_iter() if _group(process.pid) == group]
     assert len(found) >= 3
     return found
@@ -69,7 +69,7 @@ def _group(pid: int) -> int | None:
 
 
 def http_server(engine: VLLMServer) -> psutil.Process:
-    (found,) = psutil.Process(engine._keeper.process.group).children()
+    (found,) = psutil.Process(engine._supervisor.process.group).children()
     return found
 
 
@@ -145,7 +145,7 @@ def test_a_killed_server_is_replaced_once(engine: VLLMServer, model: PreTrainedM
     engine.sync_weights(model.state_dict().items())
     assert_same(engine.generate(PROMPTS, LONG, SEEDS), expected, model)
     assert_gone(first)
-    assert engine._keeper.restarts == 1
+    assert engine._supervisor.restarts == 1
     second = processes(engine)
     started = time.monotonic()
     with pytest.raises(UserError, match=r"^vLLM server failed again after a restart: [^\n]*$"):
@@ -188,7 +188,7 @@ from katlit.engines.vllm.options import ServerOptions
 options = ServerOptions(kv_cache_gib=0.1, environment={server_environment!r})
 engine = VLLMServer(max_context=64, options=options, directory=Path({str(tmp_path)!r}))
 engine.start(Path({str(qwen2_directory)!r}))
-print(engine._keeper.process.group, flush=True)
+print(engine._supervisor.process.group, flush=True)
 time.sleep(600)
 """
     trainer = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)

@@ -16,6 +16,7 @@ from katlit.datamodules.labelling.cache import cache_file, cached_records, finge
 from katlit.datamodules.labelling.chat_model import ChatModel
 from katlit.datamodules.loader import EpochLoader, share_of
 from katlit.datamodules.records import Record, read_records
+from katlit.datamodules.references import say_unverified, verifiable
 from katlit.datamodules.sources.base import PromptSource
 from katlit.engines.base import RolloutEngine, SamplingParameters
 from katlit.errors import UserError, require
@@ -151,8 +152,16 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
         return self._sources
 
     def _load_prompts(self) -> list[Prompt]:
+        """The prompts to label; what has a reference that no answer can be judged by is left out."""
         if self._prompts is None:
-            self._prompts = self._require_sources().prompts.load()
+            sources, key = self._require_sources(), "data.init_args.prompts"
+            self._prompts = verifiable(
+                sources.prompts.load(),
+                lambda prompt: sources.accuracy.reference_problem(prompt) if prompt["reference"] else None,
+                sources.prompts,
+                key,
+            )
+            say_unverified(self._prompts, key)
         return self._prompts
 
     def prepare_data(self) -> None:

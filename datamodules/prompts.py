@@ -1,7 +1,7 @@
 """Stage 3: batches of prompts, without those that the model always solves."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
@@ -10,11 +10,12 @@ from lightning import LightningDataModule
 from katlit.batch import Prompt, RolloutBatch
 from katlit.datamodules.history import History
 from katlit.datamodules.loader import EpochLoader, Share, share_of
+from katlit.datamodules.references import OnUnverifiable, verifiable
 from katlit.datamodules.sources.base import PromptSource
 from katlit.datamodules.sources.curriculum import Curriculum, CurriculumStage
 from katlit.errors import UserError, require
 from katlit.parallel.collectives import gathered
-from katlit.rollout.fillers import require_one_sampler
+from katlit.rollout.fillers import Judges, require_one_sampler
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,9 @@ class PromptData(LightningDataModule):
             together, some are there several times, with the same seeds; that is warned of.
         updates: Optimizer steps on each batch of rollouts.
         history: Drop prompts whose rollouts were all correct.
+        unverifiable: What becomes of prompts to train, validate or evaluate on whose answers the reward can
+            not judge, by their reference, tests or verifier: `drop` leaves them out and says so, `refuse`
+            stops before anything is sampled.
         seed: Seed of the order.
     """
 
@@ -53,6 +57,7 @@ class PromptData(LightningDataModule):
         batch_size: int = 16,
         updates: int = 1,
         history: bool = True,
+        unverifiable: OnUnverifiable = "drop",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -64,6 +69,7 @@ class PromptData(LightningDataModule):
         self._sources = {"validation": validation, "test": test, "predict": predict}
         self._loaded: dict[str, list[Prompt]] = {}
         self._batch_size = batch_size
+        self._unverifiable: OnUnverifiable = unverifiable
         self._history = History() if history else None
         self._seed = seed
         self._warned = False  # of copies
@@ -71,24 +77,46 @@ class PromptData(LightningDataModule):
             # Lightning takes a defined `val_dataloader` as a promise, and warns where it is not kept.
             self.val_dataloader = self._validation_dataloader
 
+    def prepare_data(self) -> None:
+        """Read and check the prompts before models are loaded, as `setup` would, which keeps them then."""
+        if self.trainer is not None:
+            running = self.trainer.state.fn  # none under `katlit label`, which takes the settings of fit
+            self.setup("fit" if running is None else running.value)
+
     def setup(self, stage: str) -> None:
-        """Load the prompts of a stage, on every rank alike.
+        """Load the prompts of a stage, on every rank alike, without those that cannot be verified.
 
         Raises:
-            UserError: where no callback, or more than one, samples these prompts.
+            UserError: where no callback, or more than one, samples these prompts; where prompts that cannot
+                be verified are refused, or all that there are.
         """
-        if self.trainer is not None:
-            require_one_sampler(self.trainer, stage)
+        sampler = None if self.trainer is None else require_one_sampler(self.trainer, stage)
+        problem = sampler.reference_problem if isinstance(sampler, Judges) else None
         needed = {"fit": ["validation"], "validate": ["validation"]}
         for name in needed.get(stage, [stage]):
             source = self._sources[name]
             if source is not None and name not in self._loaded:
-                self._loaded[name] = source.load()
+                self._loaded[name] = self._checked(source.load(), source, name, problem)
         if stage != "fit" or self._stages:
             return
         if self._train is None:
             raise UserError("PromptData: no training prompts; set data.init_args.train to a prompt source")
-        self._stages = self._train.load()
+        self._stages = [
+            self._checked(prompts, part.prompts, "train", problem)
+            for prompts, part in zip(self._train.load(), self._train.stages, strict=True)
+        ]
+
+    def _checked(
+        self,
+        prompts: list[Prompt],
+        source: PromptSource,
+        name: str,
+        problem: Callable[[Prompt], str | None] | None,
+    ) -> list[Prompt]:
+        """The prompts of a set; all of them where nobody judges, as under `katlit predict`."""
+        if problem is None:
+            return prompts
+        return verifiable(prompts, problem, source, f"data.init_args.{name}", self._unverifiable)
 
     def record_outcomes(self, batch: RolloutBatch) -> None:
         """Take note of which prompts of a scored batch were always solved; every rank must call it.

@@ -69,6 +69,13 @@ class Reward(ABC):
                 of the reward, see `verdicts_of`.
         """
 
+    def reference_problem(self, prompt: Prompt) -> str | None:  # noqa: ARG002 (most rewards read no reference)
+        """Why no answer to a prompt can be judged, by its reference, tests or verifier; None where one can.
+
+        All prompts are asked about before anything is sampled.
+        """
+        return None
+
     def close(self) -> None:  # noqa: B027 (most rewards hold nothing)
         """Free processes, if there are any; the next call starts them again. Safe to call twice."""
 

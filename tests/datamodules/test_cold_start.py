@@ -56,6 +56,25 @@ def test_a_forced_judge_is_no_target(protocols: dict[str, Protocol]) -> None:
     assert protocol.parse_ids(document.token_ids[len(prompt) :], "on").valid
 
 
+def test_broken_references_are_left_out_before_anything_is_sampled(
+    build: Any, make_engine: Any, sums: list[Prompt], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = make_engine()
+    data = build(engine, samples=1)
+    broken: list[dict[str, Any]] = [
+        {"verifier": "mtch"}, {"verifier": "code", "reference": "7"}, {"reference": "", "verifier": "mtch"}
+    ]  # fmt: skip
+    rows = [dict(prompt) | change for prompt, change in zip(sums, broken, strict=False)]
+    write_rows(tmp_path / "prompts.jsonl", [*rows, *map(dict, sums[3:])])
+    data.prepare_data()
+    assert engine.requests == 18 * 2
+    left_out, unverified, *_ = [one.message for one in caplog.records if "data.init_args" in one.message]
+    assert "2 of 20 prompts cannot be verified" in left_out
+    assert "prompts.jsonl:1: verifier: 'mtch' is unknown" in left_out
+    assert "prompts.jsonl:2: " in left_out
+    assert "1 of 18 prompts have no reference" in unverified
+
+
 def test_labels_become_batches_and_are_made_once(build: Any, make_engine: Any, models_root: Path) -> None:
     engine, idle = make_engine(), make_engine()
     settings = {

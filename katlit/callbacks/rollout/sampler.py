@@ -129,6 +129,10 @@ class RolloutSampler(Callback):
         self._window = RolloutWindow()
         self._gap = 0.0  # of the present optimizer step
 
+    def reference_problem(self, prompt: Prompt) -> str | None:
+        """Why no answer to a prompt can be judged; None where one can."""
+        return self._settings.reward.reference_problem(prompt)
+
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the engine from the weights as they are now, a restored checkpoint's included."""

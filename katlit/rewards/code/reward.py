@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
+from katlit.batch import Prompt
 from katlit.errors import UserError
 from katlit.rewards.base import Reward, Sample, Verdict
 from katlit.rewards.code.code_tests import AssertTests, InputOutputTests, tests_of
@@ -76,6 +77,14 @@ class CodeReward(Reward):
     def __getstate__(self) -> dict[str, Any]:
         """The settings, which are the same before and after use."""
         return {name: value for name, value in self.__dict__.items() if name != "_free"}
+
+    def reference_problem(self, prompt: Prompt) -> str | None:
+        """See `Reward`."""
+        try:
+            tests_of(prompt)
+        except UserError as error:
+            return str(error)
+        return None
 
     def __call__(self, samples: Sequence[Sample]) -> list[Verdict]:
         """See `Reward`."""

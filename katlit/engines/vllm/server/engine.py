@@ -16,6 +16,7 @@ from typing import ClassVar, Literal
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
+from typing_extensions import override
 
 from katlit.engines.base import Completion, RolloutEngine, SamplingParameters
 from katlit.engines.vllm.mends import MendedSampling
@@ -30,6 +31,7 @@ from katlit.engines.weights import Shapes, checked, write_checkpoint
 from katlit.errors import UserError
 from katlit.metrics.tally import Tally
 from katlit.model.export import MTP_FOLDER
+from katlit.model.shape import Shape
 
 _ATTEMPTS = 3  # the first one, one after a restart, one more where that came in between
 _POLL_SECONDS = 0.5
@@ -117,6 +119,11 @@ class VLLMServer(RolloutEngine):
     def max_context(self) -> int:
         """Longest prompt plus completion, in tokens."""
         return self._max_context
+
+    @override
+    def memory(self, shape: Shape, dtype: str, device_memory: int) -> int:
+        """Nothing: the server has devices of its own; see `RolloutEngine.memory`."""
+        return 0
 
     def start(self, model_directory: Path) -> None:
         """Start or join the server; every rank must call it. See `RolloutEngine.start`."""

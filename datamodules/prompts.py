@@ -1,5 +1,6 @@
 """Stage 3: batches of prompts, without those that the model always solves."""
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from random import Random
@@ -8,6 +9,7 @@ from typing import Any
 from lightning import LightningDataModule
 
 from katlit.batch import Prompt, RolloutBatch
+from katlit.datamodules.contents import Contents, contents_of, require_same
 from katlit.datamodules.history import History
 from katlit.datamodules.loader import EpochLoader, Share, share_of
 from katlit.datamodules.references import OnUnverifiable, verifiable
@@ -73,6 +75,7 @@ class PromptData(LightningDataModule):
         self._history = History() if history else None
         self._seed = seed
         self._warned = False  # of copies
+        self._saved: list[Contents] | None = None  # what a checkpoint was written with
         if validation is not None:
             # Lightning takes a defined `val_dataloader` as a promise, and warns where it is not kept.
             self.val_dataloader = self._validation_dataloader
@@ -105,6 +108,7 @@ class PromptData(LightningDataModule):
             self._checked(prompts, part.prompts, "train", problem)
             for prompts, part in zip(self._train.load(), self._train.stages, strict=True)
         ]
+        self._require_saved()
 
     def _checked(
         self,
@@ -212,12 +216,31 @@ class PromptData(LightningDataModule):
             lambda _: self._chunks(self._loaded[name]), _rollout_batch, share_of(self.trainer, steps=False)
         )
 
+    def _contents(self) -> list[Contents]:
+        """What each set of the curriculum holds."""
+        return [
+            contents_of(json.dumps(prompt, sort_keys=True, default=str).encode() for prompt in prompts)
+            for prompts in self._stages
+        ]
+
+    def _require_saved(self) -> None:
+        """Refuse prompts that are not the checkpoint's, as soon as both are known."""
+        if self._saved is not None and self._stages:
+            require_same(self._saved, self._contents(), "data.init_args.train")
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the history."""
-        return {} if self._history is None else {"history": self._history.state_dict()}
+        """Return what the prompts are, and the history."""
+        history = {} if self._history is None else {"history": self._history.state_dict()}
+        return {"train": self._contents()} | history
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the history."""
+        """Restore the history.
+
+        Raises:
+            UserError: where the checkpoint is of other training prompts.
+        """
+        self._saved = state_dict.get("train")
+        self._require_saved()
         if self._history is not None and "history" in state_dict:
             self._history.load_state_dict(state_dict["history"])
 

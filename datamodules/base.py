@@ -12,7 +12,7 @@ from lightning import LightningDataModule
 
 from katlit.batch import Prompt, TokenBatch
 from katlit.datamodules.labelling.base import Labeller
-from katlit.datamodules.labelling.cache import cache_file, cached_records, fingerprint
+from katlit.datamodules.labelling.cache import cache_file, cached_records, fingerprint, hash_model
 from katlit.datamodules.labelling.chat_model import ChatModel
 from katlit.datamodules.loader import EpochLoader, share_of
 from katlit.datamodules.records import Record, read_records
@@ -122,7 +122,8 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
         if self._path is None:
             sources = self._require_sources()
             inputs = self._inputs(sources)
-            key = fingerprint(inputs, sources.labeller.models(), self._load_prompts())
+            models = [hash_model(model) for model in sources.labeller.models()]
+            key = fingerprint(inputs, models, self._load_prompts())
             self._path = cache_file(self._cache_dir, self.kind, key)
         return self._path
 

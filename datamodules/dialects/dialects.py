@@ -2,6 +2,7 @@
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,6 +11,7 @@ from tokenizers import Tokenizer
 
 from katlit.datamodules.dialects.alignment import Piece, marker_piece, text_piece
 from katlit.errors import UserError
+from katlit.model.pretrained import declared_ends, load_tokenizer
 from katlit.text.encoder import TextEncoder, continuation
 from katlit.text.protocol import (
     MARKERS,
@@ -22,6 +24,7 @@ from katlit.text.protocol import (
     Violation,
     answer_groups,
 )
+from katlit.text.rendering import turn_ends
 
 Messages = list[dict[str, str]]
 
@@ -72,11 +75,25 @@ class Dialect(ABC):
         """Read a vote; None if it is not one."""
 
 
-def choose_dialect(tokenizer: Any, name: str, ballot_template: str = BALLOT_TEMPLATE) -> Dialect:
+def load_dialect(source: str, key: str, ballot_template: str = BALLOT_TEMPLATE) -> Dialect:
+    """Choose the dialect of a model by its directory, or its name on the hub."""
+    tokenizer = load_tokenizer(source, key)
+    return choose_dialect(tokenizer, source, ballot_template, declared_ends(source, key))
+
+
+def choose_dialect(
+    tokenizer: Any, name: str, ballot_template: str = BALLOT_TEMPLATE, declared: Sequence[int] = ()
+) -> Dialect:
     """Choose our protocol where the tokenizer has its markers, else the tokenizer's chat template.
 
+    Args:
+        tokenizer: The model's.
+        name: The model, for messages.
+        ballot_template: Question put to a model that does not speak our protocol; holds `{question}`.
+        declared: Ends of a turn that the model's generation settings name.
+
     Raises:
-        UserError: if it has neither, or is not backed by the `tokenizers` library.
+        UserError: if it has neither, is not backed by the `tokenizers` library, or no token ends its turns.
     """
     vocabulary = tokenizer.get_vocab()
     if all(marker in vocabulary for marker in MARKERS):
@@ -91,7 +108,13 @@ def choose_dialect(tokenizer: Any, name: str, ballot_template: str = BALLOT_TEMP
         )
     if "{question}" not in ballot_template:
         raise UserError(f"ballot_template: must contain {{question}}, got {ballot_template!r:.80}")
-    return PlainDialect(tokenizer, ballot_template)
+    dialect = PlainDialect(tokenizer, ballot_template, declared)
+    if not dialect.stop_ids:
+        raise UserError(
+            f"{name}: nothing ends its turns: the tokenizer has no eos_token, generation_config.json no "
+            "eos_token_id, and the chat template closes a turn with no token of its own; add one of them"
+        )
+    return dialect
 
 
 class KatlitDialect(Dialect):
@@ -153,9 +176,9 @@ class PlainDialect(Dialect):
     Templates that know `enable_thinking` are told the mode. Replies are split at `</think>`.
     """
 
-    def __init__(self, tokenizer: Any, ballot_template: str) -> None:
+    def __init__(self, tokenizer: Any, ballot_template: str, declared: Sequence[int] = ()) -> None:
         self.tokenizer = tokenizer
-        self.stop_ids = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        self.stop_ids = turn_ends(tokenizer, declared)  # the first one closes the turns of the template
         self.ballot_stop_ids = self.stop_ids
         # The padding is a document of its own that no target sees, so any token will do.
         self.pad_id = tokenizer.pad_token_id or 0
@@ -213,7 +236,7 @@ class PlainDialect(Dialect):
         if thinks or opened:
             pieces += [self._frame("</think>"), self._text("</think> gap", "\n\n")]
         pieces.append(self._text("<answer> content", response.answer))
-        return pieces + [marker_piece("end", token_id) for token_id in self.stop_ids]
+        return pieces + [marker_piece("end", token_id) for token_id in self.stop_ids[:1]]
 
     def _frame(self, marker: str) -> Piece:
         """Encode a marker; one token in models that were trained with it, several in others."""

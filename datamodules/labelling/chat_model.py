@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import TracebackType
 
 from katlit.datamodules.dialects.dialects import (
@@ -11,10 +10,10 @@ from katlit.datamodules.dialects.dialects import (
     Ballot,
     Dialect,
     Messages,
-    choose_dialect,
+    load_dialect,
 )
 from katlit.engines.base import Completion, RolloutEngine, SamplingParameters
-from katlit.model.pretrained import load_tokenizer
+from katlit.model.hub import local_directory
 from katlit.text.protocol import ParsedResponse, Thinking
 
 logger = logging.getLogger(__name__)
@@ -36,7 +35,7 @@ class ChatModel:
     `skipped` counts them.
 
     Args:
-        directory: Hugging Face directory of the model.
+        directory: Hugging Face directory of the model, or its name on the hub.
         engine: Engine to sample with; two models may share one if they are used one after the other.
         sampling: Sampling settings; the stop tokens are the dialect's.
         ballot_tokens: Longest ballot, in tokens.
@@ -55,12 +54,12 @@ class ChatModel:
         self.engine = engine
         self.sampling = sampling
         self.ballot_tokens = ballot_tokens
-        self.dialect: Dialect = choose_dialect(load_tokenizer(directory, "model"), directory, ballot_template)
+        self.dialect: Dialect = load_dialect(directory, "model", ballot_template)
         self.skipped = 0
 
     def __enter__(self) -> "ChatModel":
         try:
-            self.engine.start(Path(self.directory))
+            self.engine.start(local_directory(self.directory, "model"))
         except BaseException:
             self.engine.close()
             raise

@@ -9,11 +9,10 @@ from torch import Tensor
 
 from katlit.batch import TeacherTokens
 from katlit.datamodules.dialects.alignment import pair_targets
-from katlit.datamodules.dialects.dialects import Dialect, KatlitDialect, choose_dialect
+from katlit.datamodules.dialects.dialects import Dialect, KatlitDialect, load_dialect
 from katlit.datamodules.records import Record
 from katlit.datamodules.teachers.cached_teacher import CachedTeacher
 from katlit.errors import UserError
-from katlit.model.pretrained import load_tokenizer
 from katlit.packing import Document, fill_rows
 from katlit.teacher.scorer import Transcript
 from katlit.text.protocol import Mode
@@ -81,8 +80,7 @@ class TeacherPart:
         Raises:
             UserError: where none is.
         """
-        tokenizer = load_tokenizer(self.teacher, self.key)
-        dialect = choose_dialect(tokenizer, self.teacher, ballot_template)
+        dialect = load_dialect(self.teacher, self.key, ballot_template)
         self._pad_id = dialect.pad_id
         self.documents = {
             number: encode_pair(record, student, dialect)

@@ -121,7 +121,8 @@ def test_plain_responses_close_what_the_prompt_opened(plain: PlainDialect) -> No
 def test_a_template_that_opens_the_thinking_itself(models_root: Path) -> None:
     tokenizer: Any = load_tokenizer(str(models_root / "plain"), "model")
     tokenizer.chat_template = "{{ messages[-1]['content'] }}[assistant]<think>\n"
-    dialect = PlainDialect(tokenizer, "{question}")
+    dialect = choose_dialect(tokenizer, "opens")
+    assert isinstance(dialect, PlainDialect)
     assert laid_out(dialect, ON) == f"{ON.think}\n</think>\n\n2[end]"
     assert laid_out(dialect, OFF) == "</think>\n\n2[end]"
     assert not dialect.read(tokenizer("still at it[end]")["input_ids"], "on", truncated=False).valid

@@ -13,9 +13,13 @@ from lightning import LightningDataModule
 
 from katlit.batch import Prompt, TokenBatch
 from katlit.datamodules.contents import Contents, contents_of, require_same
+from katlit.datamodules.dialects.base import Dialect
+from katlit.datamodules.dialects.dialects import load_dialect
+from katlit.datamodules.dialects.habits import ThinkingSettings
 from katlit.datamodules.labelling.base import Labeller
-from katlit.datamodules.labelling.cache import cache_file, cached_records, fingerprint
+from katlit.datamodules.labelling.cache import cache_file, cached_records, fingerprint, hash_model
 from katlit.datamodules.labelling.chat_model import ChatModel
+from katlit.datamodules.labelling.probe import settle
 from katlit.datamodules.loader import EpochLoader, share_of
 from katlit.datamodules.records import Record, read_records
 from katlit.datamodules.references import say_unverified, verifiable
@@ -80,6 +84,7 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
         sampling: SamplingParameters,
         ballot_tokens: int,
         ballot_template: str,
+        thinking: ThinkingSettings,
         batches: BatchSettings,
         records_file: str | None,
         cache_dir: str,
@@ -92,6 +97,8 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
         self._sampling = sampling
         self._ballot_tokens = ballot_tokens
         self._ballot_template = ballot_template
+        self._thinking = thinking
+        self._models: list[ChatModel] | None = None
         self._batches = batches
         self._records_file = records_file
         self._cache_dir = cache_dir
@@ -126,26 +133,50 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
             return Path(self._records_file)
         if self._path is None:
             sources = self._require_sources()
-            inputs = self._inputs(sources)
-            key = fingerprint(inputs, sources.labeller.models(), self._load_prompts())
+            inputs = self._inputs(sources, self._chat_models(sources, ask=False))
+            key = fingerprint(inputs, self._contents, self._load_prompts())
             self._path = cache_file(self._cache_dir, self.kind, key)
         return self._path
 
-    def _inputs(self, sources: Sources) -> dict[str, Any]:
+    def _chat_models(self, sources: Sources, *, ask: bool) -> list[ChatModel]:
+        """The labeller's models; how they think is as far known as it can be without asking, if not `ask`."""
+        if self._models is None:
+            names = sources.labeller.models()
+            self._contents = [hash_model(name) for name in names]
+            self._models = [
+                ChatModel(
+                    name, sources.engine, self._sampling, self._ballot_tokens, self._ballot_template,
+                    self._thinking,
+                )
+                for name in names
+            ]  # fmt: skip
+        for model, contents in zip(self._models, self._contents, strict=True):
+            settle(model, self._cache_dir, contents, ask=ask)
+        return self._models
+
+    def dialect_of(self, source: str, key: str) -> Dialect:
+        """Return how a model is spoken to: as it was for the labels, else as its template tells."""
+        if self._sources is not None and self._records_file is None:
+            for model in self._chat_models(self._sources, ask=False):
+                if model.directory == source:
+                    return model.dialect
+        return load_dialect(source, key, self._ballot_template, self._thinking)
+
+    def _inputs(self, sources: Sources, models: list[ChatModel]) -> dict[str, Any]:
         """All that changes the labels beside the models and the prompts."""
         return {
             "labeller": [type(sources.labeller).__qualname__, sources.labeller.settings()],
             "sampling": asdict(self._sampling),
-            "ballots": [self._ballot_tokens, self._ballot_template],
+            "ballots": self._ballot_tokens,
+            "dialects": [model.dialect.settings() for model in models],
             "accuracy": pickle.dumps(sources.accuracy, protocol=4).hex(),
         }
 
-    def _label(self, sources: Sources) -> list[Record]:
-        models = [
-            ChatModel(name, sources.engine, self._sampling, self._ballot_tokens, self._ballot_template)
-            for name in sources.labeller.models()
-        ]
-        return sources.labeller.label(self._load_prompts(), models, sources.accuracy)
+    def _label(self, sources: Sources, models: list[ChatModel]) -> list[Record]:
+        prompts = self._load_prompts()
+        for model in models:
+            model.check(prompts)
+        return sources.labeller.label(prompts, models, sources.accuracy)
 
     def _require_sources(self) -> Sources:
         if self._sources is None:
@@ -175,7 +206,9 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
             return
         sources = self._require_sources()
         try:
-            cached_records(self.records_path(), lambda: self._label(sources))
+            models = self._chat_models(sources, ask=True)
+            self._path = None  # it depends on what they have answered
+            cached_records(self.records_path(), lambda: self._label(sources, models))
         finally:
             sources.engine.close()
             sources.accuracy.close()

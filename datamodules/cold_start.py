@@ -3,6 +3,7 @@
 from katlit.batch import TokenBatch
 from katlit.datamodules.base import BatchSettings, LabelledData
 from katlit.datamodules.dialects.dialects import BALLOT_TEMPLATE
+from katlit.datamodules.dialects.habits import ThinkingSettings
 from katlit.datamodules.labelling.base import Labeller
 from katlit.datamodules.progress import reported
 from katlit.datamodules.records import Record
@@ -15,6 +16,7 @@ from katlit.text.protocol import Protocol, Thinking, prepare_tokenizer
 
 _SAMPLING = SamplingParameters()
 _BATCHES = BatchSettings()
+_THINKING = ThinkingSettings()
 
 
 def encode_record(record: Record, protocol: Protocol) -> Document:
@@ -40,6 +42,7 @@ class ColdStartData(LabelledData[TokenBatch]):
         sampling: Sampling settings of the models.
         ballot_tokens: Longest ballot of a model, in tokens.
         ballot_template: Question put to a model that does not speak our protocol; holds `{question}`.
+        thinking: How models that do not speak our protocol are made to think, or not to.
         batches: Tokens of a batch, packing, validation share.
         records_file: Use these records (JSON Lines) instead of labelling.
         cache_dir: Folder of the labelled records.
@@ -57,13 +60,14 @@ class ColdStartData(LabelledData[TokenBatch]):
         sampling: SamplingParameters = _SAMPLING,
         ballot_tokens: int = 64,
         ballot_template: str = BALLOT_TEMPLATE,
+        thinking: ThinkingSettings = _THINKING,
         batches: BatchSettings = _BATCHES,
         records_file: str | None = None,
         cache_dir: str = "outputs/cache",
     ) -> None:
         super().__init__(
-            prompts, engine, accuracy, labeller, sampling, ballot_tokens, ballot_template, batches,
-            records_file, cache_dir,
+            prompts, engine, accuracy, labeller, sampling, ballot_tokens, ballot_template, thinking,
+            batches, records_file, cache_dir,
         )  # fmt: skip
         self.student = student
 

@@ -6,7 +6,9 @@ from typing import cast
 
 from katlit.batch import DistillBatch
 from katlit.datamodules.base import BatchSettings, LabelledData
-from katlit.datamodules.dialects.dialects import BALLOT_TEMPLATE, KatlitDialect
+from katlit.datamodules.dialects.dialects import BALLOT_TEMPLATE
+from katlit.datamodules.dialects.habits import ThinkingSettings
+from katlit.datamodules.dialects.ours import KatlitDialect
 from katlit.datamodules.labelling.base import Labeller
 from katlit.datamodules.records import Record, read_records
 from katlit.datamodules.sources.base import PromptSource
@@ -22,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 _SAMPLING = SamplingParameters()
 _BATCHES = BatchSettings()
+_THINKING = ThinkingSettings()
 
 
 class DistillData(LabelledData[DistillBatch]):
@@ -41,6 +44,7 @@ class DistillData(LabelledData[DistillBatch]):
         sampling: How the teachers are sampled.
         ballot_tokens: Longest ballot of the teacher, in tokens.
         ballot_template: Question put to a teacher that does not speak our protocol; holds `{question}`.
+        thinking: How models that do not speak our protocol are made to think, or not to.
         batches: Tokens of a batch, packing, validation share.
         records_file: Use these records (JSON Lines) instead of labelling.
         cache_dir: Folder of the labelled records.
@@ -63,6 +67,7 @@ class DistillData(LabelledData[DistillBatch]):
         sampling: SamplingParameters = _SAMPLING,
         ballot_tokens: int = 64,
         ballot_template: str = BALLOT_TEMPLATE,
+        thinking: ThinkingSettings = _THINKING,
         batches: BatchSettings = _BATCHES,
         records_file: str | None = None,
         cache_dir: str = "outputs/cache",
@@ -71,8 +76,8 @@ class DistillData(LabelledData[DistillBatch]):
         think_on_cached_teacher: CachedTeacher | None = None,
     ) -> None:
         super().__init__(
-            prompts, engine, accuracy, labeller, sampling, ballot_tokens, ballot_template, batches,
-            records_file, cache_dir,
+            prompts, engine, accuracy, labeller, sampling, ballot_tokens, ballot_template, thinking,
+            batches, records_file, cache_dir,
         )  # fmt: skip
         self.student_tokenizer = student_tokenizer
         self.teacher = teacher
@@ -107,7 +112,7 @@ class DistillData(LabelledData[DistillBatch]):
         self._pad_id = student.pad_id
         found: dict[int, DistillDocument] = {}
         for part in self._parts:
-            part.encode(records, student, self._ballot_template)
+            part.encode(records, student, self.dialect_of(part.teacher, part.key))
             found |= part.documents
         return [found[number] for number in range(len(records))]
 

@@ -22,3 +22,8 @@ def require(holds: bool, key: str, value: object, mend: str) -> None:
     """
     if not holds:
         raise UserError(f"{key}: {value}; give {mend}")
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or the name of its type where it has none."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

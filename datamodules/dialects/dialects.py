@@ -1,82 +1,73 @@
-"""The two ways a model is spoken to: our protocol, or its own chat template; token ids in both directions."""
+"""A model that is spoken to by its own chat template, and the choice of how to speak to a model."""
 
 import re
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
 
 from tokenizers import Tokenizer
 
 from katlit.datamodules.dialects.alignment import Piece, marker_piece, text_piece
-from katlit.errors import UserError
-from katlit.text.encoder import TextEncoder, continuation
+from katlit.datamodules.dialects.base import Ballot, Dialect
+from katlit.datamodules.dialects.habits import (
+    Habit,
+    Messages,
+    ThinkingSettings,
+    instruct,
+    merge_system,
+    read_template,
+    split_steps,
+)
+from katlit.datamodules.dialects.ours import KatlitDialect
+from katlit.errors import UserError, first_line
+from katlit.model.pretrained import declared_ends, load_tokenizer
+from katlit.text.encoder import continuation
 from katlit.text.protocol import (
     MARKERS,
-    TURN_END,
     Mode,
     ParsedResponse,
     Protocol,
     Response,
     Thinking,
     Violation,
-    answer_groups,
 )
-
-Messages = list[dict[str, str]]
+from katlit.text.rendering import TEMPLATE_ERRORS, render, turn_ends
 
 BALLOT_TEMPLATE = (
     "Does answering the request below need multi-step reasoning? Reply with yes or no, "
     "then one sentence that says why.\n\nRequest:\n{question}"
 )
-_VERDICT = re.compile(r"(yes|no)\b[\s.,:;!-]*(.*)", re.IGNORECASE | re.DOTALL)
+_THINKING = ThinkingSettings()
+_VERDICT = re.compile(r"[\s*_\"'#>]*(yes|no)\b[\s.,:;!*_\"'-]*(.*)", re.IGNORECASE | re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
-class Ballot:
-    """One vote on whether a query needs multi-step reasoning, with the reason given."""
-
-    mode: Mode
-    reason: str
-
-
-class Dialect(ABC):
-    """How prompts are written and replies read."""
-
-    pad_id: int
-    stop_ids: list[int]
-    ballot_stop_ids: list[int]
-
-    @abstractmethod
-    def encode_prompt(self, messages: Messages, thinking: Thinking) -> list[int]:
-        """Encode a conversation up to where the model takes over."""
-
-    @abstractmethod
-    def encode_judged(self, messages: Messages, response: Response) -> list[int]:
-        """Encode a conversation and the judge of a response, through its mode."""
-
-    @abstractmethod
-    def read(self, token_ids: list[int], thinking: Thinking, *, truncated: bool) -> ParsedResponse:
-        """Read what was generated after that prompt."""
-
-    @abstractmethod
-    def lay_out(self, response: Response) -> list[Piece]:
-        """Encode what follows the mode of a response, in pieces."""
-
-    @abstractmethod
-    def encode_ballot(self, messages: Messages) -> list[int]:
-        """Encode a prompt whose continuation is a vote."""
-
-    @abstractmethod
-    def read_ballot(self, token_ids: list[int], *, truncated: bool) -> Ballot | None:
-        """Read a vote; None if it is not one."""
+def load_dialect(
+    source: str, key: str, ballot_template: str = BALLOT_TEMPLATE, thinking: ThinkingSettings = _THINKING
+) -> Dialect:
+    """Choose the dialect of a model by its directory, or its name on the hub; see `choose_dialect`."""
+    tokenizer = load_tokenizer(source, key)
+    return choose_dialect(tokenizer, source, ballot_template, declared_ends(source, key), thinking)
 
 
-def choose_dialect(tokenizer: Any, name: str, ballot_template: str = BALLOT_TEMPLATE) -> Dialect:
+def choose_dialect(
+    tokenizer: Any,
+    name: str,
+    ballot_template: str = BALLOT_TEMPLATE,
+    declared: Sequence[int] = (),
+    thinking: ThinkingSettings = _THINKING,
+) -> Dialect:
     """Choose our protocol where the tokenizer has its markers, else the tokenizer's chat template.
 
+    Args:
+        tokenizer: The model's.
+        name: The model, for messages.
+        ballot_template: Question put to a model that does not speak our protocol; holds `{question}`.
+        declared: Ends of a turn that the model's generation settings name.
+        thinking: How a model that does not speak our protocol thinks, as far as it is known.
+
     Raises:
-        UserError: if it has neither, or is not backed by the `tokenizers` library.
+        UserError: if it has neither, is not backed by the `tokenizers` library, or no token ends its turns.
     """
     vocabulary = tokenizer.get_vocab()
     if all(marker in vocabulary for marker in MARKERS):
@@ -91,88 +82,91 @@ def choose_dialect(tokenizer: Any, name: str, ballot_template: str = BALLOT_TEMP
         )
     if "{question}" not in ballot_template:
         raise UserError(f"ballot_template: must contain {{question}}, got {ballot_template!r:.80}")
-    return PlainDialect(tokenizer, ballot_template)
-
-
-class KatlitDialect(Dialect):
-    """A model of ours: it judges by itself, so a vote is the judge text and mode it writes."""
-
-    def __init__(self, protocol: Protocol) -> None:
-        self.protocol = protocol
-        ids = protocol.marker_ids
-        self.pad_id = protocol.pad_id
-        self.stop_ids = [protocol.end_id]
-        self.ballot_stop_ids = [ids["<think_on>"], ids["<think_off>"], protocol.end_id]
-
-    def encode_prompt(self, messages: Messages, thinking: Thinking) -> list[int]:
-        """Encode by the protocol."""
-        return self.protocol.encode_prompt(messages, thinking)
-
-    def encode_judged(self, messages: Messages, response: Response) -> list[int]:
-        """Encode by the protocol."""
-        reply = self.protocol.encode_response(response, "auto")
-        return self.protocol.encode_prompt(messages, "auto") + reply[: self.protocol.judge_length(reply)]
-
-    def read(self, token_ids: list[int], thinking: Thinking, *, truncated: bool) -> ParsedResponse:
-        """Parse by the protocol."""
-        return self.protocol.parse_ids(token_ids, thinking, truncated=truncated)
-
-    def lay_out(self, response: Response) -> list[Piece]:
-        """Encode as the protocol does: marks, the line breaks around content, content."""
-        framing, content = self.protocol.framing, self.protocol.content
-        pieces: list[Piece] = []
-        for group in answer_groups(response):
-            name = group.mark or "start"
-            if group.mark:
-                role = "end" if group.mark == TURN_END else group.mark
-                pieces.append(marker_piece(role, self.protocol.token_id(group.mark)))
-            pieces += self._text(framing, f"{name} gap", group.gap)
-            if group.content is not None:
-                pieces += self._text(content, f"{name} content", group.content)
-                pieces += self._text(content, f"{name} close", "\n")
-        return pieces
-
-    def _text(self, encoder: TextEncoder, name: str, text: str) -> list[Piece]:
-        token_ids, spans = encoder.locate(text)
-        tokens = self.protocol.tokenizer.convert_ids_to_tokens(token_ids)
-        return [text_piece(name, text, token_ids, tokens, spans)] if token_ids else []
-
-    def encode_ballot(self, messages: Messages) -> list[int]:
-        """Let the model judge by itself."""
-        return self.protocol.encode_prompt(messages, "auto")
-
-    def read_ballot(self, token_ids: list[int], *, truncated: bool) -> Ballot | None:
-        """Take the mode marker, and the judge text before it."""
-        parsed = self.protocol.parse_ids(token_ids, "auto", truncated=truncated)
-        return None if parsed.mode is None else Ballot(parsed.mode, parsed.judge)
+    dialect = PlainDialect(tokenizer, ballot_template, declared, thinking)
+    if not dialect.stop_ids:
+        raise UserError(
+            f"{name}: nothing ends its turns: the tokenizer has no eos_token, generation_config.json no "
+            "eos_token_id, and the chat template closes a turn with no token of its own; add one of them"
+        )
+    return dialect
 
 
 class PlainDialect(Dialect):
-    """A chat model with a template of its own; it thinks between `<think>` and `</think>`, if it does.
+    """A chat model with a template of its own; it thinks between marks of its own, or step by step if asked.
 
-    Templates that know `enable_thinking` are told the mode. Replies are split at `</think>`.
+    Replies are split at the end of the thought, or at the marker that a model without thoughts was asked for.
     """
 
-    def __init__(self, tokenizer: Any, ballot_template: str) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        ballot_template: str,
+        declared: Sequence[int] = (),
+        thinking: ThinkingSettings = _THINKING,
+    ) -> None:
         self.tokenizer = tokenizer
-        self.stop_ids = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        self.stop_ids = turn_ends(tokenizer, declared)  # the first one closes the turns of the template
         self.ballot_stop_ids = self.stop_ids
         # The padding is a document of its own that no target sees, so any token will do.
         self.pad_id = tokenizer.pad_token_id or 0
         self._ballot_template = ballot_template
+        self.thinking = thinking
+        self.habits = read_template(tokenizer, tokenizer.name_or_path, thinking)
         self._opening: dict[Thinking, bool] = {}
 
+    def settings(self) -> dict[str, Any]:
+        """Return what is known of the model, and the words of ours that it is spoken to with."""
+        words = ("instruction", "marker") if self.habits.habit == "never" else ("opening", "closing")
+        known = asdict(replace(self.habits, certain=True))
+        asked = {name: getattr(self.thinking, name) for name in words}
+        return known | asked | {"ends": self.stop_ids, "ballot": self._ballot_template}
+
+    def settle(self, habit: Habit) -> None:
+        """Take over how the model was seen to think."""
+        self.habits = replace(self.habits, habit=habit, certain=True)
+        self._opening.clear()
+
+    def check(self, conversations: Iterable[Messages]) -> None:
+        """Render one conversation of each kind."""
+        kinds = {tuple(turn["role"] for turn in messages): messages for messages in conversations}
+        for messages in kinds.values():
+            self._prompt(messages, "on")
+
     def _prompt(self, messages: Messages, thinking: Thinking) -> str:
-        flags = {} if thinking == "auto" else {"enable_thinking": thinking == "on"}
-        return str(
-            self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **flags)
-        )
+        turns = messages if self.habits.system else merge_system(messages)
+        if self._reasons(thinking):
+            turns = instruct(turns, self.thinking.instruction)
+        try:
+            text = render(self.tokenizer, turns, **self._variables(thinking))
+        except TEMPLATE_ERRORS as error:
+            roles = ", ".join(turn["role"] for turn in turns)
+            raise UserError(
+                f"{self.tokenizer.name_or_path}: its chat template refuses the turns {roles} "
+                f"({first_line(error)}); leave such prompts out, or use another model"
+            ) from error
+        return self._close(text) if thinking == "off" and self.habits.habit == "always" else text
+
+    def _reasons(self, thinking: Thinking) -> bool:
+        """Tell whether the model is to reason without thoughts of its own."""
+        return thinking == "on" and self.habits.habit == "never"
+
+    def _variables(self, thinking: Thinking) -> dict[str, Any]:
+        by_mode = {"on": self.habits.on, "off": self.habits.off, "auto": {}}
+        return self.habits.needed | by_mode["off" if self.habits.habit == "never" else thinking]
+
+    def _close(self, prompt: str) -> str:
+        """Close a thought that is open, or was not begun, so that the answer comes next."""
+        opening, closing = self.thinking.opening, self.thinking.closing
+        begun = prompt.rstrip()
+        if begun.endswith(closing):
+            return prompt
+        return f"{begun if begun.endswith(opening) else prompt + opening}\n\n{closing}\n\n"
 
     def _opens_thinking(self, thinking: Thinking) -> bool:
-        """Tell whether the template itself writes `<think>` at the end of the prompt."""
+        """Tell whether the template itself begins a thought at the end of the prompt."""
         if thinking not in self._opening:
             prompt = self._prompt([{"role": "user", "content": "?"}], thinking)
-            self._opening[thinking] = prompt.rstrip().endswith("<think>")
+            self._opening[thinking] = prompt.rstrip().endswith(self.thinking.opening)
         return self._opening[thinking]
 
     def _encode(self, text: str) -> list[int]:
@@ -186,14 +180,27 @@ class PlainDialect(Dialect):
         """Render the template for the mode; such a model writes no judge."""
         return self.encode_prompt(messages, response.mode.value)
 
-    def read(self, token_ids: list[int], thinking: Thinking, *, truncated: bool) -> ParsedResponse:
-        """Split at `</think>`; an empty chain of thought counts as none."""
+    def text_of(self, token_ids: list[int]) -> str:
+        """Decode a reply without what ended it."""
         kept = [token for token in token_ids if token not in self.stop_ids]
-        text = self.tokenizer.decode(kept, skip_special_tokens=False)
-        before, closed, after = text.partition("</think>")
-        think = before.replace("<think>", "", 1).strip() if closed else ""
+        return str(self.tokenizer.decode(kept, skip_special_tokens=False))
+
+    def thinks(self, token_ids: list[int], thinking: Thinking) -> bool:
+        """Tell whether a reply, which may be cut, is in a thought, begins with one or ends one."""
+        text = self.text_of(token_ids)
+        begins = self._opens_thinking(thinking) or text.lstrip().startswith(self.thinking.opening)
+        return begins or self.thinking.closing in text
+
+    def read(self, token_ids: list[int], thinking: Thinking, *, truncated: bool) -> ParsedResponse:
+        """Split at the end of the thought; an empty chain of thought counts as none."""
+        text = self.text_of(token_ids)
+        if self._reasons(thinking):
+            return self._read_steps(text, truncated=truncated)
+        opening, closing = self.thinking.opening, self.thinking.closing
+        before, closed, after = text.partition(closing)
+        think = before.replace(opening, "", 1).strip() if closed else ""
         answer = (after if closed else text).strip() or None
-        unclosed = not closed and ("<think>" in text or self._opens_thinking(thinking))
+        unclosed = not closed and (opening in text or self._opens_thinking(thinking))
         mode = Mode.THINK_ON if think else Mode.THINK_OFF
         if truncated:
             return ParsedResponse("", mode, think, answer, Violation.TRUNCATED)
@@ -201,26 +208,37 @@ class PlainDialect(Dialect):
             return ParsedResponse("", Mode.THINK_ON, text, None, Violation.UNCLOSED_THINK)
         return ParsedResponse("", mode, think, answer, None if answer else Violation.MISSING_ANSWER)
 
-    def lay_out(self, response: Response) -> list[Piece]:
-        """Encode `<think>`, thinking, `</think>`, answer and end; the pieces are named as in our protocol."""
-        opened = self._opens_thinking(response.mode.value)
-        thinks = response.mode is Mode.THINK_ON
-        pieces: list[Piece] = []
-        if thinks and not opened:
-            pieces += [self._frame("<think>"), self._text("<think> gap", "\n")]
-        if thinks:
-            pieces += [self._text("<think> content", response.think), self._text("<think> close", "\n")]
-        if thinks or opened:
-            pieces += [self._frame("</think>"), self._text("</think> gap", "\n\n")]
-        pieces.append(self._text("<answer> content", response.answer))
-        return pieces + [marker_piece("end", token_id) for token_id in self.stop_ids]
+    def _read_steps(self, text: str, *, truncated: bool) -> ParsedResponse:
+        """Take what comes before the marker for the thought; without the marker there is no answer."""
+        think, answer = split_steps(text, self.thinking.marker) or (text.strip(), "")
+        violation = Violation.TRUNCATED if truncated else None if answer else Violation.MISSING_ANSWER
+        return ParsedResponse(
+            "", Mode.THINK_ON if think else Mode.THINK_OFF, think, answer or None, violation
+        )
 
-    def _frame(self, marker: str) -> Piece:
+    def lay_out(self, response: Response) -> list[Piece]:
+        """Encode thought, answer and end with what parts them; the pieces are named as in our protocol."""
+        mode: Thinking = response.mode.value
+        pieces: list[Piece] = []
+        if self._reasons(mode):
+            pieces += [
+                self._text("<think> content", response.think),
+                self._text("marker", f"\n\n{self.thinking.marker}\n"),
+            ]
+        elif response.mode is Mode.THINK_ON:
+            if not self._opens_thinking(mode):
+                pieces += [self._frame("<think>", self.thinking.opening), self._text("<think> gap", "\n")]
+            pieces += [self._text("<think> content", response.think), self._text("<think> close", "\n")]
+            pieces += [self._frame("</think>", self.thinking.closing), self._text("</think> gap", "\n\n")]
+        pieces.append(self._text("<answer> content", response.answer))
+        return pieces + [marker_piece("end", token_id) for token_id in self.stop_ids[:1]]
+
+    def _frame(self, name: str, marker: str) -> Piece:
         """Encode a marker; one token in models that were trained with it, several in others."""
         token_ids = self._encode(marker)
         if self.tokenizer.convert_ids_to_tokens(token_ids) == [marker]:
-            return marker_piece(marker, token_ids[0])
-        return self._text(marker, marker)
+            return marker_piece(name, token_ids[0])
+        return self._text(name, marker)
 
     def _text(self, name: str, text: str) -> Piece:
         encoding = self._continuation.encode(text, add_special_tokens=False)

@@ -10,6 +10,7 @@ from typing import Any
 from katlit.batch import Prompt
 from katlit.datamodules.records import Record, read_records, write_records
 from katlit.errors import UserError
+from katlit.model.hub import local_directory
 from katlit.output import require_writable
 
 logger = logging.getLogger(__name__)
@@ -19,16 +20,15 @@ _SAMPLES = 64
 
 
 def hash_model(directory: str) -> str:
-    """Return the SHA-256 of a model directory: names, sizes and bytes of its files.
+    """Return the SHA-256 of a model: names, sizes and bytes of its files, but for what no program reads.
 
-    A model that is named rather than stored here is identified by its name.
+    Args:
+        directory: Its directory, or its name on the hub.
     """
-    root = Path(directory)
-    if not root.is_dir():
-        return directory
+    root = local_directory(directory, "model")
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*")):
-        if path.is_file():
+        if path.is_file() and not _is_beside(path.relative_to(root)):
             digest.update(f"{path.relative_to(root)} {path.stat().st_size}\n".encode())
             with path.open("rb") as file:
                 while chunk := file.read(_CHUNK):
@@ -36,15 +36,18 @@ def hash_model(directory: str) -> str:
     return digest.hexdigest()
 
 
+def _is_beside(path: Path) -> bool:
+    """Whether a file of a model's directory is for people only, or hidden, as the notes of a download are."""
+    return path.suffix == ".md" or any(part.startswith(".") for part in path.parts)
+
+
 def sample_model(directory: str) -> str:
     """Return a hash of a model directory's configuration and of at most 64 MiB of each file of its weights.
 
     What every rank has to check must be quick; two trainings differ in nearly every number, so parts that are
-    evenly spread tell them apart. A model that is named rather than stored here is identified by its name.
+    evenly spread tell them apart.
     """
-    root = Path(directory)
-    if not root.is_dir():
-        return directory
+    root = local_directory(directory, "model")
     digest = hashlib.sha256()
     weights = [path for pattern in ("*.safetensors", "*.bin") for path in root.glob(pattern)]
     for path in [root / "config.json", *sorted(weights)]:
@@ -59,12 +62,8 @@ def sample_model(directory: str) -> str:
 
 
 def fingerprint(settings: dict[str, Any], models: Sequence[str], prompts: Sequence[Prompt]) -> str:
-    """Return the SHA-256 of all settings, the models' contents and the prompts."""
-    inputs = {
-        "settings": settings,
-        "models": [hash_model(model) for model in models],
-        "prompts": list(prompts),
-    }
+    """Return the SHA-256 of all settings, the models (see `hash_model`) and the prompts."""
+    inputs = {"settings": settings, "models": list(models), "prompts": list(prompts)}
     return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -1,23 +1,21 @@
 """A model one talks to through a rollout engine, whatever its dialect."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import TracebackType
 
-from katlit.datamodules.dialects.dialects import (
-    BALLOT_TEMPLATE,
-    Ballot,
-    Dialect,
-    Messages,
-    choose_dialect,
-)
-from katlit.engines.base import Completion, RolloutEngine, SamplingParameters
-from katlit.model.pretrained import load_tokenizer
+from katlit.batch import Prompt
+from katlit.datamodules.dialects.base import Ballot, Dialect
+from katlit.datamodules.dialects.dialects import BALLOT_TEMPLATE, load_dialect
+from katlit.datamodules.dialects.habits import Messages, ThinkingSettings
+from katlit.engines.base import Completion, RolloutEngine, SamplingParameters, request_seed
+from katlit.model.hub import local_directory
 from katlit.text.protocol import ParsedResponse, Thinking
 
 logger = logging.getLogger(__name__)
+
+_THINKING = ThinkingSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +34,12 @@ class ChatModel:
     `skipped` counts them.
 
     Args:
-        directory: Hugging Face directory of the model.
+        directory: Hugging Face directory of the model, or its name on the hub.
         engine: Engine to sample with; two models may share one if they are used one after the other.
         sampling: Sampling settings; the stop tokens are the dialect's.
         ballot_tokens: Longest ballot, in tokens.
         ballot_template: Question put to a model that does not speak our protocol; holds `{question}`.
+        thinking: How a model that does not speak our protocol thinks, as far as it is known.
     """
 
     def __init__(
@@ -50,17 +49,18 @@ class ChatModel:
         sampling: SamplingParameters,
         ballot_tokens: int = 64,
         ballot_template: str = BALLOT_TEMPLATE,
+        thinking: ThinkingSettings = _THINKING,
     ) -> None:
         self.directory = directory
         self.engine = engine
         self.sampling = sampling
         self.ballot_tokens = ballot_tokens
-        self.dialect: Dialect = choose_dialect(load_tokenizer(directory, "model"), directory, ballot_template)
+        self.dialect: Dialect = load_dialect(directory, "model", ballot_template, thinking)
         self.skipped = 0
 
     def __enter__(self) -> "ChatModel":
         try:
-            self.engine.start(Path(self.directory))
+            self.engine.start(local_directory(self.directory, "model"))
         except BaseException:
             self.engine.close()
             raise
@@ -73,6 +73,20 @@ class ChatModel:
         traceback: TracebackType | None,
     ) -> None:
         self.engine.close()
+
+    def check(self, prompts: Iterable[Prompt]) -> None:
+        """Raise UserError for prompts that the model's template refuses, before anything is sampled."""
+        self.dialect.check(prompt["messages"] for prompt in prompts)
+
+    def begin(self, questions: Sequence[str], thinking: Thinking, tokens: int) -> list[list[int]]:
+        """Sample the first tokens of a reply to each question."""
+        asked = [[{"role": "user", "content": question}] for question in questions]
+        encoded = [self.dialect.encode_prompt(messages, thinking) for messages in asked]
+        tokens = min(tokens, self.sampling.max_tokens)
+        sampling = replace(self.sampling, stop_token_ids=self.dialect.stop_ids, max_tokens=tokens)
+        seeds = [[request_seed("begin", thinking, number)] for number in range(len(questions))]
+        replies = self._generate(encoded, sampling, seeds)
+        return [completion.token_ids for completions in replies for completion in completions]
 
     def sample(
         self, prompts: Sequence[Messages], thinking: Thinking, seeds: Sequence[Sequence[int]]

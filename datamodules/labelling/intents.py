@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-from katlit.datamodules.dialects.dialects import Messages
+from katlit.datamodules.dialects.habits import Messages
 from katlit.text.protocol import Mode
 
 

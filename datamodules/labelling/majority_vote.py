@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 from katlit.batch import Prompt
-from katlit.datamodules.dialects.dialects import Ballot
+from katlit.datamodules.dialects.base import Ballot
 from katlit.datamodules.labelling.base import Labeller
 from katlit.datamodules.labelling.chat_model import ChatModel, Reply
 from katlit.datamodules.labelling.intents import Intent, draw_intent, express

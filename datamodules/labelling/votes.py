@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import Protocol, TypeVar
 
-from katlit.datamodules.dialects.dialects import Ballot
+from katlit.datamodules.dialects.base import Ballot
 from katlit.text.protocol import Mode
 
 DEFAULT_JUDGES = {

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from katlit.batch import TeacherTokens
 from katlit.datamodules.dialects.alignment import pair_targets
-from katlit.datamodules.dialects.dialects import Dialect, KatlitDialect, choose_dialect
+from katlit.datamodules.dialects.base import Dialect
+from katlit.datamodules.dialects.ours import KatlitDialect
 from katlit.datamodules.progress import reported
 from katlit.datamodules.records import Record
 from katlit.datamodules.teachers.cached_teacher import CachedTeacher
 from katlit.errors import UserError
-from katlit.model.pretrained import load_tokenizer
 from katlit.packing import Document, fill_rows
 from katlit.teacher.scorer import Transcript
 from katlit.text.protocol import Mode
@@ -76,14 +76,12 @@ class TeacherPart:
         self.cache = cache
         self.documents: dict[int, DistillDocument] = {}  # by the number of the record in the data set
 
-    def encode(self, records: Sequence[Record], student: KatlitDialect, ballot_template: str) -> None:
+    def encode(self, records: Sequence[Record], student: KatlitDialect, dialect: Dialect) -> None:
         """Encode the records that are the teacher's.
 
         Raises:
             UserError: where none is.
         """
-        tokenizer = load_tokenizer(self.teacher, self.key)
-        dialect = choose_dialect(tokenizer, self.teacher, ballot_template)
         self._pad_id = dialect.pad_id
         self.documents = {
             number: encode_pair(record, student, dialect)

@@ -1,6 +1,6 @@
 """From a name, a directory or a bare configuration to a Hugging Face model and tokenizer."""
 
-from pathlib import Path
+import json
 from typing import Any, Literal
 
 import torch
@@ -15,7 +15,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from katlit.errors import UserError
+from katlit.errors import UserError, first_line
+from katlit.model.hub import local_directory
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 # Flash attention is not offered: transformers 5 reads packed documents from `position_ids` only where a batch
@@ -39,15 +40,33 @@ def load_tokenizer(source: str, key: str) -> PreTrainedTokenizerBase:
     Raises:
         UserError: where there is none.
     """
-    _require_directory(source, key)
-    loader = PreTrainedTokenizerFast if (Path(source) / "tokenizer.json").is_file() else AutoTokenizer
+    directory = local_directory(source, key, weights=False)
+    loader = PreTrainedTokenizerFast if (directory / "tokenizer.json").is_file() else AutoTokenizer
     try:
-        return loader.from_pretrained(source)
+        tokenizer = loader.from_pretrained(directory)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
-            f"{key}: no tokenizer found in {source!r} ({_first_line(error)}); "
+            f"{key}: no tokenizer found in {source!r} ({first_line(error)}); "
             "give a directory with tokenizer.json or a name on the Hugging Face hub"
         ) from error
+    tokenizer.name_or_path = source
+    return tokenizer
+
+
+def declared_ends(source: str, key: str) -> list[int]:
+    """Return the ends of sequence that a model's generation settings name, else those of its configuration.
+
+    Args:
+        source: A directory or a name on the hub.
+        key: The setting that names it, for the message.
+    """
+    directory = local_directory(source, key, weights=False)
+    for name in ("generation_config.json", "config.json"):
+        file = directory / name
+        ends = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.is_file() else None
+        if ends is not None:
+            return list(ends) if isinstance(ends, list) else [ends]
+    return []
 
 
 def load_model(source: str, key: str, dtype: Dtype, attention: Attention) -> PreTrainedModel:
@@ -62,16 +81,16 @@ def load_model(source: str, key: str, dtype: Dtype, attention: Attention) -> Pre
     Raises:
         UserError: where there is none, or its output head is of a kind that our losses do not know.
     """
-    _require_directory(source, key)
-    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
+    directory = local_directory(source, key)
+    if not (directory / "config.json").is_file():
         raise UserError(f"{key}: {source!r} has no config.json; give a Hugging Face model directory")
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=getattr(torch, dtype), attn_implementation=attention
+            directory, dtype=getattr(torch, dtype), attn_implementation=attention
         )
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{key}: cannot load a causal language model from {source!r} ({_first_line(error)}); "
+            f"{key}: cannot load a causal language model from {source!r} ({first_line(error)}); "
             "give a Hugging Face model directory or a name on the hub"
         ) from error
     _check_head(model, key)
@@ -88,12 +107,12 @@ def load_config(source: str, key: str) -> PretrainedConfig:
     Raises:
         UserError: where there is none.
     """
-    _require_directory(source, key)
+    directory = local_directory(source, key, weights=False)
     try:
-        return AutoConfig.from_pretrained(source)
+        return AutoConfig.from_pretrained(directory)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{key}: no configuration found in {source!r} ({_first_line(error)}); "
+            f"{key}: no configuration found in {source!r} ({first_line(error)}); "
             "give a Hugging Face model directory or a name on the hub"
         ) from error
 
@@ -122,7 +141,7 @@ def build_model(
             config, dtype=getattr(torch, dtype), attn_implementation=attention
         )
     except (ValueError, TypeError) as error:
-        raise UserError(f"{key}: {settings!r} describes no model ({_first_line(error)})") from error
+        raise UserError(f"{key}: {settings!r} describes no model ({first_line(error)})") from error
     _check_head(model, key)
     return model.train()
 
@@ -178,14 +197,3 @@ def _check_head(model: PreTrainedModel, key: str) -> None:
             raise UserError(
                 f"{key}: {type(model).__name__} changes its logits by {name}; choose another model"
             )
-
-
-def _require_directory(source: str, key: str) -> None:
-    """Refuse a path that does not exist before the hub is asked for a model of that name."""
-    looks_like_path = source.startswith((".", "/", "~")) or source.count("/") > 1
-    if looks_like_path and not Path(source).is_dir():
-        raise UserError(f"{key}: directory {source!r} does not exist")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

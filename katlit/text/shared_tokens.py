@@ -9,6 +9,7 @@ from torch import Tensor
 
 from katlit.text.encoder import parts_of
 from katlit.text.protocol import MARKERS
+from katlit.text.rendering import turn_ends
 from katlit.text.spelling import METASPACE, byte_level, is_byte, sentence_piece
 
 _Meaning = bytes | str  # a text, or the role of a token that stands for none
@@ -27,8 +28,8 @@ def shared_tokens(student: Any, teacher: Any, student_rows: int, teacher_rows: i
     Ordinary tokens are matched by the bytes of text that they stand for: `Ġfoo` of a byte-level vocabulary is
     `▁foo` of a SentencePiece one, and a byte token such as `<0xE4>` the byte-level letter of that byte. A
     WordPiece token that starts a word stands for it with the space before it, which its tokenizer drops.
-    Markers and special tokens are matched by name, the end-of-sequence tokens, which end a turn, with each
-    other whatever their names.
+    Markers and special tokens are matched by name, the tokens that end a turn with each other whatever their
+    names.
 
     Args:
         student: The student's tokenizer.
@@ -53,8 +54,9 @@ def _meanings(tokenizer: Any) -> dict[_Meaning, int]:
 
 def _roles(tokenizer: Any) -> Iterator[tuple[_Meaning, int]]:
     """Added tokens: the special ones and the markers by name, the others by their text."""
+    ends = turn_ends(tokenizer)[:1]
     for token_id, added in tokenizer.added_tokens_decoder.items():
-        if token_id == tokenizer.eos_token_id:
+        if token_id in ends:
             yield "end of turn", token_id
         elif added.special or added.content in MARKERS:
             yield added.content, token_id

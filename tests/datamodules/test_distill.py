@@ -14,7 +14,9 @@ from katlit.batch import Prompt
 from katlit.datamodules import DistillData, DualRegime, FilePrompts
 from katlit.datamodules.base import BatchSettings
 from katlit.datamodules.dialects.alignment import pair_targets
-from katlit.datamodules.dialects.dialects import BALLOT_TEMPLATE, KatlitDialect, PlainDialect, choose_dialect
+from katlit.datamodules.dialects.dialects import BALLOT_TEMPLATE, PlainDialect, choose_dialect
+from katlit.datamodules.dialects.habits import ThinkingSettings
+from katlit.datamodules.dialects.ours import KatlitDialect
 from katlit.datamodules.jsonl import write_rows
 from katlit.datamodules.records import Record
 from katlit.datamodules.teachers.part import encode_pair
@@ -147,10 +149,11 @@ HARD = "That was ﬁne: ½ café\u0301 👩\u200d👧 中文\n  x[0] <|im_end|> 
 
 
 def plain_teacher(fast: Any, name: str) -> PlainDialect:
+    """A teacher that thinks, though `<think>` is no token of its own."""
     tokenizer = fast(name)
     tokenizer.add_special_tokens({"eos_token": "[end]"})
     tokenizer.chat_template = "{{ messages[-1]['content'] }}[assistant]"
-    return PlainDialect(tokenizer, BALLOT_TEMPLATE)
+    return PlainDialect(tokenizer, BALLOT_TEMPLATE, thinking=ThinkingSettings("always"))
 
 
 @pytest.mark.parametrize("name", KINDS)

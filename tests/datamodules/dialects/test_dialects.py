@@ -3,7 +3,9 @@ from typing import Any
 
 import pytest
 
-from katlit.datamodules.dialects.dialects import KatlitDialect, PlainDialect, choose_dialect
+from katlit.datamodules.dialects.dialects import PlainDialect, choose_dialect
+from katlit.datamodules.dialects.habits import ThinkingSettings
+from katlit.datamodules.dialects.ours import KatlitDialect
 from katlit.errors import UserError
 from katlit.model.pretrained import load_tokenizer
 from katlit.text.protocol import Mode, Protocol, Response
@@ -87,6 +89,7 @@ def test_reading_plain_replies(
         ("Yes, it has two steps.", Mode.THINK_ON, "it has two steps."),
         ("no", Mode.THINK_OFF, ""),
         ("NO: one step", Mode.THINK_OFF, "one step"),
+        ("**Yes**, it has two steps.", Mode.THINK_ON, "it has two steps."),
         ("<think>\n\n</think>\n\nyes.", Mode.THINK_ON, ""),
         ("Nobody knows", None, ""),
         ("I think yes", None, ""),
@@ -118,12 +121,41 @@ def test_plain_responses_close_what_the_prompt_opened(plain: PlainDialect) -> No
     assert laid_out(plain, OFF) == "2[end]"
 
 
+@pytest.mark.parametrize(
+    ("text", "mode", "think", "answer", "valid"),
+    [
+        ("5 - 3 = 2\n\nFinal answer:\n2[end]", Mode.THINK_ON, "5 - 3 = 2", "2", True),
+        ("Final answer:\n2[end]", Mode.THINK_OFF, "", "2", True),
+        ("5 - 3 = 2\n\nFinal answer:\n[end]", Mode.THINK_ON, "5 - 3 = 2", None, False),
+        ("It is 2.[end]", Mode.THINK_ON, "It is 2.", None, False),
+    ],
+)
+def test_a_model_without_thoughts_is_asked_to_reason(
+    plain: PlainDialect, text: str, mode: Mode, think: str, answer: str | None, valid: bool
+) -> None:
+    settings = ThinkingSettings("never")
+    dialect = PlainDialect(plain.tokenizer, "{question}", thinking=settings)
+    ids = plain.tokenizer(text)["input_ids"]
+    reply = dialect.read(ids, "on", truncated=False)
+    assert (reply.mode, reply.think, reply.answer, reply.valid) == (mode, think, answer, valid)
+    assert not dialect.read(ids, "on", truncated=True).valid
+    assert dialect.read(ids, "off", truncated=False).mode is Mode.THINK_OFF
+    prompt = plain.tokenizer.decode(dialect.encode_prompt(ASK, "on"))
+    assert prompt.startswith(f"[user]5 - 3\n\n{settings.instruction}\n[assistant]")
+    assert laid_out(dialect, ON) == f"{ON.think}\n\nFinal answer:\n2[end]"
+    assert laid_out(dialect, OFF) == "2[end]"
+
+
 def test_a_template_that_opens_the_thinking_itself(models_root: Path) -> None:
     tokenizer: Any = load_tokenizer(str(models_root / "plain"), "model")
     tokenizer.chat_template = "{{ messages[-1]['content'] }}[assistant]<think>\n"
-    dialect = PlainDialect(tokenizer, "{question}")
+    dialect = choose_dialect(tokenizer, "opens")
+    assert isinstance(dialect, PlainDialect)
     assert laid_out(dialect, ON) == f"{ON.think}\n</think>\n\n2[end]"
-    assert laid_out(dialect, OFF) == "</think>\n\n2[end]"
+    assert laid_out(dialect, OFF) == "2[end]"
+    closed = "[assistant]<think>\n\n</think>\n\n"
+    assert tokenizer.decode(dialect.encode_prompt(ASK, "off")) == f"5 - 3{closed}"
+    assert tokenizer.decode(dialect.encode_ballot(ASK)).endswith(closed)
     assert not dialect.read(tokenizer("still at it[end]")["input_ids"], "on", truncated=False).valid
 
 

@@ -65,7 +65,11 @@ def test_a_model_is_known_by_its_contents(tmp_path: Path) -> None:
     assert hash_model(str(tmp_path / "b")) != first
     (tmp_path / "b" / "model.safetensors").rename(tmp_path / "b" / "other.safetensors")
     assert hash_model(str(tmp_path / "b")) != first
-    assert hash_model("owner/name") == "owner/name"
+    copied = hash_model(str(tmp_path / "a"))
+    (tmp_path / "a" / "README.md").write_text("A model.")
+    (tmp_path / "a" / ".cache").mkdir()
+    (tmp_path / "a" / ".cache" / "fetched").write_text("today")
+    assert hash_model(str(tmp_path / "a")) == copied
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,15 @@ def test_the_end_of_a_turn_is_matched_by_role_and_markers_by_name() -> None:
     assert all(everything[name] == name for name in (*MARKERS, "<|im_end|>", "<|pad|>"))
 
 
+def test_the_template_says_which_token_ends_a_turn() -> None:
+    teacher = sentence_piece()
+    teacher.add_special_tokens({"extra_special_tokens": ["<end_of_turn>"]})
+    teacher.chat_template = "{% for m in messages %}{{ m['content'] }}<end_of_turn>\n{% endfor %}"
+    found = matched(ours(byte_level()), teacher)
+    assert found["<|im_end|>"] == "<end_of_turn>"
+    assert "</s>" not in found.values()
+
+
 def test_a_markers_spelling_in_a_vocabulary_is_text() -> None:
     assert "<think>" not in matched(ours(byte_level()), byte_level("<think>"))
 

@@ -1,0 +1,153 @@
+"""Families of chat models as teachers, each through labelling, encoding and the targets of stage 1."""
+
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chatfamilies import DEFAULT_SYSTEM, FAMILIES, IF_OFF, Actor, Family, chat, save, thinks
+
+from katlit.batch import Prompt
+from katlit.datamodules import DistillData, DualRegime, FilePrompts
+from katlit.datamodules.dialects.habits import ThinkingSettings
+from katlit.datamodules.jsonl import write_rows
+from katlit.datamodules.records import Record, read_records
+from katlit.engines.base import RolloutEngine, SamplingParameters
+from katlit.errors import UserError
+from katlit.model.pretrained import load_tokenizer
+from katlit.text.protocol import Mode
+
+SYSTEM = "Count well."
+SAID = {"switch": "thinks when", "always": "always thinks", "never": "never thinks"}
+EVERY = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+
+
+@pytest.fixture
+def build(
+    tmp_path: Path, models_root: Path, make_prompt: Callable[..., Prompt]
+) -> Callable[..., DistillData]:
+    """Data of stage 1 with a family as its teacher; every second prompt has a system turn."""
+    prompts = [make_prompt(f"{left}+{right}") for left in range(1, 5) for right in (1, 2)]
+    for prompt in prompts[::2]:
+        prompt["messages"] = [{"role": "system", "content": SYSTEM}, *prompt["messages"]]
+    write_rows(tmp_path / "prompts.jsonl", (dict(prompt) for prompt in prompts))
+
+    def make(family: Family, engine: RolloutEngine, **thinking: Any) -> DistillData:
+        teacher = tmp_path / "teacher"
+        save(family, teacher)
+        return DistillData(
+            student_tokenizer=str(models_root / "ours"),
+            teacher=str(teacher),
+            prompts=FilePrompts(str(tmp_path / "prompts.jsonl")),
+            engine=engine,
+            labeller=DualRegime(str(teacher), ballots=1),
+            sampling=SamplingParameters(max_tokens=200),
+            thinking=ThinkingSettings(**family.settings | thinking),
+            cache_dir=str(tmp_path / "cache"),
+        )
+
+    return make
+
+
+def labelled(data: DistillData) -> list[Record]:
+    data.prepare_data()
+    return read_records(data.records_path())
+
+
+@EVERY
+def test_both_regimes_are_labelled(build: Any, family: Family, caplog: pytest.LogCaptureFixture) -> None:
+    engine = Actor(family)
+    with caplog.at_level(logging.INFO):
+        records = labelled(build(family, engine))
+    assert [record.regime for record in records] == 4 * [Mode.THINK_OFF] + 4 * [Mode.THINK_ON]
+    for record in records:
+        left, right = record.id.split("+")
+        assert record.answer == record.reference
+        assert record.think == ("" if record.regime is Mode.THINK_OFF else f"I add {right} to {left}.")
+        assert record.votes == {"on": int(record.think != ""), "off": int(record.think == "")}
+    assert len(re.findall(f"teacher: .*{SAID[family.habit]}", caplog.text)) == 1
+    assert engine.starts == 1 + family.asked
+    asked = [prompt for prompt in engine.prompts if SYSTEM in prompt]
+    assert len(asked) == 4  # ballots are about the question alone
+    if family.bos:
+        assert {prompt.count(family.bos) for prompt in engine.prompts} == {1}
+
+
+@EVERY
+def test_the_teacher_is_asked_once(build: Any, family: Family) -> None:
+    records = labelled(build(family, Actor(family)))
+    idle = Actor(family)
+    again = build(family, idle)
+    assert labelled(again) == records
+    assert idle.prompts == []
+
+
+@EVERY
+def test_stage_1_reads_the_teacher_as_it_wrote(build: Any, family: Family) -> None:
+    data = build(family, Actor(family))
+    data.prepare_data()
+    data.setup("fit")
+    teacher: Any = load_tokenizer(data.teacher, "teacher")
+    student: Any = load_tokenizer(data.student_tokenizer, "student")
+    (part,) = data._parts
+    for number, document in part.documents.items():
+        text = teacher.decode(document.teacher.token_ids)
+        assert text.endswith(family.end)
+        left, right = document.pairs[-1]
+        assert student.convert_ids_to_tokens(document.student.token_ids[left]) == "<|im_end|>"
+        assert teacher.convert_ids_to_tokens(document.teacher.token_ids[right]) == family.end
+        paired = {student.decode(document.student.token_ids[left]) for left, _ in document.pairs}
+        assert len(paired) > (5 if "add" in text else 0)
+        prompt = teacher.decode(document.teacher.token_ids[: document.teacher.start])
+        reply = teacher.decode(document.teacher.token_ids[document.teacher.start :])
+        assert (SYSTEM in prompt) == (number % 2 == 0)
+        assert ("add" in reply) == (number >= 4)
+        assert reply.count(family.end) == 1
+
+
+def test_a_teacher_whose_turns_nothing_ends_is_one_line(build: Any) -> None:
+    family = Family(chat("\n"), thinks, "always", end="<|im_end|>", eos=None)
+    with pytest.raises(UserError, match=r"teacher: nothing ends its turns: .*; add one of them"):
+        build(family, Actor(family)).prepare_data()
+
+
+def test_a_conversation_that_the_template_refuses_is_named_before_anything_is_sampled(build: Any) -> None:
+    refuses = "{% if messages | length > 1 %}{{ raise_exception('one turn only') }}{% endif %}"
+    family = Family(chat("<|im_end|>", before=refuses + DEFAULT_SYSTEM, opens=IF_OFF), thinks, "switch")
+    engine = Actor(family)
+    data = build(family, engine)
+    prompt = data._load_prompts()[1]
+    prompt["messages"] = [*prompt["messages"], {"role": "assistant", "content": "2"}, *prompt["messages"]]
+    with pytest.raises(UserError, match=r"refuses the turns user, assistant, user \(one turn only\); leave"):
+        data.prepare_data()
+    assert engine.prompts == []
+
+
+def test_what_is_known_of_the_teacher_is_in_the_key(build: Any) -> None:
+    family = FAMILIES["switched by enable_thinking"]
+    engine = Actor(family)
+    paths = set()
+    for habit in ("probe", "switch", "always", "never"):
+        data = build(family, engine, habit=habit)
+        data.prepare_data()
+        paths.add(data.records_path())
+    assert len(paths) == 3  # the probe finds a switch
+
+
+def test_words_that_are_not_used_are_not_in_the_key(build: Any) -> None:
+    def key(name: str, **thinking: Any) -> Path:
+        path = build(FAMILIES[name], Actor(FAMILIES[name]), **thinking).records_path()
+        assert isinstance(path, Path)
+        return path
+
+    switch = "switched by enable_thinking"
+    assert key(switch) == key(switch, marker="Answer:", instruction="Then write Answer:")
+    assert key(switch) != key(switch, closing="</thought>")
+
+
+def test_a_switch_that_makes_no_difference_is_refused(build: Any) -> None:
+    family = FAMILIES["always thinks, and the template says nothing"]
+    with pytest.raises(UserError, match=r"thinking\.habit: switch, but .* all values of enable_thinking"):
+        build(family, Actor(family), habit="switch").prepare_data()

@@ -11,11 +11,12 @@ from katlit.datamodules.labelling.base import Labeller
 from katlit.datamodules.records import Record, read_records
 from katlit.datamodules.sources.base import PromptSource
 from katlit.datamodules.teachers.cached_teacher import CachedTeacher
-from katlit.datamodules.teachers.part import DistillDocument, divide
+from katlit.datamodules.teachers.part import DistillDocument, TeacherPart
 from katlit.engines.base import RolloutEngine, SamplingParameters
 from katlit.model.pretrained import load_tokenizer
 from katlit.packing import Document, collate
 from katlit.rewards import Reward
+from katlit.teacher.by_mode import ByMode, teachers_of
 from katlit.text.protocol import Protocol, prepare_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,8 @@ class DistillData(LabelledData[DistillBatch]):
 
     Args:
         student_tokenizer: Directory or name of the student's tokenizer; markers are added where missing.
-        teacher: Directory of the teacher: a model of ours, or any chat model with a template.
+        teacher: Directory of the teacher: a model of ours, or any chat model with a template. Two are a
+            mapping: `think_on` names the teacher of the think-on records, `think_off` that of the others.
         prompts: Queries to label; not needed with `records_file`.
         engine: Engine that samples the teachers; closed after labelling.
         accuracy: Scorer that verifies the teacher's answers; each prompt's own verifier if not given.
@@ -45,9 +47,7 @@ class DistillData(LabelledData[DistillBatch]):
         records_file: Use these records (JSON Lines) instead of labelling.
         cache_dir: Folder of the labelled records.
         cached_teacher: What the teacher says of the records, written once, for a stage whose
-            `teacher_placement` is cached.
-        think_on_teacher: Directory of another teacher, for the think-on records.
-        think_on_cached_teacher: What that one says of its records.
+            `teacher_placement` is cached; of two teachers each has a folder of its own in it.
     """
 
     kind = "distill"
@@ -55,7 +55,7 @@ class DistillData(LabelledData[DistillBatch]):
     def __init__(
         self,
         student_tokenizer: str,
-        teacher: str,
+        teacher: ByMode[str],
         prompts: PromptSource | None = None,
         engine: RolloutEngine | None = None,
         accuracy: Reward | None = None,
@@ -67,17 +67,16 @@ class DistillData(LabelledData[DistillBatch]):
         records_file: str | None = None,
         cache_dir: str = "outputs/cache",
         cached_teacher: CachedTeacher | None = None,
-        think_on_teacher: str | None = None,
-        think_on_cached_teacher: CachedTeacher | None = None,
     ) -> None:
         super().__init__(
             prompts, engine, accuracy, labeller, sampling, ballot_tokens, ballot_template, batches,
             records_file, cache_dir,
         )  # fmt: skip
         self.student_tokenizer = student_tokenizer
-        self.teacher = teacher
-        second = None if think_on_teacher == teacher else think_on_teacher
-        self._parts = divide(teacher, second, cached_teacher, think_on_cached_teacher)
+        self._parts = [
+            TeacherPart(one, None if cached_teacher is None else cached_teacher.of(one))
+            for one in teachers_of(teacher, "data.teacher")
+        ]
         self.unpaired_share = 0.0  # of the student's targets, known after `setup`
 
     def prepare_data(self) -> None:

@@ -1,6 +1,6 @@
 """A teacher's part of a data set: the records that it wrote, in its tokens beside the student's."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +15,8 @@ from katlit.datamodules.teachers.cached_teacher import CachedTeacher
 from katlit.errors import UserError
 from katlit.model.pretrained import load_tokenizer
 from katlit.packing import Document, fill_rows
+from katlit.teacher.by_mode import Teacher
 from katlit.teacher.scorer import Transcript
-from katlit.text.protocol import Mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +60,12 @@ class TeacherPart:
     """The records of some regimes, which one teacher wrote.
 
     Args:
-        key: The setting that names the teacher.
-        teacher: Its directory or name.
-        regimes: Regimes of its records.
+        teacher: The teacher, and the regimes of its records.
         cache: What it says of them, where that is on disk.
     """
 
-    def __init__(
-        self, key: str, teacher: str, regimes: Collection[Mode], cache: CachedTeacher | None
-    ) -> None:
-        self.key = key
+    def __init__(self, teacher: Teacher, cache: CachedTeacher | None = None) -> None:
         self.teacher = teacher
-        self.regimes = regimes
         self.cache = cache
         self.documents: dict[int, DistillDocument] = {}  # by the number of the record in the data set
 
@@ -81,30 +75,30 @@ class TeacherPart:
         Raises:
             UserError: where none is.
         """
-        tokenizer = load_tokenizer(self.teacher, self.key)
-        dialect = choose_dialect(tokenizer, self.teacher, ballot_template)
+        key, name = self.teacher.key, self.teacher.name
+        dialect = choose_dialect(load_tokenizer(name, key), name, ballot_template)
         self._pad_id = dialect.pad_id
         self.documents = {
             number: encode_pair(record, student, dialect)
             for number, record in enumerate(records)
-            if record.regime in self.regimes
+            if record.regime in self.teacher.modes
         }
         if records and not self.documents:
-            (regime,) = self.regimes
+            (regime,) = self.teacher.modes
             raise UserError(
-                f"{self.key}: {self.teacher!r} has nothing to teach: none of the {len(records)} records is "
+                f"{key}: {name!r} has nothing to teach: none of the {len(records)} records is "
                 f"think-{regime.value}; name one teacher only, or label more prompts"
             )
 
     def write_cache(self) -> None:
         """Ask the teacher for what its cache still lacks."""
         if self.cache is not None:
-            self.cache.write(self.teacher, self._transcripts())
+            self.cache.write(self.teacher.name, self._transcripts())
 
     def open_cache(self) -> None:
         """Map the cache, on every rank."""
         if self.cache is not None:
-            self.cache.open(self.teacher, self._transcripts())
+            self.cache.open(self.teacher.name, self._transcripts())
             self._transcript = {number: place for place, number in enumerate(self.documents)}
 
     def _transcripts(self) -> list[Transcript]:
@@ -154,40 +148,3 @@ class TeacherPart:
             ids.append(top.ids.astype(np.int32))
             log_probs.append(top.log_probs.astype(np.float32))
         return torch.from_numpy(np.concatenate(ids)), torch.from_numpy(np.concatenate(log_probs))
-
-
-def divide(
-    teacher: str,
-    think_on_teacher: str | None,
-    cached_teacher: CachedTeacher | None,
-    think_on_cached_teacher: CachedTeacher | None,
-) -> list[TeacherPart]:
-    """Give each regime its teacher: one for both, or one each.
-
-    Raises:
-        UserError: where caches are not given alike, or share a directory.
-    """
-    caches = cached_teacher, think_on_cached_teacher
-    if think_on_teacher is None:
-        if think_on_cached_teacher is not None:
-            raise UserError(
-                "data.think_on_cached_teacher: given, but there is one teacher; give data.think_on_teacher, "
-                "another one than data.teacher"
-            )
-        return [TeacherPart("data.teacher", teacher, list(Mode), cached_teacher)]
-    if caches.count(None) == 1:
-        raise UserError(
-            "data.cached_teacher, data.think_on_cached_teacher: one of them is missing, but there are two "
-            "teachers; each needs a cache, or neither"
-        )
-    if cached_teacher and think_on_cached_teacher:
-        directory = cached_teacher.directory
-        if directory.resolve() == think_on_cached_teacher.directory.resolve():
-            raise UserError(
-                f"data.think_on_cached_teacher.directory: {str(directory)!r} is that of data.cached_teacher; "
-                "give it one of its own"
-            )
-    return [
-        TeacherPart("data.teacher", teacher, [Mode.THINK_OFF], cached_teacher),
-        TeacherPart("data.think_on_teacher", think_on_teacher, [Mode.THINK_ON], think_on_cached_teacher),
-    ]

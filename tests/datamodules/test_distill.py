@@ -199,14 +199,16 @@ def test_a_marker_on_one_side_only(protocols: dict[str, Protocol], fast: Any) ->
 
 
 @pytest.mark.parametrize("packing", [False, True])
-def test_batches_hold_both_sides_and_the_right_pairs(build: Any, make_engine: Any, packing: bool) -> None:
+def test_batches_hold_both_sides_and_the_right_pairs(
+    build: Any, make_engine: Any, models_root: Path, packing: bool
+) -> None:
     batches = BatchSettings(batch_tokens=700, packing=packing, row_tokens=300, validation_share=0.2)
     data = ready(build(make_engine(), batches=batches))
     assert len(data.train_indices) == 16
     assert len(data.validation_indices) == 4
     assert not set(data.train_indices) & set(data.validation_indices)
     student = Protocol(AutoTokenizer.from_pretrained(data.student_tokenizer))
-    teacher = Protocol(AutoTokenizer.from_pretrained(data.teacher))
+    teacher = Protocol(AutoTokenizer.from_pretrained(str(models_root / "ours-characters")))
     for batch in [*data.train_dataloader(), *data.val_dataloader()]:
         assert batch["input_ids"].shape == batch["position_ids"].shape == batch["loss_mask"].shape
         assert (batch["input_ids"] != student.pad_id).float().mean() >= MIN_FILL

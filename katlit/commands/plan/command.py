@@ -54,7 +54,7 @@ class PlanCLI(KatCLI):
         return {"plan": {"model", "settings"}}
 
     @override
-    def instantiate_classes(self) -> None:
+    def build(self) -> None:
         """Plan, and be done: there is neither trainer nor data."""
         settings = self.config["plan"]
         parser = self._parser("plan")

@@ -1,7 +1,7 @@
 import itertools
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -202,14 +202,16 @@ def test_a_marker_on_one_side_only(protocols: dict[str, Protocol], fast: Any) ->
 
 
 @pytest.mark.parametrize("packing", [False, True])
-def test_batches_hold_both_sides_and_the_right_pairs(build: Any, make_engine: Any, packing: bool) -> None:
+def test_batches_hold_both_sides_and_the_right_pairs(
+    build: Any, make_engine: Any, models_root: Path, packing: bool
+) -> None:
     batches = BatchSettings(batch_tokens=700, packing=packing, row_tokens=300, validation_share=0.2)
     data = ready(build(make_engine(), batches=batches))
     assert len(data.train_indices) == 16
     assert len(data.validation_indices) == 4
     assert not set(data.train_indices) & set(data.validation_indices)
     student = Protocol(AutoTokenizer.from_pretrained(data.student_tokenizer))
-    teacher = Protocol(AutoTokenizer.from_pretrained(data.teacher))
+    teacher = Protocol(AutoTokenizer.from_pretrained(str(models_root / "ours-characters")))
     for batch in [*data.train_dataloader(), *data.val_dataloader()]:
         assert batch["input_ids"].shape == batch["position_ids"].shape == batch["loss_mask"].shape
         assert (batch["input_ids"] != student.pad_id).float().mean() >= MIN_FILL
@@ -269,13 +271,54 @@ def test_nothing_to_label_and_batches_that_are_too_small(
         UserError, match="DistillData: nothing to label; give prompts, a labeller and an engine"
     ):
         DistillData(str(models_root / "ours"), str(models_root / "ours")).prepare_data()
-    with pytest.raises(UserError, match="all 20 documents are longer than batch_tokens=10"):
+    with pytest.raises(UserError, match=r"^data\.batches\.batch_tokens: 10; all 20 think-off documents"):
         ready(build(make_engine(), batches=BatchSettings(batch_tokens=10)))
 
 
-def test_over_long_documents_are_dropped_and_counted(build: Any, make_engine: Any) -> None:
+def test_over_long_documents_are_dropped_and_counted(
+    build: Any, make_engine: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     lengths = ready(build(make_engine(wants=by_size))).lengths
     budget = max(lengths) - 1
     data = ready(build(make_engine(), batches=BatchSettings(batch_tokens=budget)))
     assert data.dropped == lengths.count(max(lengths)) > 0
     assert len(data.train_indices) + len(data.validation_indices) == 20 - data.dropped
+    message = f"data: {data.dropped} of 20 documents are longer than batch_tokens={budget} and left out: "
+    assert message + f"{data.dropped} think-on, such as '" in caplog.text
+    assert f"({max(lengths)} tokens)" in caplog.text
+
+
+def test_a_mode_that_no_batch_can_hold_is_refused(tmp_path: Path, models_root: Path) -> None:
+    turn = {"messages": [{"role": "user", "content": "1+1"}], "judge": "j", "answer": "2"}
+    path = tmp_path / "records.jsonl"
+    write_rows(
+        path,
+        [turn | {"id": f"{i}", "regime": "off"} for i in range(3)]
+        + [turn | {"id": f"on{i}", "regime": "on", "think": "1" * (300 + i)} for i in range(2)],
+    )
+    data = DistillData(
+        str(models_root / "ours"), records_file=str(path), batches=BatchSettings(batch_tokens=200)
+    )
+    told = (
+        r"^data\.batches\.batch_tokens: 200; all 2 think-on documents of .* the shortest has (\d+) tokens and"
+    )
+    with pytest.raises(UserError, match=told):
+        ready(data)
+
+
+def test_records_without_a_teacher_are_the_students_alone(tmp_path: Path, models_root: Path) -> None:
+    write_rows(
+        tmp_path / "records.jsonl", (asdict(record) | {"source": ""} for record in (THINK, DIRECT, PLAIN))
+    )
+    ours, batches = str(models_root / "ours"), BatchSettings(validation_share=0.0)
+    both, alone = (
+        ready(DistillData(ours, teacher, records_file=str(tmp_path / "records.jsonl"), batches=batches))
+        for teacher in (ours, None)
+    )
+    (whole,), (batch,) = list(both.train_dataloader()), list(alone.train_dataloader())
+    assert sorted(batch) == ["input_ids", "loss_mask", "position_ids"]
+    assert all(torch.equal(batch[name], whole[name]) for name in batch)
+    with pytest.raises(
+        UserError, match=r"^data\.labeller\.teacher: not given; name the model that labels, or"
+    ):
+        DualRegime().models()

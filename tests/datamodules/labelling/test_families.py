@@ -89,7 +89,7 @@ def test_stage_1_reads_the_teacher_as_it_wrote(build: Any, family: Family) -> No
     data = build(family, Actor(family))
     data.prepare_data()
     data.setup("fit")
-    teacher: Any = load_tokenizer(data.teacher, "teacher")
+    teacher: Any = load_tokenizer(data._parts[0].teacher.name, "teacher")
     student: Any = load_tokenizer(data.student_tokenizer, "student")
     (part,) = data._parts
     for number, document in part.documents.items():

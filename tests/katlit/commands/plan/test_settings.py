@@ -20,7 +20,7 @@ from katlit.modules import StepSRPO
 
 MEMORY = 10**9
 HF = {"batch_size": 2, "max_context": 32, "dtype": "bfloat16"}
-VLLM = {"max_context": 32, "kv_cache_gib": 0.01}
+VLLM = {"max_context": 32, "options": Namespace(kv_cache_gib=0.01)}
 HF_NAMES = ["katlit.engines.HFEngine", "katlit.engines.hf.HFEngine", "derived.DerivedHF"]
 VLLM_NAMES = ["katlit.engines.VLLMEngine", "katlit.engines.vllm.engine.VLLMEngine", "derived.DerivedVLLM"]
 SAMPLERS = [
@@ -131,8 +131,18 @@ def test_the_command_asks_the_class_that_a_file_names(
     assert "rollout engine in process" in capsys.readouterr().out
 
 
-def test_what_an_engine_refuses_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = written(tmp_path, {"class_path": "derived.DerivedHF", "init_args": HF | {"batch_size": 0}})
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("derived.DerivedHF", {"batch_size": 0}, "batch_size: 0; give at least 1"),
+        (VLLM_NAMES[0], {"options": {"max_num_seqs": 0}}, "options.max_num_seqs: 0; give at least 1"),
+        ("katlit.engines.VLLMServer", {"options": {"kv_cache_gib": 0}}, "options.kv_cache_gib: 0"),
+    ],
+)
+def test_what_an_engine_refuses_is_one_line(
+    name: str, arguments: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = written(tmp_path, {"class_path": name, "init_args": arguments})
     assert main(["plan", "-c", run, "--memory=1GiB"]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.endswith("callbacks[0].init_args.engine.init_args.batch_size: 0; give at least 1")
+    assert f"callbacks[0].init_args.engine.init_args.{message}" in error

@@ -10,6 +10,7 @@ from torch import Tensor
 from katlit.batch import TeacherTokens
 from katlit.datamodules.dialects.alignment import pair_targets
 from katlit.datamodules.dialects.dialects import Dialect, KatlitDialect, choose_dialect
+from katlit.datamodules.progress import reported
 from katlit.datamodules.records import Record
 from katlit.datamodules.teachers.cached_teacher import CachedTeacher
 from katlit.errors import UserError
@@ -86,7 +87,7 @@ class TeacherPart:
         self._pad_id = dialect.pad_id
         self.documents = {
             number: encode_pair(record, student, dialect)
-            for number, record in enumerate(records)
+            for number, record in enumerate(reported(records, "records encoded"))
             if record.regime in self.regimes
         }
         if records and not self.documents:

@@ -44,8 +44,12 @@ def settings(engine: Namespace | None, sampler: str = SAMPLERS[0]) -> Namespace:
 
 
 @pytest.fixture(scope="module")
-def job() -> Callable[..., Job]:
-    stage = StepSRPO(Backbone(config=QWEN | {"vocab_size": 100}))
+def stage() -> StepSRPO:
+    return StepSRPO(Backbone(config=QWEN | {"vocab_size": 100}))
+
+
+@pytest.fixture
+def job(stage: StepSRPO) -> Callable[..., Job]:
     return lambda *what: read_job(stage, settings(*what), Overrides(MEMORY))
 
 
@@ -82,6 +86,24 @@ def test_a_server_takes_nothing(job: Callable[..., Job]) -> None:
 def test_a_sampler_that_hides_its_engine_is_refused(job: Callable[..., Job]) -> None:
     with pytest.raises(UserError, match=r"trainer.callbacks: derived.FixedSampler has no setting engine"):
         job(None, "derived.FixedSampler")
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "message"),
+    [
+        (slice(2), "^data: derived.OwnData has no setting batch_size"),
+        (slice(1), "^plan: data has no batch_tokens, nor are there rollouts"),
+    ],
+    ids=["sampled", "read"],
+)
+def test_data_of_which_the_batch_is_unknown_are_refused(
+    callbacks: slice, message: str, stage: StepSRPO
+) -> None:
+    given = settings(named("derived.Silent"))
+    given.trainer.callbacks = given.trainer.callbacks[callbacks]
+    given.data = Namespace(class_path="derived.OwnData")
+    with pytest.raises(UserError, match=message):
+        read_job(stage, given, Overrides(MEMORY))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from katlit.commands.demo import OUTPUT, stage_command
 from katlit.datamodules.sources.tasks import TaskPrompts
-from katlit.engines import SamplingParameters, VLLMEngine
+from katlit.engines import SamplingParameters, VLLMEngine, VLLMOptions
 from katlit.engines.base import Completion
 from katlit.metrics.tally import means
 from katlit.model.pretrained import load_tokenizer
@@ -52,7 +52,7 @@ def measure(directory: Path) -> dict[str, float]:
     rates: list[float] = []
     found: dict[str, float] = {}
     for tokens in (0, 1):
-        engine = VLLMEngine(max_context=512, speculative_tokens=tokens)
+        engine = VLLMEngine(max_context=512, options=VLLMOptions(speculative_tokens=tokens))
         engine.start(directory)
         try:
             timed(engine, questions, greedy)

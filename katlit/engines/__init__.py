@@ -3,6 +3,7 @@
 from katlit.engines.base import Completion, RolloutEngine, SamplingParameters
 from katlit.engines.hf import HFEngine
 from katlit.engines.vllm.engine import VLLMEngine
+from katlit.engines.vllm.options import ServerOptions, ServerTimeouts, VLLMOptions
 from katlit.engines.vllm.server.engine import VLLMServer
 
 __all__ = [
@@ -10,6 +11,9 @@ __all__ = [
     "HFEngine",
     "RolloutEngine",
     "SamplingParameters",
+    "ServerOptions",
+    "ServerTimeouts",
     "VLLMEngine",
+    "VLLMOptions",
     "VLLMServer",
 ]

@@ -178,7 +178,7 @@ def test_rollouts_in_flight_are_neither_lost_nor_sampled_again(
 def test_with_vllm_a_resumed_run_samples_the_same_tokens(tmp_path: Path) -> None:
     engine = "--trainer.callbacks.engine"
     words = [f"{engine}=katlit.engines.VLLMEngine", f"{engine}.max_context=256"]
-    words += [f"{engine}.kv_cache_gib=0.1", "--trainer.max_steps=5"]
+    words += [f"{engine}.options.kv_cache_gib=0.1", "--trainer.max_steps=5"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(start(whole, *words))
     run = start(killed, *words)

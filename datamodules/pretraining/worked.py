@@ -11,9 +11,9 @@ from katlit.batch import TokenBatch
 from katlit.datamodules.loader import EpochLoader, share_of
 from katlit.datamodules.pretraining.solutions import result, solve, thinking
 from katlit.datamodules.sources.tasks import Split, TaskFamily, in_heldout, task_entries
-from katlit.model.pretrained import load_tokenizer
+from katlit.datamodules.student import student_protocol
 from katlit.packing import Document, collate, plan_epoch
-from katlit.text.protocol import Mode, Protocol, Response, Thinking, prepare_tokenizer
+from katlit.text.protocol import Mode, Response, Thinking
 
 Style = Literal["protocol", "chat", "plain"]
 
@@ -73,9 +73,7 @@ class WorkedData(LightningDataModule):
 
     def setup(self, stage: str) -> None:  # noqa: ARG002 (Lightning's signature)
         """Load the tokenizer."""
-        tokenizer = load_tokenizer(self._tokenizer, "data.tokenizer")
-        prepare_tokenizer(tokenizer)
-        self._protocol = Protocol(tokenizer)
+        self._protocol = student_protocol(self._tokenizer, "data.tokenizer", self.trainer)
 
     def train_dataloader(self) -> EpochLoader[list[Document], TokenBatch]:
         """New documents each epoch."""

@@ -8,16 +8,20 @@ with the folder within.
 """
 
 import copy
+import logging
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from katlit.model.mtp import DRAFTER_PREFIX
 from katlit.output import replacing_directory
+from katlit.text.printable import short_line
 from katlit.text.protocol import Protocol
 from katlit.text.saved_tokenizer import save_tokenizer
+
+logger = logging.getLogger(__name__)
 
 MTP_FOLDER = "mtp"
 # Which of vLLM's models runs a model of this type so that its drafter can follow it, and the MTP modules as
@@ -59,6 +63,7 @@ def _fill(
 ) -> None:
     end = {"eos_token_id": protocol.end_id, "pad_token_id": protocol.pad_id}
     model.config.update(end)
+    model.generation_config = _valid(model.generation_config)
     model.generation_config.update(**end)
     depths = {name.split(".")[2] for name in mtp_weights}
     model.config.num_nextn_predict_layers = len(depths)
@@ -66,6 +71,18 @@ def _fill(
     save_tokenizer(protocol, directory)
     if mtp_weights:
         _write_mtp(directory / MTP_FOLDER, model.config, mtp_weights)
+
+
+def _valid(settings: GenerationConfig) -> GenerationConfig:
+    """Settings that can be saved: fresh ones where those of the base contradict themselves."""
+    try:
+        settings.validate(strict=True)
+    except ValueError as error:
+        logger.warning(
+            "export: generation_config.json of the base is replaced by defaults (%s)", short_line(str(error))
+        )
+        return GenerationConfig()
+    return settings
 
 
 def _write_mtp(folder: Path, config: PretrainedConfig, weights: dict[str, Tensor]) -> None:

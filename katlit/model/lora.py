@@ -38,8 +38,8 @@ class LoraSettings:
     Attributes:
         rank: r, the inner width of the product.
         alpha: The product is scaled by alpha / rank.
-        dropout: Dropout of the adapters' input while training. Leave it at 0 in stage 3, where it would
-            set the trainer's log-probabilities apart from the sampler's.
+        dropout: Dropout of the adapters' input while training. Stage 3 sets it to 0, since it would set the
+            trainer's log-probabilities apart from the sampler's.
         target_modules: Names of linear layers, or all of the decoder's.
         train_markers: Whether the rows of the protocol's markers, of its end of turn and of every token that
             the model never saw are trained too, in embedding and head. The first stage needs it.

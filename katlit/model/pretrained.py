@@ -150,9 +150,10 @@ def build_model(
 def grow_vocabulary(model: PreTrainedModel, size: int, first_new: int, seed: int) -> None:
     """Make room for `size` tokens and initialise the rows of those that the model never saw.
 
-    A new row is the mean of the old ones plus normal noise of a tenth of their standard deviation, per
-    dimension (our choice); a mean's logit stays moderate, and noise lets tokens part. Old rows are untouched.
-    A table that is already longer than `size`, as padded ones are, keeps its length.
+    A new row is the mean of the old ones plus normal noise of their standard deviation, per dimension (our
+    choice). So it is as long as others and as far from them, and a few steps are enough to learn it; rows
+    that start all but alike take many to part. Old rows are untouched. A table that is already longer than
+    `size`, as padded ones are, keeps its length.
 
     Args:
         model: Tied or untied; both tables are treated.
@@ -171,7 +172,7 @@ def grow_vocabulary(model: PreTrainedModel, size: int, first_new: int, seed: int
     for weight in tables:
         old, new = weight[:first].float(), weight[first:size]
         noise = torch.randn(new.shape, generator=generator)
-        new.copy_(old.mean(dim=0) + 0.1 * old.std(dim=0) * noise)
+        new.copy_(old.mean(dim=0) + old.std(dim=0) * noise)
 
 
 def output_weight(model: PreTrainedModel) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tinymodel import fit, packed, tiny_backbone
+from tinymodel import QWEN, fit, packed, tiny_backbone
 from torch import Tensor
 
 from katlit.advantages import GRPO, AdvantageEstimator, HiPO, Process
@@ -183,3 +183,10 @@ def test_it_makes_rewarded_answers_likelier(tmp_path: Path, estimator: type[Adva
     for rollout, sign in ((3, 1), (1, -1)):  # in the first group, the only trained one of its mode's kind
         tokens = answer & (batch["rollout_ids"] == rollout)
         assert sign * (after - before)[tokens].mean() > 0
+
+
+def test_a_policy_has_no_dropout(tmp_path: Path) -> None:
+    stage = StepSRPO(tiny_backbone(tmp_path, QWEN | {"attention_dropout": 0.5}))
+    stage.configure_model()
+    batch = batch_of(stage.train())
+    assert torch.equal(all_log_probs(stage, batch), all_log_probs(stage, batch))

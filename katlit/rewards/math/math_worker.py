@@ -13,6 +13,7 @@ import math
 import resource
 import signal
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from types import CodeType
 from typing import Any
@@ -23,7 +24,9 @@ from sympy.parsing import sympy_parser
 
 OUTSIDE = {"subprocess.Popen", "os.system", "os.exec", "os.fork", "os.posix_spawn", "socket.connect"}
 NUMBERS = {"Integer", "Float", "Rational", "sympy"}  # sympy: as in `from sympy import *`
-LATEX = [LatexExtractionConfig(boxed_match_priority=-1)]
+# Units are read before: math-verify would take the last letter of "3t" for one.
+NORMAL = replace(LatexExtractionConfig().normalization_config, units=False)
+LATEX = [LatexExtractionConfig(boxed_match_priority=-1, normalization_config=NORMAL)]
 PERCENT = UnevaluatedExpr(Rational(1, 100))
 DIGITS = 60  # that constants are computed to
 EXACT = Rational(1, 10**40)  # relative: nearer constants are equal
@@ -67,7 +70,9 @@ def compare(reference: str, answer: str) -> tuple[bool, str]:
         return False, "not an expression"
     for gold in golds:
         for candidate in candidates:
-            if verify(gold, candidate, timeout_seconds=None, raise_on_error=True):
+            if verify(
+                gold, candidate, timeout_seconds=None, raise_on_error=True, allow_set_relation_comp=True
+            ):
                 return confirm(gold, candidate)
     return False, f"not {reference}"
 

@@ -10,10 +10,13 @@ from typing import Any
 from katlit.errors import UserError
 from katlit.rewards.base import Reward, Sample, Verdict
 from katlit.rewards.match import reference_of
-from katlit.rewards.math.answers import final_expression, words
+from katlit.rewards.math.answers import final_expression, reference_expression
 from katlit.rewards.math.lists import equal_lists, split_list
 from katlit.rewards.math.numerals import Numeral, equal, read_numeral
+from katlit.rewards.math.sentences import is_prose
+from katlit.rewards.math.spelling import as_text, readable
 from katlit.rewards.math.units import split_unit
+from katlit.rewards.math.words import choice, stated_words, words
 from katlit.rewards.math.workers import StartError, WorkerError, WorkerPool
 
 _SCRIPT = Path(__file__).with_name("math_worker.py")
@@ -96,29 +99,44 @@ class MathReward(Reward):
 
     def _read(self, sample: Sample) -> Verdict | dict[str, str]:
         """A verdict, where none of sympy is needed; else what to ask a worker."""
-        reference = final_expression(reference_of(sample), self.max_characters)
+        text = reference_of(sample)
+        reference = reference_expression(text, self.max_characters)
         if sample.answer is None:
             return Verdict(0.0, "no answer")
         answer = final_expression(sample.answer, self.max_characters)
-        if answer == reference:
+        if answer == reference and answer:
             return Verdict(1.0, "the reference's text")
+        told = _compare_words(reference, answer, sample.answer[-self.max_characters :])
+        if told:
+            return told
         if not answer:
-            return Verdict(0.0, "no answer")
+            return Verdict(0.0, "no answer, or more than one")
         if len(answer) > self.max_characters:
             return Verdict(0.0, f"longer than {self.max_characters} characters")
         return _compare(reference, answer)
 
 
-def _compare(reference: str, answer: str) -> Verdict | dict[str, str]:
-    expected = words(reference)
+def _compare_words(reference: str, answer: str, text: str) -> Verdict | None:
+    """The verdict on a reference that is a letter or words; None where it is an expression."""
+    labelled = choice(reference)
+    expected = labelled or words(reference)
+    if expected is not None and len(expected) == 1:
+        return _told(expected in {words(answer), answer.casefold(), choice(answer), choice(text)}, "choice")
     if expected is not None:
-        return _told(expected in {words(answer), answer.casefold()}, "words")
+        return _told(expected in stated_words(answer) | {answer.casefold()}, "words")
+    if is_prose(split_unit(reference)[0]):
+        same = as_text(reference) in {as_text(answer), as_text(text)}
+        return _told(same, "text")
+    return None
+
+
+def _compare(reference: str, answer: str) -> Verdict | dict[str, str]:
     (reference, unit), (answer, own) = split_unit(reference), split_unit(answer)
-    if unit and own and unit != own:
+    if unit and own and not unit.agrees(own):
         return Verdict(0.0, f"{own} for {unit}")
-    (reference, base), (answer, own) = _split_base(reference), _split_base(answer)
-    if base and own and base != own:
-        return Verdict(0.0, f"base {own} for {base}")
+    (reference, base), (answer, own_base) = _split_base(reference), _split_base(answer)
+    if base and own_base and base != own_base:
+        return Verdict(0.0, f"base {own_base} for {base}")
     number, given = read_numeral(reference), read_numeral(answer)
     if number and given:
         return _told(equal(number, given), "number")
@@ -127,7 +145,9 @@ def _compare(reference: str, answer: str) -> Verdict | dict[str, str]:
         same = equal_lists(listed, listed_too) if listed and listed_too else None
         if same is not None:
             return _told(same, "list")
-    return _request(reference, answer, number, given)
+        if as_text(reference) == as_text(answer) and reference.casefold() == reference == answer.casefold():
+            return _told(same=True, kind="text")
+    return _request(readable(reference), readable(answer), number, given)
 
 
 def _told(same: bool, kind: str) -> Verdict:

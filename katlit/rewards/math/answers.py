@@ -9,8 +9,11 @@ from katlit.rewards.math.sentences import is_prose, stated_number
 from katlit.rewards.math.units import split_unit
 
 _BRACES = re.compile(r"(?P<box>\\{1,2}f?boxed\s*\{)|\\[{}\\]|(?P<open>\{)|(?P<close>\})")
-_PHANTOM = re.compile(r"\\(?:h|v)?phantom\s*\{[^{}]*\}|\\(?:ldots|dots|cdots)(?![a-zA-Z])|\.{3}|…")
-_HASHES = re.compile(r"^[ \t]*####[ \t]*(\S[^\n]*)$", re.M)
+# A box that holds a place only, as in a quoted question.
+_PLACE = re.compile(
+    r"\\{1,2}f?boxed\s*\{(?:\s|\\[hv]?phantom\s*\{[^{}]*\}|\\[lc]?dots(?![a-zA-Z])|\.{3}|…|\?)*\}"
+)
+_HASHES = re.compile(r"(?<!\S)####[ \t]*(?![#\s])([^\n]+)$", re.M)
 _PHRASE = re.compile(
     r"\banswers?\b(?:[^.\n:=]{0,80}?\b(?:is|are|be)\b\s*:?|\s*[:=])[\s*_]*(?=\S)"
     r"|\A[^.\n]{0,200}?\b(?:results?|solutions?)\b[\s*]*(?:(?:is|are)\b\s*:?|[:=])[\s*]*(?=\S)",
@@ -27,12 +30,12 @@ _CLOSING = re.compile(
     r"is there anything|good luck|great job|thank|you(?:'re| are) welcome|happy to)\b",
     re.I,
 )
-_REVISION = re.compile(
-    r"\b(?:wait|actually|correction|corrected|sorry|mistake|wrong|instead|rather|oops|hmm|no|should be|"
-    r"but|however|or|so|thus|therefore|hence|answer|it is|it's|that is|that's)\b",
+_LEAD = re.compile(
+    r"(?:(?:so|thus|therefore|hence|finally|then|and|or|but|wait|sorry|actually|well|no(?=[,.:!]))\b[\s,.:!#]*)+",
     re.I,
 )
-_LEAD = re.compile(r"(?:(?:so|thus|therefore|hence|finally|then|and)\b[\s,:]*)+", re.I)
+# The rest of the sentence that a box stands in: "in 5 years".
+_ONGOING = re.compile(r"\A(?:[ \t$)*\]}]|\\[)\]])*(?=[a-z]{2}|a\s|[%(])(?:[^\n.!?]|\.(?=\d))*")
 _BARE_LINE = re.compile(r"(?:[a-zA-Z]\w*\s*=\s*)?-?\\?\$?\d[\d.,/]*")
 _EXPRESSION = re.compile(r"[=+\-*/^\\<>≤≥∞\[\](){}]|\A\W*[a-zA-Z]\W*\Z")
 
@@ -49,9 +52,11 @@ def final_expression(text: str, max_characters: int) -> str:
         text: A text of any length.
         max_characters: How many characters at the end of a text are searched for anything but boxes.
     """
+    text = _PLACE.sub("", text)
     boxed, after = _boxed(text)
     if boxed:
-        return _undisputed(clean(", ".join(boxed)), plain(after[-max_characters:]))
+        later = after if _LEAD.match(after.lstrip(" $")) else _ONGOING.sub("", after)
+        return _undisputed(clean(", ".join(boxed)), plain(later[-max_characters:]))
     end = plain(text[-max_characters:].strip())
     if hashes := list(_HASHES.finditer(end)):
         return _undisputed(_statement(hashes[-1][1]), end[hashes[-1].end() :])
@@ -80,7 +85,7 @@ def reference_expression(text: str, max_characters: int) -> str:
 def _boxed(text: str) -> tuple[list[str], str]:
     r"""The contents of all outermost `\boxed{…}`, each once, and the text after the last one.
 
-    One that is never closed is none, and so is one that holds a place only, as in a quoted question.
+    One that is never closed is none.
     """
     found: list[tuple[str, int]] = []
     stack: list[tuple[bool, int, int]] = []  # of each open brace: is it a box, its start, how many were found
@@ -91,7 +96,6 @@ def _boxed(text: str) -> tuple[list[str], str]:
             box, start, before = stack.pop()
             if box:
                 found[before:] = [(text[start : token.start()].strip(), token.end())]
-    found = [(content, end) for content, end in found if _PHANTOM.sub("", content[:2000]).strip()]
     return list(dict.fromkeys(content for content, _ in found)), text[found[-1][1] :] if found else text
 
 
@@ -141,7 +145,9 @@ def _states(sentence: str) -> bool:
 
 def _statement(sentence: str) -> str:
     """What a sentence states; nothing where that is open."""
-    sentence = _LEAD.sub("", sentence.strip(), count=1) if _LEAD.match(sentence.strip()) else sentence.strip()
+    sentence = sentence.strip().lstrip("# ")
+    if lead := _LEAD.match(sentence):
+        sentence = sentence[lead.end() :]
     if find_formulas(sentence):
         return clean(formula_answer(sentence) or "")
     if is_prose(sentence) and re.search(r"\d", sentence):
@@ -150,14 +156,17 @@ def _statement(sentence: str) -> str:
 
 
 def _undisputed(answer: str, rest: str) -> str:
-    """The answer, unless the text after it gives another number as the answer."""
-    for sentence in sentences(rest):
-        if _REVISION.search(sentence) and _states(sentence) and _differ(answer, _last_statement(sentence)):
-            return ""
+    """The answer, unless the text after it ends in another number."""
+    if phrases := list(_PHRASE.finditer(rest)):
+        other = _after_phrases(rest, phrases)
+        return answer if other and not _differ(answer, other) else ""
+    for sentence in reversed(sentences(rest)):
+        if not _CLOSING.match(sentence) and _states(sentence) and (other := _statement(sentence)):
+            return "" if _differ(answer, other) else answer
     return answer
 
 
 def _differ(answer: str, other: str) -> bool:
     """Whether two answers are numbers, and not the same."""
-    first, second = read_numeral(split_unit(answer)[0]), read_numeral(split_unit(other)[0])
+    first, second = (read_numeral(split_unit(one.rpartition("=")[2].strip())[0]) for one in (answer, other))
     return bool(first and second and not equal(first, second))

@@ -33,6 +33,10 @@ EXACT = Rational(1, 10**40)  # relative: nearer constants are equal
 ROUNDED = Rational(1, 10**6)  # the same, where a decimal is part of one
 
 
+class UnreadableReferenceError(Exception):
+    """The reference is nothing that math-verify reads."""
+
+
 def forbid_evaluation(event: str, arguments: tuple[Any, ...]) -> None:
     """Refuse what leads out of the process, and to sympy's parser all but numbers; a hook of `sys`."""
     if event == "exec":
@@ -65,7 +69,7 @@ def compare(reference: str, answer: str) -> tuple[bool, str]:
     """Whether two expressions in LaTeX mean the same, and why."""
     golds, candidates = expressions(reference), expressions(answer)
     if not golds:
-        return False, "another text than the reference, which is no expression"
+        raise UnreadableReferenceError
     if not candidates:
         return False, "not an expression"
     for gold in golds:
@@ -117,6 +121,8 @@ def answer_to(request: dict[str, str]) -> dict[str, Any]:
     """The reply to a request."""
     try:
         equal, reason = within(**request) if "low" in request else compare(**request)
+    except UnreadableReferenceError:
+        return {"equal": False, "reason": "", "unreadable": True}
     except Exception as error:  # noqa: BLE001 (a library fed with anything)
         return {"equal": None, "reason": f"{type(error).__name__} while comparing"}
     return {"equal": equal, "reason": reason[:200]}

@@ -16,12 +16,10 @@ _COMMAND = re.compile(r"(?:\\[a-zA-Z]+|_)(?:\s*\{[^{}]*\})?")
 _FUNCTIONS = re.compile(r"\b(?:sin|cos|tan|cot|log|exp|sqrt|and|mod|lim|max|min|gcd|lcm|inf)\b", re.I)
 _BOUND = re.compile(
     r"\b(?:than|least|most|over|under|above|below|between|nearly|almost|up\s+to|exceeds?|beyond|within|"
-    r"except|instead\s+of|from|not)\s+(?:an?\s+|the\s+)?\Z",
+    r"except|instead\s+of|from|not|step|question|problem|part|case|figure|page|chapter|exercise|option)\s+(?:an?\s+|the\s+)?\Z",
     re.I,
 )
-_NEGATION = re.compile(
-    r"\b(?:not|never|neither|nor|cannot|without|isn|aren|wasn|doesn|didn|don|can|won)\b(?:['’]t\b)?", re.I
-)
+_NEGATION = re.compile(r"\b(?:not|never|neither|nor|cannot|without)\b|n['’]t\b", re.I)
 _CONCLUSIVE = re.compile(
     r"(?:\b(?:is|are|was|were|be|equals?|gets?|gives?|makes?|leaves?|totals?|have|has|total\s+of)|=|≈|:)\s+"
     r"(?:(?:exactly|only|just|now|then|still|therefore|thus|also|left|with|about|approximately|around|roughly|an?|the|"
@@ -88,7 +86,10 @@ def _chosen(sentence: str, runs: list[re.Match[str]]) -> re.Match[str] | None:
         rivals = [run for run in earlier if _CONCLUSIVE.search(sentence[: run.start()])]
         return last if not rivals or _THEN.search(sentence, rivals[-1].end(), last.start()) else None
     sums = [run for run in runs if re.search("[=≈]", run[0])]
-    return sums[-1] if sums else None
+    if not sums:
+        return None
+    given = set(re.findall(_NUMBER, sentence[: sums[-1].end()]))
+    return sums[-1] if given.issuperset(re.findall(_NUMBER, sentence[sums[-1].end() :])) else None
 
 
 def leads_to_end(text: str) -> bool:
@@ -118,7 +119,8 @@ def _value(run: str) -> str:
 def _counted(after: str) -> str:
     """What is counted after a number, as far as it can be told."""
     scale = _SCALE.match(after)
-    words = _CLAUSE.split(after[scale.end() if scale else 0 :][:80], maxsplit=1)[0].rstrip()
+    following = re.split(r"\d", after[scale.end() if scale else 0 :][:80], maxsplit=1)[0]
+    words = _CLAUSE.split(following, maxsplit=1)[0].rstrip()
     unit = read_unit(words)
     if unit and not unit.name:  # the noun alone: what follows may be anything
         words = " ".join(words.split(maxsplit=3)[:2])

@@ -4,12 +4,12 @@ import re
 
 from katlit.rewards.math.cleaning import clean, plain
 from katlit.rewards.math.lists import split_list
+from katlit.rewards.math.words import unmarked
 
 _BUILDER = re.compile(
     r"\\\{\s*(?P<name>[a-zA-Z])\s*(?:\\in\s*(?:\\mathbb\s*\{?\s*R\s*\}?|R)\s*)?(?:\\mid|\\vert|\\colon|[|:])\s*(?P<rule>.*)\\\}"
 )
 _SIGN = re.compile(r"\\(?:pm|mp)(?![a-zA-Z])")
-_TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 _PUNCTUATION = re.compile(r"[.,;:!?](?!\d)|[\"'“”‘’`$*]")
 
 
@@ -45,6 +45,6 @@ def _signed(item: str, sign: str) -> str:
 
 def as_text(text: str) -> str:
     """The text without layout and punctuation, in one case: to compare what is no expression."""
-    text = _TEXT.sub(r"\1", clean(plain(text)))
+    text = unmarked(clean(plain(text)))
     text = re.sub(r"\\(?=[,;:! ])|\\(?:ldots|dots)", " ", text)
     return "".join(_PUNCTUATION.sub(" ", text).casefold().split())

@@ -56,6 +56,9 @@ _NO_NOUN = re.compile(
 _ANYWHERE = re.compile(r"\b(?:and|or|plus|minus|but|not|half|if|when|mod)\b", re.I)
 
 
+SCALE = re.compile(r"(?:hundred|thousand|million|billion|trillion|dozen)\b", re.I)
+
+
 @dataclass(frozen=True, slots=True)
 class Unit:
     """What is counted: a unit that we know by its one name, or the stems of some words."""
@@ -114,13 +117,17 @@ def _bare(expression: str) -> tuple[str, Unit | None]:
     if match is None:
         return expression, None
     value, name = match["value"].strip(), match["unit"].strip().removesuffix(".")
-    if name.removeprefix("\\") in _CURRENCIES:
-        return value, Unit(_CURRENCIES[name.removeprefix("\\")])
-    number = read_numeral(value)
-    known = read_unit(name, nouns=False)
-    if known and (number or match["space"]) and (match["space"] or len(re.match("[a-zA-Z]*", name)[0]) > 1):  # type: ignore[index]
-        return value, known
-    return (value, read_unit(name)) if number and match["space"] else (expression, None)
+    if currency := _CURRENCIES.get(name.removeprefix("\\")):
+        return value, Unit(currency)
+    if scale := SCALE.match(name):
+        return f"{value} {scale[0]}", read_unit(name[scale.end() :])
+    spaced = bool(match["space"])
+    if read_numeral(value):
+        unit = read_unit(name, nouns=spaced)
+        letter = re.match(r"[a-zA-Z](?![a-zA-Z])", name)
+        return (value, unit) if spaced or not letter else (expression, None)
+    known = re.match(r"[a-zA-Z]{2}", name) and spaced
+    return (value, read_unit(name, nouns=False)) if known else (expression, None)
 
 
 def read_unit(text: str, *, nouns: bool = True) -> Unit | None:

@@ -9,10 +9,15 @@ _CHOICE = re.compile(r"\(?([A-Za-z])[).:]?")
 # Letters of choices that stand before a text: "C. 12 apples"; "A" and "I" alone are words.
 _LABELLED = re.compile(r"\(?([A-HJ])(?:\)\s*|[.:]\s+|\s+[-–]\s+)\S.*", re.S)
 _NAMED = re.compile(
-    r"\b(?:answer|option|choice)\b(?:[^.\n]{0,40}?\b(?:is|be)\b)?\s*:?\s*(?:(?:option|choice)\s+)?\(?([A-HJ])"
+    r"\b(?i:answer|option|choice)\b(?:[^.\n]{0,40}?\b(?:is|be)\b)?\s*:?\s*(?:(?i:option|choice)\s+)?\(?([A-HJ])"
     r"(?=[).:,;]|\s*\Z|\s+(?:because|since|as|which|[-–]))",
 )
 _STATED = re.compile(r".*\b(?:is|are|was|be|:)\s+(?:an?\s+|the\s+|on\s+)?(\S.*)", re.S | re.I)
+
+
+def unmarked(expression: str) -> str:
+    r"""The expression with the words of `\text{…}` as plain words."""
+    return _TEXT.sub(r"\1", expression)
 
 
 def words(expression: str) -> str | None:
@@ -20,7 +25,7 @@ def words(expression: str) -> str | None:
 
     Letters of `\text{…}`, and plain words of three letters or more: products of as many variables are rare.
     """
-    text = _TEXT.sub(r"\1", expression).strip()
+    text = unmarked(expression).strip()
     if match := _CHOICE.fullmatch(text):
         marked = text != expression or len(text) > 1
         return match[1].casefold() if marked or match[1] in "ABCDE" else None
@@ -32,7 +37,7 @@ def words(expression: str) -> str | None:
 
 def choice(text: str) -> str | None:
     """The letter of a choice with its text, "C. 12 apples"; None where there is none, or more than one."""
-    lines = [line.strip() for line in plain(_TEXT.sub(r"\1", text)).splitlines() if line.strip()]
+    lines = [line.strip() for line in plain(unmarked(text)).splitlines() if line.strip()]
     named = {letter for line in lines for letter in _NAMED.findall(line)}
     if not named:
         named = {match[1] for line in lines if (match := _LABELLED.fullmatch(line))}

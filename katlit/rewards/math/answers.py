@@ -5,7 +5,7 @@ import re
 from katlit.rewards.math.cleaning import clean, plain
 from katlit.rewards.math.formulas import find_formulas, formula_answer, is_linked_list, sentences, unwrapped
 from katlit.rewards.math.numerals import equal, read_numeral
-from katlit.rewards.math.sentences import is_prose, stated_number
+from katlit.rewards.math.sentences import is_bound, is_prose, stated_expression, stated_number
 from katlit.rewards.math.units import split_unit
 
 _BRACES = re.compile(r"(?P<box>\\{1,2}f?boxed\s*\{)|\\[{}\\]|(?P<open>\{)|(?P<close>\})")
@@ -34,6 +34,7 @@ _LEAD = re.compile(
     r"(?:(?:so|thus|therefore|hence|finally|then|and|or|but|wait|sorry|actually|well|no(?=[,.:!]))\b[\s,.:!#]*)+",
     re.I,
 )
+_ASIDE = re.compile(r"\([^()]*[a-z]{3}[^()]*\)\W*")
 # The rest of the sentence that a box stands in: "in 5 years".
 _ONGOING = re.compile(r"\A(?:[ \t$)*\]}]|\\[)\]])*(?=[a-z]{2}|a\s|[%(])(?:[^\n.!?]|\.(?=\d))*")
 _BARE_LINE = re.compile(r"(?:[a-zA-Z]\w*\s*=\s*)?-?\\?\$?\d[\d.,/]*")
@@ -105,8 +106,8 @@ def _after_phrases(end: str, phrases: list[re.Match[str]]) -> str:
     said = [(phrase.end(), sentences(end[phrase.end() :])[0]) for phrase in phrases]
     ends = [start + len(sentence) for start, sentence in said]
     stated = [  # but for "Final answer: the answer is 5", where one holds the next one
-        _statement(_without_reason(sentence))
-        for (_, sentence), stop, following in zip(said, ends, starts, strict=True)
+        "" if is_bound(phrase[0].rstrip("*_ ")) else _statement(_without_reason(sentence))
+        for phrase, (_, sentence), stop, following in zip(phrases, said, ends, starts, strict=True)
         if stop <= following
     ]
     if any(_differ(earlier, stated[-1]) for earlier in stated):
@@ -132,7 +133,7 @@ def _last_statement(end: str) -> str:
     if r"\begin{" in end and not find_formulas(end):
         return clean(end)
     for sentence in reversed(sentences(end)):
-        if not _CLOSING.match(sentence) and _states(sentence):
+        if not _CLOSING.match(sentence) and not _ASIDE.fullmatch(sentence.strip()) and _states(sentence):
             return _statement(sentence)
     return clean(end)
 
@@ -145,13 +146,13 @@ def _states(sentence: str) -> bool:
 
 def _statement(sentence: str) -> str:
     """What a sentence states; nothing where that is open."""
-    sentence = sentence.strip().lstrip("# ")
+    sentence = sentence.strip().lstrip("#=≈~ ").rstrip(" ✓✔✅")
     if lead := _LEAD.match(sentence):
         sentence = sentence[lead.end() :]
     if find_formulas(sentence):
         return clean(formula_answer(sentence) or "")
     if is_prose(sentence) and re.search(r"\d", sentence):
-        return clean(stated_number(sentence) or "")
+        return clean(stated_number(sentence) or stated_expression(sentence) or "")
     return clean(sentence)
 
 

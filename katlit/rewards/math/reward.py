@@ -185,8 +185,8 @@ def _compare(reference: str, answer: str) -> Verdict | dict[str, str]:
     if unit and own and not unit.agrees(own):
         return Verdict(0.0, f"{own} for {unit}")
     (reference, base), (answer, own_base) = _split_base(reference), _split_base(answer)
-    if base and own_base and base != own_base:
-        return Verdict(0.0, f"base {own_base} for {base}")
+    if own_base and own_base != (base or "10"):
+        return Verdict(0.0, f"base {own_base} for {base or 10}")
     if _CLOCK.fullmatch(reference):
         return _told(reference.lstrip("0") == answer.lstrip("0"), "time")
     number, given = read_numeral(reference), read_numeral(answer)

@@ -16,8 +16,15 @@ _COMMAND = re.compile(r"(?:\\[a-zA-Z]+|_)(?:\s*\{[^{}]*\})?")
 _FUNCTIONS = re.compile(r"\b(?:sin|cos|tan|cot|log|exp|sqrt|and|mod|lim|max|min|gcd|lcm|inf)\b", re.I)
 _BOUND = re.compile(
     r"\b(?:than|least|most|over|under|above|below|between|nearly|almost|up\s+to|exceeds?|beyond|within|"
-    r"except|instead\s+of|from|not|step|question|problem|part|case|figure|page|chapter|exercise|option)\s+(?:an?\s+|the\s+)?\Z",
+    r"except|instead\s+of|from|not|step|question|problem|part|case|figure|page|chapter|exercise|option|"
+    r"plus|times|twice|double|triple|thrice|"
+    r"(?:root|half|third|quarter|square|cube|inverse|reciprocal|product|quotient|factorial|logarithm|log|"
+    r"multiple|factor|divisor|power|percent|part|out|one)s?\s+of)\s+(?:an?\s+|the\s+)?\Z",
     re.I,
+)
+_SIGN = re.compile(r"\b(?:negative|minus)\s+\Z", re.I)
+_DOUBT = re.compile(
+    r"\b(?:impossible|incorrect|wrong|false|unlikely|suppose|if\s+\w+\s+were|not\s+sure)\b", re.I
 )
 _NEGATION = re.compile(r"\b(?:not|never|neither|nor|cannot|without)\b|n['’]t\b", re.I)
 _CONCLUSIVE = re.compile(
@@ -25,6 +32,10 @@ _CONCLUSIVE = re.compile(
     r"(?:(?:exactly|only|just|now|then|still|therefore|thus|also|left|with|about|approximately|around|roughly|an?|the|"
     r"total|of|equal|to)\s+)*\(?\Z",
     re.I,
+)
+_VERB = re.compile(r"(?P<before>.*\b(?:is|are|get|gives|obtain|equals|be))[\s:]+(?P<what>\S.*)", re.I | re.S)
+_PLACE = re.compile(
+    r"\s*[a-zA-Z][^.;!?]*?[a-z]\s+(?:in|for|at|after|during|on|over|from|when|if|by|with)\s", re.I
 )
 _THEN = re.compile(
     r"\b(?:so|thus|therefore|hence|then|which|total|altogether|means|making|giving|leaving|answer|finally)\b",
@@ -66,25 +77,39 @@ def stated_number(sentence: str) -> str | None:
     if chosen is None or not _stands_alone(sentence, chosen):
         return None
     before, after = sentence[: chosen.start()], sentence[chosen.end() :]
-    sum_ = "=" in chosen[0]
-    negated = not sum_ and _NEGATION.search(_CLAUSE.split(before)[-1])
-    if negated or _BOUND.search(before) or _CHANGE.match(after):
+    denied = "=" not in chosen[0] and (is_bound(before) or _DOUBT.search(sentence))
+    if denied or _CHANGE.match(after):
         return None
-    return _value(chosen[0]) + _counted(after)
+    sign = "-" if _SIGN.search(before) else ""
+    return sign + _value(chosen[0]) + _counted(after)
+
+
+def stated_expression(sentence: str) -> str | None:
+    """What follows the verb of a sentence, if that is an expression: 2√3 in "The length is 2√3"."""
+    match = _VERB.fullmatch(sentence.rstrip().rstrip(".!"))
+    if match is None or is_prose(match["what"]) or is_bound(match["before"]):
+        return None
+    return match["what"] if re.search(r"[=+\-*/^\\√π(){}\[\]<>≤≥]|\d[a-zA-Z]", match["what"]) else None
 
 
 def _chosen(sentence: str, runs: list[re.Match[str]]) -> re.Match[str] | None:
     """The number that is meant: the only one, a sum's result, or what a verb leads to in the end."""
     if not runs:
         return None
-    *earlier, last = runs
+    last = runs[-1]
     if len({_value(run[0]) for run in runs}) == 1 and all(_stands_alone(sentence, run) for run in runs):
         return last
     if re.search(r"[=≈]\s*\Z", sentence[: last.start()]):
         return last
-    if _CONCLUSIVE.search(sentence[: last.start()]):
-        rivals = [run for run in earlier if _CONCLUSIVE.search(sentence[: run.start()])]
-        return last if not rivals or _THEN.search(sentence, rivals[-1].end(), last.start()) else None
+    led_to = [run for run in runs if _CONCLUSIVE.search(sentence[: run.start()])]
+    if led_to and led_to[-1] is last:
+        return last if not led_to[:-1] or _THEN.search(sentence, led_to[-2].end(), last.start()) else None
+    if (
+        len(led_to) == 1
+        and led_to[0] is runs[0]
+        and _PLACE.match(sentence[led_to[0].end() : runs[1].start()])
+    ):
+        return led_to[0]
     sums = [run for run in runs if re.search("[=≈]", run[0])]
     if not sums:
         return None

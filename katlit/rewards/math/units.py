@@ -21,7 +21,7 @@ _NAMES = {
     "mi/h": "mph", "km/h": "kph kmh", "°C": "°C", "°F": "°F",
 }  # fmt: skip
 UNITS = {name: unit for unit, names in _NAMES.items() for name in names.split()}
-_CURRENCIES = {"$": "dollar", "£": "pound", "€": "euro", "¥": "yen", "₹": "rupee"}
+_CURRENCIES = {"$": "dollar", "USD": "dollar", "£": "pound", "€": "euro", "¥": "yen", "₹": "rupee"}
 
 _NAME = "|".join(sorted(map(re.escape, UNITS), key=len, reverse=True))
 # One or two of them, "km/h" or "meters per second"; each perhaps "square", or with a power.
@@ -40,7 +40,7 @@ _TEXT = re.compile(
 )
 # A value ends in a digit or a brace, so that no name of a variable is one: "3t" is not 3, "5cm" is 5 cm.
 _BARE = re.compile(r"(?P<value>.*[\d})%])(?P<space>\s*)(?P<unit>[a-zA-Z€¥₹$£].*)")
-_AMOUNT = re.compile(r"(?P<sign>-?)\s*\\?(?P<currency>[$£€¥₹])\s*(?P<value>.*)")
+_AMOUNT = re.compile(r"(?P<sign>-?)\s*(?:US\s?)?\\?(?P<currency>[$£€¥₹]|USD(?=\s))\s*(?P<value>.*)")
 _FILLERS = re.compile(
     r"(?:(?:more|additional|total|extra|full|whole|other|remaining|different|distinct|new|of)\s+)+"
 )

@@ -12,6 +12,7 @@ _NAMED = re.compile(
     r"\b(?i:answer|option|choice)\b(?:[^.\n]{0,40}?\b(?:is|be)\b)?\s*:?\s*(?:(?i:option|choice)\s+)?\(?([A-HJ])"
     r"(?=[).:,;]|\s*\Z|\s+(?:because|since|as|which|[-–]))",
 )
+_CORRECT = re.compile(r"(?<![A-Za-z])\(?([A-HJ])\)? is (?:the )?(?:correct|right|answer)\b")
 _STATED = re.compile(r".*\b(?:is|are|was|be|:)\s+(?:an?\s+|the\s+|on\s+)?(\S.*)", re.S | re.I)
 
 
@@ -37,8 +38,8 @@ def words(expression: str) -> str | None:
 
 def choice(text: str) -> str | None:
     """The letter of a choice with its text, "C. 12 apples"; None where there is none, or more than one."""
-    lines = [line.strip() for line in plain(unmarked(text)).splitlines() if line.strip()]
-    named = {letter for line in lines for letter in _NAMED.findall(line)}
+    lines = [line.strip() for line in plain(unmarked(text).replace("$", "")).splitlines() if line.strip()]
+    named = {letter for line in lines for letter in [*_NAMED.findall(line), *_CORRECT.findall(line)]}
     if not named:
         named = {match[1] for line in lines if (match := _LABELLED.fullmatch(line))}
     return named.pop().casefold() if len(named) == 1 else None
@@ -48,5 +49,10 @@ def stated_words(text: str) -> set[str]:
     """What a short text may say in words: all of it, and what follows its last "is"."""
     sentence = plain(text).strip().rstrip(".!").strip()
     match = _STATED.fullmatch(sentence)
-    found = {words(clean(part)) for part in (sentence, match[1] if match else sentence)}
+    parts = [
+        sentence,
+        match[1] if match else sentence,
+        *re.findall(r"\A(?:yes|no|true|false)\b", sentence, re.I),
+    ]
+    found = {words(clean(part)) for part in parts}
     return {one for one in found if one}

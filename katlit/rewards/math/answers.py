@@ -19,6 +19,7 @@ _PHRASE = re.compile(
     r"|\A[^.\n]{0,200}?\b(?:results?|solutions?)\b[\s*]*(?:(?:is|are)\b\s*:?|[:=])[\s*]*(?=\S)",
     re.I,
 )
+_PHRASES = 10  # so many of them are compared
 # Where an answer ends and its reason begins; a number before "in" is part of "1 in 5".
 _REASON = re.compile(
     r"(?P<why>,?\s+(?:because|since|which|where|given\s+that|as\s+(?:he|she|it|they|we|there))\b)"
@@ -61,7 +62,7 @@ def final_expression(text: str, max_characters: int) -> str:
     end = plain(text[-max_characters:].strip())
     if hashes := list(_HASHES.finditer(end)):
         return _undisputed(_statement(hashes[-1][1]), end[hashes[-1].end() :])
-    if phrases := list(_PHRASE.finditer(end)):
+    if phrases := list(_PHRASE.finditer(end))[-_PHRASES:]:
         return _after_phrases(end, phrases)
     if len(text.strip()) <= max_characters:
         return _last_statement(end)
@@ -158,7 +159,7 @@ def _statement(sentence: str) -> str:
 
 def _undisputed(answer: str, rest: str) -> str:
     """The answer, unless the text after it ends in another number."""
-    if phrases := list(_PHRASE.finditer(rest)):
+    if phrases := list(_PHRASE.finditer(rest))[-_PHRASES:]:
         other = _after_phrases(rest, phrases)
         return answer if other and not _differ(answer, other) else ""
     for sentence in reversed(sentences(rest)):

@@ -92,8 +92,11 @@ def _amount(expression: str) -> tuple[str, Unit | None]:
     match = _AMOUNT.fullmatch(expression)
     if match is None:
         return expression, None
-    currency, value = Unit(_CURRENCIES[match["currency"]]), split_unit(match["value"])[0]
-    return match["sign"] + value, currency if value else None
+    value = match["value"]
+    for read in (_text, _bare):  # "$5 million in total"
+        rest, unit = read(value)
+        value = rest if unit else value
+    return match["sign"] + value, Unit(_CURRENCIES[match["currency"]]) if value else None
 
 
 def _degrees(expression: str) -> tuple[str, Unit | None]:

@@ -58,6 +58,7 @@ LONG = {
     "brackets": "(" * 10**6, "open boxes": r"\boxed{" * 10**5, "roots": r"\sqrt{" * 300 + "2" + "}" * 300,
     "squares": "²" * 10**6, "halves": "½" * 10**5, "phrases": "answer is " * 10**5, "stars": "*" * 10**6,
     "words": "a and " * 10**5, "list": "1," * 10**5, "layout": "\\left" * 10**5, "points": "5." * 10**5,
+    "amounts": r"\$" * 900, "phrased formulas": r"answer: \(" * 200, "parts": "12 of " * 300 + "5",
     "sums": r"\sqrt{" * 60 + "2" + "}" * 60, "exponent": "1e999", "zero bytes": "\0\1\2", "huge": "100000!",
 }  # fmt: skip
 

@@ -1,76 +1,95 @@
-"""What a response gives as its answer in the end, without layout: strings only, in linear time."""
+"""What a response gives as its answer in the end: strings only, in linear time."""
 
 import re
-import unicodedata
 
-_BRACES = re.compile(r"(?P<box>\\f?boxed\s*\{)|\\[{}\\]|(?P<open>\{)|(?P<close>\})")
-# Not the dollars of an amount, "$5 and $6": their content starts with a digit, and so does what follows.
-_MATH = re.compile(
-    r"\$\$([^$]+)\$\$|\$([^$]+)\$(?!\d)|\\\(((?:[^\\]|\\(?!\)))+)\\\)|\\\[((?:[^\\]|\\(?!\]))+)\\\]"
+from katlit.rewards.math.cleaning import clean, plain
+from katlit.rewards.math.formulas import find_formulas, formula_answer, is_linked_list, sentences, unwrapped
+from katlit.rewards.math.numerals import equal, read_numeral
+from katlit.rewards.math.sentences import is_bound, is_prose, stated_expression, stated_number
+from katlit.rewards.math.units import split_unit
+
+_BRACES = re.compile(r"(?P<box>\\{1,2}f?boxed\s*\{)|\\[{}\\]|(?P<open>\{)|(?P<close>\})")
+# A box that holds a place only, as in a quoted question.
+_PLACE = re.compile(
+    r"\\{1,2}f?boxed\s*\{(?:\s|\\[hv]?phantom\s*\{[^{}]*\}|\\[lc]?dots(?![a-zA-Z])|\.{3}|…|\?)*\}"
 )
-_LINK = re.compile(r"\s*(?:,|;|and|or|,\s*and|,\s*or)\s*")
+_HASHES = re.compile(r"(?<!\S)####[ \t]*(?![#\s])([^\n]+)$", re.M)
 _PHRASE = re.compile(
-    r"\A.{0,200}?\b(?:answer|result|solution)s?\b[\s*]*(?:(?:is|are)\b\s*:?|:|=)[\s*]*(?=\S)", re.I | re.S
-)
-
-# What Unicode's compatibility form would make something else of: "1½" is not 11/2, "x²" not x2.
-_SIGNS = str.maketrans(
-    {"−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "π": r"\pi ",
-     "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ",
-     "∅": r"\emptyset ", "±": r"\pm ", "°": r"^\circ ", "∈": r"\in "}
-)  # fmt: skip
-_RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n")
-_LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
-_REWRITES = [
-    (re.compile(pattern), by)
-    for pattern, by in (
-        (r"(?<!\\)√\s*(\d+|\([^()]*\)|[a-z])", r"\\sqrt{\1}"),
-        (r"\\(?:left|right|displaystyle|textstyle|bigl?|bigr|Bigl?|Bigr)(?![a-zA-Z])\.?", ""),
-        (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
-        (r"\\(?:quad|qquad)(?![a-zA-Z])|(?<!\\)\\[!,;: ]|~", " "),
-        (r"\{,\}", ","),
-        (r"\\(?:leq|geq|neq)(?![a-zA-Z])", lambda m: m[0][:3]),
-        (r"\*\*(?=\s*[\d(a-z-])", "^"),
-        (r"(?<![\\a-zA-Z])sqrt\(([^()]*)\)", r"\\sqrt{\1}"),
-        (r"(?<![\\a-zA-Z])pi(?![a-zA-Z])", r"\\pi "),
-        (r"\^\(([^()]*)\)", r"^{\1}"),
-        (r"\^(-?\d{2,})", r"^{\1}"),
-        (r"(?<=\d)i(?![a-zA-Z])", " i"),
-    )
-]
-_NO_SOLUTION = re.compile(
-    r"(?:\\text\{)?\s*(?:there (?:is|are) )?(?:no solutions?|(?:the )?empty set)\s*\}?"
-    r"|\\varnothing|\\\{\s*\\\}",
+    r"\banswers?\b(?:[^.\n:=]{0,80}?\b(?:is|are|be)\b\s*:?|\s*[:=])[\s*_]*(?=\S)"
+    r"|\A[^.\n]{0,200}?\b(?:results?|solutions?)\b[\s*]*(?:(?:is|are)\b\s*:?|[:=])[\s*]*(?=\S)",
     re.I,
 )
+_PHRASES = 10  # so many of them are compared
+# Where an answer ends and its reason begins; a number before "in" is part of "1 in 5".
+_REASON = re.compile(
+    r"(?P<why>,?\s+(?:because|since|which|where|given\s+that|as\s+(?:he|she|it|they|we|there))\b)"
+    r"|(?<=[a-z])\s+(?:in|for|after|during|on|with|when|if|from)\s"
+)
+# What follows an answer and says nothing of it.
+_CLOSING = re.compile(
+    r"\W*(?:i hope|hope (?:this|that|it)|let me know|feel free|please|if you (?:have|need|want|would)|"
+    r"is there anything|good luck|great job|thank|you(?:'re| are) welcome|happy to)\b",
+    re.I,
+)
+_LEAD = re.compile(
+    r"(?:(?:so|thus|therefore|hence|finally|then|and|or|but|wait|sorry|actually|well|no(?=[,.:!]))\b[\s,.:!#]*)+",
+    re.I,
+)
+_ASIDE = re.compile(r"\([^()]*[a-z]{3}[^()]*\)\W*")
+# The rest of the sentence that a box stands in: "in 5 years".
+_ONGOING = re.compile(r"\A(?:[ \t$)*\]}]|\\[)\]])*(?=[a-z]{2}|a\s|[%(])(?:[^\n.!?]|\.(?=\d))*")
+_BARE_LINE = re.compile(r"(?:[a-zA-Z]\w*\s*=\s*)?-?\\?\$?\d[\d.,/]*")
+_EXPRESSION = re.compile(r"[=+\-*/^\\<>≤≥∞\[\](){}]|\A\W*[a-zA-Z]\W*\Z")
 
 
 def final_expression(text: str, max_characters: int) -> str:
-    r"""The expression that a response, or a reference, ends in.
+    r"""The expression that a response ends in; nothing where it gives none, or two numbers that differ.
 
     That is what is boxed; several boxes are several answers, so that a hedge is not the better for its last
-    one. Without a box, it is the last formula between `$` or the like, with those that a comma, "and" or "or"
-    links to it; without a formula, the text itself, but for "the answer is".
+    one. Without a box, it is what follows "####", else "the answer is", else what the last sentence states
+    that states anything: its last formula between `$` or the like, with those that a comma, "and" or "or"
+    links to it, or its number.
 
     Args:
         text: A text of any length.
-        max_characters: How many characters at the end of a text without a box are searched.
+        max_characters: How many characters at the end of a text are searched for anything but boxes.
     """
-    boxed = list(dict.fromkeys(_boxed(text)))
+    text = _PLACE.sub("", text)
+    boxed, after = _boxed(text)
     if boxed:
-        return clean(", ".join(boxed))
-    end = text[-max_characters:].strip()
-    formulas = _last_formulas(end)
-    if formulas:
-        return clean(", ".join(formulas))
-    if len(text.strip()) > max_characters:
-        return text
-    return clean(_PHRASE.sub("", end, count=1))
+        later = after if _LEAD.match(after.lstrip(" $")) else _ONGOING.sub("", after)
+        return _undisputed(clean(", ".join(boxed)), plain(later[-max_characters:]))
+    end = plain(text[-max_characters:].strip())
+    if hashes := list(_HASHES.finditer(end)):
+        return _undisputed(_statement(hashes[-1][1]), end[hashes[-1].end() :])
+    if phrases := list(_PHRASE.finditer(end))[-_PHRASES:]:
+        return _after_phrases(end, phrases)
+    if len(text.strip()) <= max_characters:
+        return _last_statement(end)
+    whole = sentences(end)[1:] or [end][: len(find_formulas(end))]  # the first one may be cut
+    return _last_statement("".join(whole)) if whole else text
 
 
-def _boxed(text: str) -> list[str]:
-    r"""The contents of all outermost `\boxed{…}`; one that is never closed is none."""
-    found: list[str] = []
+def reference_expression(text: str, max_characters: int) -> str:
+    """The expression of a reference: as of a response, but that of prose all words count."""
+    text = text.strip()
+    if _boxed(text)[0] or _HASHES.search(text):
+        return final_expression(text, max_characters)
+    if _PHRASE.search(text):
+        return final_expression(text, max_characters)
+    text = plain(text)
+    found = find_formulas(text)
+    if found and is_linked_list(text, found):
+        return clean(", ".join(one.content for one in found))
+    return clean(unwrapped(text, found))
+
+
+def _boxed(text: str) -> tuple[list[str], str]:
+    r"""The contents of all outermost `\boxed{…}`, each once, and the text after the last one.
+
+    One that is never closed is none.
+    """
+    found: list[tuple[str, int]] = []
     stack: list[tuple[bool, int, int]] = []  # of each open brace: is it a box, its start, how many were found
     for token in _BRACES.finditer(text):
         if token["box"] or token["open"]:
@@ -78,46 +97,78 @@ def _boxed(text: str) -> list[str]:
         elif token["close"] and stack:
             box, start, before = stack.pop()
             if box:
-                found[before:] = [text[start : token.start()].strip()]
-    return found
+                found[before:] = [(text[start : token.start()].strip(), token.end())]
+    return list(dict.fromkeys(content for content, _ in found)), text[found[-1][1] :] if found else text
 
 
-def _last_formulas(text: str) -> list[str]:
-    matches = list(_MATH.finditer(text))
-    chosen = matches[-1:]
-    for earlier in reversed(matches[:-1]):
-        if not _LINK.fullmatch(text, earlier.end(), chosen[0].start()):
-            break
-        chosen.insert(0, earlier)
-    return [next(group for group in match.groups() if group).strip() for match in chosen]
+def _after_phrases(end: str, phrases: list[re.Match[str]]) -> str:
+    """What follows the last "the answer is", if no other one says otherwise."""
+    starts = [phrase.start() for phrase in phrases[1:]] + [len(end)]
+    said = [(phrase.end(), sentences(end[phrase.end() :])[0]) for phrase in phrases]
+    ends = [start + len(sentence) for start, sentence in said]
+    stated = [  # but for "Final answer: the answer is 5", where one holds the next one
+        "" if is_bound(phrase[0].rstrip("*_ ")) else _statement(_without_reason(sentence))
+        for phrase, (_, sentence), stop, following in zip(phrases, said, ends, starts, strict=True)
+        if stop <= following
+    ]
+    if any(_differ(earlier, stated[-1]) for earlier in stated):
+        return ""
+    return _undisputed(stated[-1], end[ends[-1] :])
 
 
-def clean(expression: str) -> str:
-    """The expression without layout, its Unicode signs as LaTeX."""
-    text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+", lambda run: f"^{{{run[0].translate(_RAISED)}}}", expression)
-    text = re.sub("[₀₁₂₃₄₅₆₇₈₉]+", lambda run: f"_{{{run[0].translate(_LOWERED)}}}", text)
-    text = re.sub("[¼-¾⅐-⅞]", lambda sign: f" {unicodedata.normalize('NFKC', sign[0])}", text)
-    text = unicodedata.normalize("NFKC", text.translate(_SIGNS)).replace("⁄", "/").translate(_SIGNS)
-    for pattern, by in _REWRITES:
-        text = pattern.sub(by, text)
-    text = " ".join(text.split()).strip(" *`$").removesuffix(".").rstrip()
-    return r"\emptyset" if _NO_SOLUTION.fullmatch(text) else text
+def _without_reason(statement: str) -> str:
+    """What is stated, without the reason after it."""
+    begins = re.match(r"\W*\d", statement)
+    for reason in _REASON.finditer(statement):
+        before = statement[: reason.start()]
+        if (reason["why"] or begins) and re.search(r"\d|\$|\\", before):
+            return before
+    return statement
 
 
-_TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mbox)\s*\{([^{}]*)\}")
-_CHOICE = re.compile(r"\(?([A-Za-z])[).]?")
+def _last_statement(end: str) -> str:
+    """What the last sentence states that states anything."""
+    lines = [line for line in end.splitlines() if line.strip()]
+    if len(lines) > 1 and all(_BARE_LINE.fullmatch(line.strip()) for line in lines):
+        return clean(", ".join(lines))
+    if r"\begin{" in end and not find_formulas(end):
+        return clean(end)
+    for sentence in reversed(sentences(end)):
+        if not _CLOSING.match(sentence) and not _ASIDE.fullmatch(sentence.strip()) and _states(sentence):
+            return _statement(sentence)
+    return clean(end)
 
 
-def words(expression: str) -> str | None:
-    r"""The expression as words, if it is nothing else: "even", "Monday", "(B)"; else None.
+def _states(sentence: str) -> bool:
+    return bool(re.search(r"\d", sentence) or find_formulas(sentence)) or bool(
+        not is_prose(sentence) and _EXPRESSION.search(sentence)
+    )
 
-    Letters of `\text{…}`, and plain words of three letters or more: products of as many variables are rare.
-    """
-    plain = _TEXT.sub(r"\1", expression).strip()
-    if choice := _CHOICE.fullmatch(plain):
-        marked = plain != expression or len(plain) > 1
-        return choice[1].casefold() if marked or choice[1] in "ABCDE" else None
-    if not re.fullmatch(r"[^\W\d_][^\W\d_'\- ]*(?:[ '\-]+[^\W\d_]+)*", plain):
-        return None
-    long = all(len(word) > 2 for word in plain.split()) or len(plain.split()) > 2
-    return " ".join(plain.casefold().split()) if long or plain != expression else None
+
+def _statement(sentence: str) -> str:
+    """What a sentence states; nothing where that is open."""
+    sentence = sentence.strip().lstrip("#=≈~ ").rstrip(" ✓✔✅")
+    if lead := _LEAD.match(sentence):
+        sentence = sentence[lead.end() :]
+    if find_formulas(sentence):
+        return clean(formula_answer(sentence) or "")
+    if is_prose(sentence) and re.search(r"\d", sentence):
+        return clean(stated_number(sentence) or stated_expression(sentence) or "")
+    return clean(sentence)
+
+
+def _undisputed(answer: str, rest: str) -> str:
+    """The answer, unless the text after it ends in another number."""
+    if phrases := list(_PHRASE.finditer(rest))[-_PHRASES:]:
+        other = _after_phrases(rest, phrases)
+        return answer if other and not _differ(answer, other) else ""
+    for sentence in reversed(sentences(rest)):
+        if not _CLOSING.match(sentence) and _states(sentence) and (other := _statement(sentence)):
+            return "" if _differ(answer, other) else answer
+    return answer
+
+
+def _differ(answer: str, other: str) -> bool:
+    """Whether two answers are numbers, and not the same."""
+    first, second = (read_numeral(split_unit(one.rpartition("=")[2].strip())[0]) for one in (answer, other))
+    return bool(first and second and not equal(first, second))

@@ -13,6 +13,7 @@ import math
 import resource
 import signal
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from types import CodeType
 from typing import Any
@@ -23,11 +24,17 @@ from sympy.parsing import sympy_parser
 
 OUTSIDE = {"subprocess.Popen", "os.system", "os.exec", "os.fork", "os.posix_spawn", "socket.connect"}
 NUMBERS = {"Integer", "Float", "Rational", "sympy"}  # sympy: as in `from sympy import *`
-LATEX = [LatexExtractionConfig(boxed_match_priority=-1)]
+# Units are read before: math-verify would take the last letter of "3t" for one.
+NORMAL = replace(LatexExtractionConfig().normalization_config, units=False)
+LATEX = [LatexExtractionConfig(boxed_match_priority=-1, normalization_config=NORMAL)]
 PERCENT = UnevaluatedExpr(Rational(1, 100))
 DIGITS = 60  # that constants are computed to
 EXACT = Rational(1, 10**40)  # relative: nearer constants are equal
 ROUNDED = Rational(1, 10**6)  # the same, where a decimal is part of one
+
+
+class UnreadableReferenceError(Exception):
+    """The reference is nothing that math-verify reads."""
 
 
 def forbid_evaluation(event: str, arguments: tuple[Any, ...]) -> None:
@@ -62,12 +69,14 @@ def compare(reference: str, answer: str) -> tuple[bool, str]:
     """Whether two expressions in LaTeX mean the same, and why."""
     golds, candidates = expressions(reference), expressions(answer)
     if not golds:
-        return False, "another text than the reference, which is no expression"
+        raise UnreadableReferenceError
     if not candidates:
         return False, "not an expression"
     for gold in golds:
         for candidate in candidates:
-            if verify(gold, candidate, timeout_seconds=None, raise_on_error=True):
+            if verify(
+                gold, candidate, timeout_seconds=None, raise_on_error=True, allow_set_relation_comp=True
+            ):
                 return confirm(gold, candidate)
     return False, f"not {reference}"
 
@@ -112,6 +121,8 @@ def answer_to(request: dict[str, str]) -> dict[str, Any]:
     """The reply to a request."""
     try:
         equal, reason = within(**request) if "low" in request else compare(**request)
+    except UnreadableReferenceError:
+        return {"equal": False, "reason": "", "unreadable": True}
     except Exception as error:  # noqa: BLE001 (a library fed with anything)
         return {"equal": None, "reason": f"{type(error).__name__} while comparing"}
     return {"equal": equal, "reason": reason[:200]}

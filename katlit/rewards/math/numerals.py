@@ -16,7 +16,19 @@ _QUOTIENT = re.compile(
     rf"(?:(?P<a>-?{_INTEGER})\s*/\s*(?P<b>{_INTEGER})"
     rf"|\\frac\s*\{{\s*(?P<c>-?{_INTEGER})\s*\}}\s*\{{\s*(?P<d>{_INTEGER})\s*\}}|\\frac\s*(?P<e>\d)\s*(?P<f>\d))"
 )
-_PERCENT = re.compile(r"(?P<number>.*?)\s*(?:\\?%|(?:\\text\s*\{)?\s*percent\s*\}?)", re.I)
+_PERCENT = re.compile(r"(?P<number>.*?)\s*(?:\\?%|(?:\\text\s*\{)?\s*(?:percent(?:age)?|pct)\s*\}?)", re.I)
+_SCALED = re.compile(
+    r"(?P<number>.*?\d)\s*(?:\\text\s*\{\s*)?(?P<scale>hundred|thousand|million|billion|trillion|dozen)\s*\}?",
+    re.I,
+)
+_SCALES = {
+    "hundred": 100,
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+    "dozen": 12,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +59,9 @@ def read_numeral(text: str) -> Numeral | None:
 
 
 def _unsigned(body: str) -> Numeral | None:
+    if scaled := _SCALED.fullmatch(body):
+        number, scale = _unsigned(scaled["number"]), _SCALES[scaled["scale"].lower()]
+        return Numeral(number.value * scale, rounding=number.rounding * scale) if number else None
     if match := _QUOTIENT.fullmatch(body):
         above, below = (_integer(match[x] or match[y] or match[z]) for x, y, z in ("ace", "bdf"))
         if below == 0 or (match["mixed"] and above < 0):

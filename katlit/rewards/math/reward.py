@@ -1,5 +1,6 @@
 """Equality of mathematical answers."""
 
+import logging
 import re
 import sys
 from collections.abc import Sequence
@@ -11,35 +12,52 @@ from katlit.batch import Prompt
 from katlit.errors import UserError
 from katlit.rewards.base import Reward, Sample, Verdict
 from katlit.rewards.match import empty_reference, reference_of
-from katlit.rewards.math.answers import final_expression, words
+from katlit.rewards.math.answers import final_expression, reference_expression
 from katlit.rewards.math.lists import equal_lists, split_list
 from katlit.rewards.math.numerals import Numeral, equal, read_numeral
+from katlit.rewards.math.sentences import is_prose
+from katlit.rewards.math.spelling import as_text, readable
 from katlit.rewards.math.units import split_unit
+from katlit.rewards.math.words import choice, stated_words, unmarked, words
 from katlit.rewards.math.workers import StartError, WorkerError, WorkerPool
+from katlit.text.printable import short_line
+
+logger = logging.getLogger(__name__)
 
 _SCRIPT = Path(__file__).with_name("math_worker.py")
 _BASE = re.compile(r"([0-9A-F]+)\s*_\s*\{?(\d{1,2})\}?")
+_CLOCK = re.compile(r"\d{1,2}(?::\d{2})+")
 _TWO_NUMBERS = re.compile(r"\d\s+\d")
 
 
 class MathReward(Reward):
     r"""1 where the answer means what the reference means, else 0; by numbers, then by math-verify.
 
-    The answer is what `katlit.rewards.math.answers` finds: what is boxed, else the last formula, else all
-    of it. Integers, decimals, fractions, mixed numbers and percentages, alone or in lists, are
-    compared exactly (`numerals`). Everything else, algebra, roots, intervals, sets, matrices, relations,
-    goes to math-verify and sympy in worker processes, which read LaTeX and evaluate no Python; an answer that
-    takes longer, or more memory, than they are given is unjudged, neither right nor wrong.
+    The answer is what `katlit.rewards.math.answers` finds: what is boxed, else what follows "####" or "the
+    answer is", else what the last sentence states, a formula or a number. A sentence with several numbers
+    states one of them only where a sum or a verb leads to it, "12 of 15" is neither; and where a response
+    gives two different numbers as its answer, both are wrong.
+
+    Integers, decimals, fractions, mixed numbers and percentages, alone or in lists, are compared exactly
+    (`numerals`). Everything else, algebra, roots, intervals, sets, matrices, relations, goes to math-verify
+    and sympy in worker processes, which read LaTeX and evaluate no Python; an answer that takes longer, or
+    more memory, than they are given is unjudged, neither right nor wrong.
 
     Our choices, where usage differs:
     - A decimal of six significant digits stands for what it is rounded from: 0.333333 is 1/3, 0.33 is not.
     - A percent sign is a unit: 50% is 50, and 1/2. A unit may be left out, but not be another one, and is not
-      converted: 5 is 5 cm, 5 m is not, nor is 0.05 m.
+      converted: 5 is 5 cm, 5 m is not, nor is 0.05 m. So are the words after a number, 12 balloons; a letter
+      after one is a variable, except for a unit's symbol after a space: 5 N is 5, 3t is not 3.
+    - "At least 12", "more than 12" and "not 12" are not 12.
+    - The letter of a choice counts, its text does not: "C. 12 apples" is C.
     - Words are compared as text, letters without case; a product of three letters or more without a sign is
       taken for a word.
     - `x = 5` is 5, and so is `2x = 5`, for a reference without an equals sign.
     - A list without brackets is a set: its order does not count. In `(1, 2)` it does.
-    - Digits with single commas between groups of three are one number: 1,234.
+    - Digits with single commas between groups of three are one number: 1,234. A decimal point is a point.
+    - An inequality is the interval that it describes, and so is `\{x | x > 1\}`; `\pm` is two answers.
+    - A reference in prose, or one that math-verify cannot read, is compared as text, without case, layout and
+      punctuation; how many there are is logged.
 
     Known errors of math-verify that remain: an element of a set counts as equal where it agrees to six
     decimals; a domain is not looked at, (x²-1)/(x-1) is x+1.
@@ -63,6 +81,7 @@ class MathReward(Reward):
         self.workers = workers
         self.memory_mib = memory_mib
         self.max_characters = max_characters
+        self._unreadable: set[str] = set()
 
     @cached_property
     def _pool(self) -> WorkerPool:
@@ -71,7 +90,12 @@ class MathReward(Reward):
 
     def __getstate__(self) -> dict[str, Any]:
         """The settings: a copy starts workers of its own."""
-        return {name: value for name, value in self.__dict__.items() if name != "_pool"}
+        return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy with the same settings."""
+        self.__dict__ |= state
+        self._unreadable = set()
 
     def reference_problem(self, prompt: Prompt) -> str | None:
         """See `Reward`."""
@@ -89,12 +113,42 @@ class MathReward(Reward):
 
     def _compared(self, requests: Sequence[dict[str, str]]) -> list[Verdict]:
         try:
-            return [_verdict(reply) for reply in self._pool.ask_all(requests)]
+            replies = self._pool.ask_all(requests)
         except StartError as error:
             raise UserError(
                 f"MathReward: its worker process does not start ({error}); it runs {_SCRIPT} with "
                 f"{sys.executable}, an empty environment and memory_mib {self.memory_mib}"
             ) from error
+
+        return [self._verdict(*pair) for pair in zip(requests, replies, strict=True)]
+
+    def _verdict(
+        self, request: dict[str, str], reply: dict[str, Any] | TimeoutError | WorkerError
+    ) -> Verdict:
+        if isinstance(reply, TimeoutError):
+            return Verdict(None, "MathReward: not compared in time", timed_out=True)
+        if isinstance(reply, WorkerError):
+            return Verdict(None, f"MathReward: {reply}")
+        if reply.get("unreadable"):
+            self._count_unreadable(request["reference"])
+            return _told(as_text(request["reference"]) == as_text(request["answer"]), "text")
+        if reply["equal"] is None:
+            return Verdict(None, f"MathReward: {reply['reason']}")
+        return Verdict(float(reply["equal"]), reply["reason"])
+
+    def _count_unreadable(self, reference: str) -> None:
+        """Say how many references are compared as text only, at the first, the tenth, the hundredth one."""
+        if reference in self._unreadable:
+            return
+        self._unreadable.add(reference)
+        number = len(self._unreadable)
+        if str(number).strip("0") == "1":
+            logger.warning(
+                "MathReward: %d reference(s) so far cannot be read as mathematics, such as %r; an answer to "
+                "them is right where its text is the same",
+                number,
+                short_line(reference, 80),
+            )
 
     def close(self) -> None:
         """Kill the workers."""
@@ -103,29 +157,45 @@ class MathReward(Reward):
 
     def _read(self, sample: Sample) -> Verdict | dict[str, str]:
         """A verdict, where none of sympy is needed; else what to ask a worker."""
-        reference = final_expression(reference_of(sample), self.max_characters)
+        reference = reference_expression(reference_of(sample), self.max_characters)
         if sample.answer is None:
             return Verdict(0.0, "no answer")
         answer = final_expression(sample.answer, self.max_characters)
-        if answer == reference:
+        if answer == reference and answer:
             return Verdict(1.0, "the reference's text")
+        text = sample.answer[-self.max_characters :]
+        if told := _compare_words(reference, answer, text):
+            return told
+        if is_prose(unmarked(split_unit(reference)[0])):
+            self._count_unreadable(reference)
+            return _told(as_text(reference) in {as_text(answer), as_text(text)}, "text")
         if not answer:
-            return Verdict(0.0, "no answer")
+            return Verdict(0.0, "no answer, or more than one")
         if len(answer) > self.max_characters:
             return Verdict(0.0, f"longer than {self.max_characters} characters")
         return _compare(reference, answer)
 
 
-def _compare(reference: str, answer: str) -> Verdict | dict[str, str]:
-    expected = words(reference)
+def _compare_words(reference: str, answer: str, text: str) -> Verdict | None:
+    """The verdict on a reference that is a letter or words; None where it is an expression."""
+    labelled = choice(reference)
+    expected = labelled or words(reference)
+    if expected is not None and len(expected) == 1:
+        return _told(expected in {words(answer), answer.casefold(), choice(answer), choice(text)}, "choice")
     if expected is not None:
-        return _told(expected in {words(answer), answer.casefold()}, "words")
+        return _told(expected in stated_words(answer) | {answer.casefold()}, "words")
+    return None
+
+
+def _compare(reference: str, answer: str) -> Verdict | dict[str, str]:
     (reference, unit), (answer, own) = split_unit(reference), split_unit(answer)
-    if unit and own and unit != own:
+    if unit and own and not unit.agrees(own):
         return Verdict(0.0, f"{own} for {unit}")
-    (reference, base), (answer, own) = _split_base(reference), _split_base(answer)
-    if base and own and base != own:
-        return Verdict(0.0, f"base {own} for {base}")
+    (reference, base), (answer, own_base) = _split_base(reference), _split_base(answer)
+    if own_base and own_base != (base or "10"):
+        return Verdict(0.0, f"base {own_base} for {base or 10}")
+    if _CLOCK.fullmatch(reference):
+        return _told(reference.lstrip("0") == answer.lstrip("0"), "time")
     number, given = read_numeral(reference), read_numeral(answer)
     if number and given:
         return _told(equal(number, given), "number")
@@ -134,7 +204,7 @@ def _compare(reference: str, answer: str) -> Verdict | dict[str, str]:
         same = equal_lists(listed, listed_too) if listed and listed_too else None
         if same is not None:
             return _told(same, "list")
-    return _request(reference, answer, number, given)
+    return _request(readable(reference), readable(answer), number, given)
 
 
 def _told(same: bool, kind: str) -> Verdict:
@@ -157,13 +227,3 @@ def _request(
         low, high = rounded.value - rounded.rounding, rounded.value + rounded.rounding
         return {"text": other, "low": str(low), "high": str(high)}
     return {"reference": reference, "answer": answer}
-
-
-def _verdict(reply: dict[str, Any] | TimeoutError | WorkerError) -> Verdict:
-    if isinstance(reply, TimeoutError):
-        return Verdict(None, "MathReward: not compared in time", timed_out=True)
-    if isinstance(reply, WorkerError):
-        return Verdict(None, f"MathReward: {reply}")
-    if reply["equal"] is None:
-        return Verdict(None, f"MathReward: {reply['reason']}")
-    return Verdict(float(reply["equal"]), reply["reason"])

@@ -5,7 +5,6 @@ import os
 import pickle
 import resource
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from katlit.rewards.math.workers import StartError, Worker, WorkerError, WorkerP
 from katlit.text.protocol import Mode, ParsedResponse
 
 TABLE = Path(__file__).with_name("math_pairs.txt")
+WORKING = "Natalia sold 48 clips in April. In May she sold half as many, and half of 48 is 24. " * 4
 
 
 def pairs() -> dict[str, list[tuple[float, str, str]]]:
@@ -26,8 +26,8 @@ def pairs() -> dict[str, list[tuple[float, str, str]]]:
         if line.startswith("["):
             section = sections.setdefault(line.strip("[]"), [])
         elif line and not line.startswith("#"):
-            label, reference, answer = line.split(" || ")
-            section.append((float(label == "right"), reference, answer))
+            label, reference, answer = line.replace("⏎", "\n").split(" || ")
+            section.append((float(label == "right"), reference, answer.replace("{working}", WORKING)))
     return sections
 
 
@@ -38,17 +38,11 @@ def sample(reference: str, answer: str | None) -> Sample:
     return Sample(prompt, ParsedResponse("easy", Mode.THINK_OFF, "", answer, None), tokens=1)
 
 
-@pytest.fixture(scope="module")
-def reward() -> Iterator[MathReward]:
-    reward = MathReward(timeout=30, workers=2)  # the machine may be busy
-    yield reward
-    reward.close()
-
-
 def test_the_table_is_as_large_as_promised() -> None:
     sizes = {section: len(rows) for section, rows in pairs().items()}
-    assert sum(sizes.values()) >= 150
-    assert min(sizes[section] for section in ("exact", "symbolic", "alike")) >= 30
+    assert sum(sizes.values()) >= 500
+    assert min(sizes[section] for section in ("exact", "symbolic", "alike", "formats", "units")) >= 30
+    assert sizes["sentences"] >= 100
 
 
 def test_every_pair_is_judged_as_labelled(reward: MathReward) -> None:
@@ -64,6 +58,7 @@ LONG = {
     "brackets": "(" * 10**6, "open boxes": r"\boxed{" * 10**5, "roots": r"\sqrt{" * 300 + "2" + "}" * 300,
     "squares": "²" * 10**6, "halves": "½" * 10**5, "phrases": "answer is " * 10**5, "stars": "*" * 10**6,
     "words": "a and " * 10**5, "list": "1," * 10**5, "layout": "\\left" * 10**5, "points": "5." * 10**5,
+    "amounts": r"\$" * 900, "phrased formulas": r"answer: \(" * 200, "parts": "12 of " * 300 + "5",
     "sums": r"\sqrt{" * 60 + "2" + "}" * 60, "exponent": "1e999", "zero bytes": "\0\1\2", "huge": "100000!",
 }  # fmt: skip
 
@@ -120,6 +115,20 @@ def test_a_prompt_needs_a_reference() -> None:
         AccuracyReward()([sample(" ", "5")])
     with pytest.raises(UserError, match="timeout 0"):
         MathReward(timeout=0)
+
+
+def test_unreadable_references_are_counted_in_the_log(
+    reward: MathReward, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy = pickle.loads(pickle.dumps(reward))  # noqa: S301 (our own)
+    references = [f"All primes greater than {number}" for number in range(9)] + [r"\int 3 }{"]
+    verdicts = copy([sample(reference, "3") for reference in [*references, "3"]])
+    copy.close()
+    assert [verdict.value for verdict in verdicts] == [0.0] * 10 + [1.0]
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 2
+    assert lines[0].startswith("MathReward: 1 reference(s) so far cannot be read as mathematics")
+    assert lines[1].startswith("MathReward: 10 reference(s)")
 
 
 def script(directory: Path, body: str) -> Path:

@@ -13,13 +13,13 @@ from typing import IO, Any
 
 from katlit.errors import UserError
 from katlit.rewards.base import Reward, Sample, Verdict
+from katlit.rewards.code.answer_program import program_of
 from katlit.rewards.code.code_tests import AssertTests, InputOutputTests, tests_of
 from katlit.rewards.code.sandbox import Limits, Sandbox
 from katlit.rewards.code.sandboxed_process import SandboxedProcess, SandboxError, watch
 from katlit.rewards.code.starvation import starved
 from katlit.text.short_line import short_line
 
-_FENCE = "```"
 _STARVED = "CodeReward: the machine was too busy for a program; give fewer workers or more wall_seconds"
 _SPARE_BYTES = 1 << 16  # that a program may print beyond what is expected
 
@@ -27,8 +27,8 @@ _SPARE_BYTES = 1 << 16  # that a program may print beyond what is expected
 class CodeReward(Reward):
     """1 where the answer's Python program passes all tests of the prompt (`tests_of`), else 0.
 
-    The program is the answer's last fenced block of code, or the whole answer where there is none. It has
-    Python's standard library, threads, and an empty folder; it cannot start processes or reach the network,
+    The program is the fenced block of the answer that can do what the tests ask (`program_of`), or the whole
+    answer where there is none. It has Python's standard library, threads, and an empty folder; it cannot start processes or reach the network,
     see `Sandbox`.
 
     - Inputs and outputs: each test runs the program anew; it must end with status 0 and print what is
@@ -86,7 +86,7 @@ class CodeReward(Reward):
     def _verdict(self, sample: Sample, tests: InputOutputTests | AssertTests) -> Verdict:
         if sample.answer is None:
             return Verdict(0.0, "no answer")
-        program = program_of(sample.answer)
+        program = program_of(sample.answer, tests)
         try:
             with self._free:
                 if isinstance(tests, AssertTests):
@@ -143,20 +143,6 @@ def processor_share() -> int:
     """
     ranks = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE") or "1"
     return max(1, len(os.sched_getaffinity(0)) // int(ranks)) if sys.platform == "linux" else 1
-
-
-def program_of(answer: str) -> str:
-    """The answer's program: its last fenced block of code, closed or not; all of it where there is none."""
-    program = answer
-    block: list[str] | None = None
-    for line in answer.splitlines(keepends=True):
-        if block is None:
-            block = [] if line.strip().startswith(_FENCE) else None
-        elif line.strip() == _FENCE:
-            program, block = "".join(block), None
-        else:
-            block.append(line)
-    return program if block is None else "".join(block)
 
 
 def _pipe(stack: ExitStack) -> tuple[IO[bytes], IO[bytes]]:

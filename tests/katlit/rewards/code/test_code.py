@@ -22,7 +22,6 @@ from katlit.errors import UserError
 from katlit.rewards import AccuracyReward, CodeReward, Sample, Verdict
 from katlit.rewards.code import reward as code
 from katlit.rewards.code import sandbox, sandboxed_process
-from katlit.rewards.code.reward import program_of
 from katlit.rewards.code.sandboxed_process import Ending, watch
 from katlit.rewards.code.starvation import Times
 from katlit.text.protocol import Mode, ParsedResponse
@@ -362,15 +361,6 @@ def test_a_program_dies_with_the_trainer() -> None:
         finally:
             os.close(watched)
             shutil.rmtree(scratch)
-
-
-def test_a_program_is_the_last_block_of_the_answer() -> None:
-    one = "```python\nprint(1)\n```\n"
-    assert program_of("print(0)") == "print(0)"
-    assert program_of(f"Here:\n{one}so.") == "print(1)\n"
-    assert program_of(f"{one}better:\n```\nprint(2)\n```") == "print(2)\n"
-    assert program_of(f"{one}cut:\n```py\nprint(3)") == "print(3)"
-    assert program_of("  ```\nx = '```'\n  ```") == "x = '```'\n"
 
 
 def test_the_verifier_code_and_its_reasons() -> None:

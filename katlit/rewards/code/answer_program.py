@@ -74,5 +74,6 @@ def _serves(program: str, tests: InputOutputTests | AssertTests) -> bool:
 
 
 def _defines(program: str, name: str) -> bool:
-    pattern = rf"^[ \t]*(?:(?:async[ \t]+)?def|class)[ \t]+{re.escape(name)}\b|^{re.escape(name)}[ \t]*[:=](?!=)"
-    return re.search(pattern, program, re.MULTILINE) is not None
+    name = re.escape(name)
+    defined = rf"^[ \t]*(?:(?:async[ \t]+)?def|class)[ \t]+{name}\b|^{name}[ \t]*[:=](?!=)"
+    return re.search(defined, program, re.MULTILINE) is not None

@@ -28,8 +28,8 @@ class CodeReward(Reward):
     """1 where the answer's Python program passes all tests of the prompt (`tests_of`), else 0.
 
     The program is the fenced block of the answer that can do what the tests ask (`program_of`), or the whole
-    answer where there is none. It has Python's standard library, threads, and an empty folder; it cannot start processes or reach the network,
-    see `Sandbox`.
+    answer where there is none. It has Python's standard library, threads, and an empty folder; it cannot
+    start processes or reach the network, see `Sandbox`.
 
     - Inputs and outputs: each test runs the program anew; it must end with status 0 and print what is
       expected, but for white space at the ends of lines and of the output.

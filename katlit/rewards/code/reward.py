@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -116,22 +116,28 @@ class CodeReward(Reward):
         return Verdict(1.0, f"passed {total} tests")
 
     def _by_asserts(self, program: str, tests: AssertTests) -> Verdict:
-        source = Path(__file__).with_name("assertions.py").read_text(encoding="utf-8")
         with ExitStack() as stack:
             requests, replies = _pipe(stack), _pipe(stack)
             judge = stack.enter_context(
-                self._role(source, replies[0], requests[1], tests=tests.asserts, names=tests.names)
+                self._role(
+                    replies[0], requests[1], tests=tests.asserts, names=tests.names, objects=tests.objects
+                )
             )
-            answer = stack.enter_context(self._role(source, requests[0], replies[1], program=program))
+            answer = stack.enter_context(self._role(requests[0], replies[1], program=program))
             for end in (*requests, *replies):
                 end.close()  # so that each process sees the other's end
             watch(judge, answer)
             return _judged(judge, answer, len(tests.asserts))
 
-    def _role(self, source: str, read: IO[bytes], write: IO[bytes], **task: Any) -> SandboxedProcess:
+    def _role(self, read: IO[bytes], write: IO[bytes], **task: Any) -> SandboxedProcess:
         descriptors = read.fileno(), write.fileno()
         task |= {"read": descriptors[0], "write": descriptors[1]}
-        return self._sandbox.start(source, {"__name__": "__main__", "task": task}, descriptors=descriptors)
+        return self._sandbox.start(
+            _source("assertions"),
+            {"__name__": "__main__", "task": task},
+            descriptors=descriptors,
+            modules={f"{__package__}.{name}": _source(name) for name in ("plain_data", "remote")},
+        )
 
 
 def processor_share() -> int:
@@ -143,6 +149,11 @@ def processor_share() -> int:
     """
     ranks = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE") or "1"
     return max(1, len(os.sched_getaffinity(0)) // int(ranks)) if sys.platform == "linux" else 1
+
+
+@cache
+def _source(name: str) -> str:
+    return Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
 
 
 def _pipe(stack: ExitStack) -> tuple[IO[bytes], IO[bytes]]:

@@ -127,6 +127,9 @@ def _checked(result: int) -> int:
 
 
 def _run(task: dict[str, Any]) -> None:
+    for name, source in task["modules"].items():
+        sys.modules[name] = module = ModuleType(name)
+        exec(compile(source, name, "exec"), module.__dict__)  # noqa: S102
     main_module = ModuleType("__main__")
     main_module.__dict__.update(task["names"])
     sys.modules["__main__"] = main_module

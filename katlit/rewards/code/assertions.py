@@ -17,6 +17,7 @@ from functools import cached_property, partial
 from types import ModuleType
 from typing import Any
 
+from katlit.rewards.code.offered import offered_names
 from katlit.rewards.code.plain_data import PROGRAM, decode, encode
 from katlit.rewards.code.remote import Link
 
@@ -68,7 +69,9 @@ class Program:
     def _names(self) -> dict[str, Any]:
         module = ModuleType(PROGRAM)
         sys.modules[PROGRAM] = module
-        exec(compile(self._source, "program.py", "exec"), module.__dict__)  # noqa: S102 (what the sandbox is for)
+        code = compile(self._source, "program.py", "exec")
+        module.__dict__.update(offered_names(code))
+        exec(code, module.__dict__)  # noqa: S102 (what the sandbox is for)
         return module.__dict__
 
     def reply(self, request: list[Any]) -> list[Any]:

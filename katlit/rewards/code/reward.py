@@ -136,7 +136,7 @@ class CodeReward(Reward):
             _source("assertions"),
             {"__name__": "__main__", "task": task},
             descriptors=descriptors,
-            modules={f"{__package__}.{name}": _source(name) for name in ("plain_data", "remote")},
+            modules={f"{__package__}.{name}": _source(name) for name in ("offered", "plain_data", "remote")},
         )
 
 

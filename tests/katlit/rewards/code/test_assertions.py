@@ -164,3 +164,25 @@ def test_what_cannot_be_sent_is_said() -> None:
         found["unsupported"] == "a test hands the program a builtin_function_or_method, which cannot be sent"
     )
     assert isinstance(link_to("def f(): return 1").ask("name", "f"), Remote)
+
+
+@pytest.mark.parametrize(
+    ("program", "wanted"),
+    [
+        ("class Solution:\n    def f(self, x: List[int]) -> Optional[int]: return max(x)", 3),
+        ("def f(x): return Counter(x)[3] + len(deque(x)) - heappop(x)", 3),
+        (
+            "def f(x):\n    @cache\n    def g(i): return i and i + g(i - 1)\n    return g(3) // gcd(2, 4)",
+            3,
+        ),
+        ("def f(x): return collections.Counter(x)[3] + bisect_left(x, 3) + math.floor(pi) - 3", 3),
+        ("def f(x): return int(pow(3, -1, 7) == 5) + bisect.bisect([1, 2, 4], 3)", 3),
+        ("def f(x): return accumulate(x)\ndef accumulate(x): return 3", 3),
+        ("from math import *\ndef gcd(a, b): return 3\ndef f(x): return gcd(0, 0)", 3),
+        ("def f(x): return listen(x)", None),
+        ("def f(x): return os.listdir('.')", None),
+    ],
+)
+def test_functions_have_what_their_judges_offer(program: str, wanted: object) -> None:
+    found = judged(program, f"assert f([1, 2, 3]) == {wanted}")
+    assert found["why"].partition(":")[0] == ("" if wanted else "NameError")

@@ -8,6 +8,7 @@ from typing import Any
 
 from katlit.batch import Prompt
 from katlit.errors import UserError
+from katlit.rewards.code.plain_data import ATTRIBUTES
 
 _FORMS = '{"inputs": [...], "outputs": [...]} or {"asserts": [...]}'
 
@@ -22,10 +23,17 @@ class InputOutputTests:
 
 @dataclass(frozen=True, slots=True)
 class AssertTests:
-    """Pieces of Python that raise where the program is wrong, and the names that it must define."""
+    """Pieces of Python that raise where the program is wrong, and the names that it must define.
+
+    Args:
+        asserts: The pieces, run in order.
+        names: What the program must define.
+        objects: Whether the tests are about objects of the program, not about data alone.
+    """
 
     asserts: list[str]
     names: list[str]
+    objects: bool = False
 
 
 def tests_of(prompt: Prompt) -> InputOutputTests | AssertTests:
@@ -64,16 +72,35 @@ def _asserts(prompt: Prompt, form: dict[str, Any]) -> AssertTests:
         trees = [ast.parse(text) for text in asserts]
     except (SyntaxError, ValueError, RecursionError) as error:
         raise _wrong(prompt, f"has a test that is not Python ({error})") from error
-    if "names" in form:
-        return AssertTests(asserts, _texts(prompt, form, "names"))
-    names = _undefined(trees)
-    if len(names) != 1:
+    names = _texts(prompt, form, "names") if "names" in form else _undefined(trees)
+    if "names" not in form and len(names) != 1:
         raise _wrong(
             prompt,
             f"has asserts that use {names or 'only names that are built in or their own'}; list what the "
             'program must define in "names", and import or define the rest in a test',
         )
-    return AssertTests(asserts, names)
+    return AssertTests(asserts, names, _about_objects(trees, names))
+
+
+def _about_objects(trees: list[ast.Module], names: list[str]) -> bool:
+    """Whether the tests name a class, by a capital letter, or ask for attributes that data do not have."""
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    modules = {
+        alias.asname or alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names
+    }
+    return any(name[0].isupper() for name in names) or any(
+        isinstance(node, ast.Attribute)
+        and node.attr not in ATTRIBUTES
+        and _root(node) not in modules | {"self"}
+        for node in nodes
+    )
+
+
+def _root(node: ast.expr) -> str:
+    """The name that an expression such as `a.b(c)[d]` begins with; empty where it is none."""
+    while isinstance(node, ast.Attribute | ast.Call | ast.Subscript):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 def _undefined(trees: list[ast.Module]) -> list[str]:

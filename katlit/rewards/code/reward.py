@@ -7,20 +7,20 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import IO, Any
 
 from katlit.batch import Prompt
 from katlit.errors import UserError
 from katlit.rewards.base import Reward, Sample, Verdict
+from katlit.rewards.code.answer_program import program_of
 from katlit.rewards.code.code_tests import AssertTests, InputOutputTests, tests_of
 from katlit.rewards.code.sandbox import Limits, Sandbox
 from katlit.rewards.code.sandboxed_process import SandboxedProcess, SandboxError, watch
 from katlit.rewards.code.starvation import starved
 from katlit.text.printable import short_line
 
-_FENCE = "```"
 _STARVED = "CodeReward: the machine was too busy for a program; give fewer workers or more wall_seconds"
 _SPARE_BYTES = 1 << 16  # that a program may print beyond what is expected
 
@@ -28,9 +28,9 @@ _SPARE_BYTES = 1 << 16  # that a program may print beyond what is expected
 class CodeReward(Reward):
     """1 where the answer's Python program passes all tests of the prompt (`tests_of`), else 0.
 
-    The program is the answer's last fenced block of code, or the whole answer where there is none. It has
-    Python's standard library, threads, and an empty folder; it cannot start processes or reach the network,
-    see `Sandbox`.
+    The program is the fenced block of the answer that can do what the tests ask (`program_of`), or the whole
+    answer where there is none. It has Python's standard library, threads, and an empty folder; it cannot
+    start processes or reach the network, see `Sandbox`.
 
     - Inputs and outputs: each test runs the program anew; it must end with status 0 and print what is
       expected, but for white space at the ends of lines and of the output.
@@ -95,7 +95,7 @@ class CodeReward(Reward):
     def _verdict(self, sample: Sample, tests: InputOutputTests | AssertTests) -> Verdict:
         if sample.answer is None:
             return Verdict(0.0, "no answer")
-        program = program_of(sample.answer)
+        program = program_of(sample.answer, tests)
         try:
             with self._free:
                 if isinstance(tests, AssertTests):
@@ -125,22 +125,28 @@ class CodeReward(Reward):
         return Verdict(1.0, f"passed {total} tests")
 
     def _by_asserts(self, program: str, tests: AssertTests) -> Verdict:
-        source = Path(__file__).with_name("assertions.py").read_text(encoding="utf-8")
         with ExitStack() as stack:
             requests, replies = _pipe(stack), _pipe(stack)
             judge = stack.enter_context(
-                self._role(source, replies[0], requests[1], tests=tests.asserts, names=tests.names)
+                self._role(
+                    replies[0], requests[1], tests=tests.asserts, names=tests.names, objects=tests.objects
+                )
             )
-            answer = stack.enter_context(self._role(source, requests[0], replies[1], program=program))
+            answer = stack.enter_context(self._role(requests[0], replies[1], program=program))
             for end in (*requests, *replies):
                 end.close()  # so that each process sees the other's end
             watch(judge, answer)
             return _judged(judge, answer, len(tests.asserts))
 
-    def _role(self, source: str, read: IO[bytes], write: IO[bytes], **task: Any) -> SandboxedProcess:
+    def _role(self, read: IO[bytes], write: IO[bytes], **task: Any) -> SandboxedProcess:
         descriptors = read.fileno(), write.fileno()
         task |= {"read": descriptors[0], "write": descriptors[1]}
-        return self._sandbox.start(source, {"__name__": "__main__", "task": task}, descriptors=descriptors)
+        return self._sandbox.start(
+            _source("assertions"),
+            {"__name__": "__main__", "task": task},
+            descriptors=descriptors,
+            modules={f"{__package__}.{name}": _source(name) for name in ("offered", "plain_data", "remote")},
+        )
 
 
 def processor_share() -> int:
@@ -154,18 +160,9 @@ def processor_share() -> int:
     return max(1, len(os.sched_getaffinity(0)) // int(ranks)) if sys.platform == "linux" else 1
 
 
-def program_of(answer: str) -> str:
-    """The answer's program: its last fenced block of code, closed or not; all of it where there is none."""
-    program = answer
-    block: list[str] | None = None
-    for line in answer.splitlines(keepends=True):
-        if block is None:
-            block = [] if line.strip().startswith(_FENCE) else None
-        elif line.strip() == _FENCE:
-            program, block = "".join(block), None
-        else:
-            block.append(line)
-    return program if block is None else "".join(block)
+@cache
+def _source(name: str) -> str:
+    return Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
 
 
 def _pipe(stack: ExitStack) -> tuple[IO[bytes], IO[bytes]]:

@@ -81,6 +81,7 @@ class Sandbox:
         standard_input: bytes = b"",
         output_bytes: int = 1 << 16,
         descriptors: Sequence[int] = (),
+        modules: Mapping[str, str] | None = None,
     ) -> SandboxedProcess:
         """Start a program.
 
@@ -90,13 +91,14 @@ class Sandbox:
             standard_input: What it reads.
             output_bytes: It is killed where it prints more.
             descriptors: Numbers of open files that it inherits.
+            modules: Modules that it may import beside the library's, by name, as text; none if not given.
 
         Raises:
             UserError: where the machine lacks a means of isolation.
             SandboxError: where no process can be started.
         """
         return SandboxedProcess(
-            self._task(source, names, self._means),
+            self._task(source, names, self._means) | {"modules": dict(modules or {})},
             self._limits.wall_seconds,
             standard_input=standard_input,
             output_bytes=output_bytes,
@@ -138,6 +140,7 @@ class Sandbox:
         return {
             "source": source,
             "names": dict(names),
+            "modules": {},
             "parent": os.getpid(),
             "machine": machine,
             "means": list(means),

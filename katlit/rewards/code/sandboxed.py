@@ -9,6 +9,7 @@ import ctypes
 import marshal
 import os
 import resource
+import site
 import struct
 import sys
 from types import ModuleType
@@ -127,10 +128,17 @@ def _checked(result: int) -> int:
 
 
 def _run(task: dict[str, Any]) -> None:
+    for name, source in task["modules"].items():
+        sys.modules[name] = module = ModuleType(name)
+        exec(compile(source, name, "exec"), module.__dict__)  # noqa: S102
     main_module = ModuleType("__main__")
     main_module.__dict__.update(task["names"])
     sys.modules["__main__"] = main_module
     sys.argv = ["program.py"]
+    # `python program.py` has these too; they come with `site`, which we leave out for its packages.
+    for offer in (site.setquit, site.setcopyright, site.sethelper):
+        offer()
+    main_module.__file__ = sys.argv[0]
     exec(compile(task["source"], "program.py", "exec"), main_module.__dict__)  # noqa: S102
 
 

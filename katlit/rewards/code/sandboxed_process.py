@@ -1,6 +1,7 @@
 """One confined process: started, served, watched, and killed for good."""
 
 import contextlib
+import fcntl
 import marshal
 import os
 import selectors
@@ -74,7 +75,6 @@ class SandboxedProcess:
         output_bytes: int = _CHUNK,
         descriptors: Sequence[int] = (),
     ) -> None:
-        self._input = memoryview(standard_input)
         self._output, self._errors = bytearray(), bytearray()
         self._output_bytes = output_bytes
         self._started, self._wall_seconds = time.monotonic(), wall_seconds
@@ -83,20 +83,24 @@ class SandboxedProcess:
         self._late = False
         self.scratch = Path(tempfile.mkdtemp(prefix="katlit-sandbox-"))
         try:
-            self._process = self._start(task, descriptors)
+            self._process = self._start(task, standard_input, descriptors)
         except OSError as error:
             shutil.rmtree(self.scratch, ignore_errors=True)
             raise SandboxError(f"sandbox: no process could be started ({error.strerror})") from error
-        self._open: set[IO[bytes]] = {self._pipe(name) for name in ("stdin", "stdout", "stderr")}
+        self._open: set[IO[bytes]] = {self._pipe(name) for name in ("stdout", "stderr")}
 
-    def _start(self, task: Mapping[str, Any], descriptors: Sequence[int]) -> "subprocess.Popen[bytes]":
-        with tempfile.TemporaryFile() as file:  # without a name by which another program could find it
+    def _start(
+        self, task: Mapping[str, Any], standard_input: bytes, descriptors: Sequence[int]
+    ) -> "subprocess.Popen[bytes]":
+        # Both without a name by which another program could find them.
+        with tempfile.TemporaryFile() as file, _sealed(standard_input) as given:
+            self._input_inode = os.fstat(given.fileno()).st_ino
             file.write(marshal.dumps(dict(task)))
             file.seek(0)
             script = str(Path(__file__).with_name("sandboxed.py"))
             return subprocess.Popen(  # noqa: S603 (our own script)
                 [sys.executable, *_PYTHON, script, str(file.fileno())],
-                stdin=subprocess.PIPE,
+                stdin=given,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 bufsize=0,
@@ -156,11 +160,10 @@ class SandboxedProcess:
     def register(self, selector: selectors.BaseSelector) -> None:
         """Have the pipes served by `watch`."""
         for pipe in self._open:
-            write = pipe is self._process.stdin
-            selector.register(pipe, selectors.EVENT_WRITE if write else selectors.EVENT_READ, self)
+            selector.register(pipe, selectors.EVENT_READ, self)
 
     def serve(self, pipe: IO[bytes], selector: selectors.BaseSelector) -> None:
-        """Read or write what can be without waiting; a pipe that has come to its end is closed."""
+        """Read what can be without waiting; a pipe that has come to its end is closed."""
         if not self._serve(pipe):
             selector.unregister(pipe)
             self._open.discard(pipe)
@@ -168,14 +171,9 @@ class SandboxedProcess:
 
     def _serve(self, pipe: IO[bytes]) -> bool:
         try:
-            if pipe is self._process.stdin:
-                self._input = self._input[os.write(pipe.fileno(), self._input[:_CHUNK]) :]
-                return bool(self._input)
             return self._read(pipe)
         except BlockingIOError:
             return True
-        except BrokenPipeError:
-            return False
 
     def _read(self, pipe: IO[bytes]) -> bool:
         output = pipe is self._process.stdout
@@ -189,7 +187,7 @@ class SandboxedProcess:
     @property
     def silent(self) -> bool:
         """Whether it has closed its ends of the pipes, as all do that end."""
-        return self._open <= {self._process.stdin}
+        return not self._open
 
     def over(self) -> bool:
         """Whether the process has ended, or must: looks at threads, files and the clock now and then."""
@@ -207,10 +205,26 @@ class SandboxedProcess:
         if _threads(self._process.pid) > _MAX_THREADS:
             return f"more than {_MAX_THREADS} threads"
         count, size = _contents(self.scratch)
-        size += _nameless_bytes(self._process.pid)
+        size += _nameless_bytes(self._process.pid, self._input_inode)
         if count > _MAX_FILES or size > _SCRATCH_BYTES:
             return f"more than {_MAX_FILES} files or {_SCRATCH_BYTES} bytes in them"
         return ""
+
+
+def _sealed(content: bytes) -> IO[bytes]:
+    """A file in memory that nobody can change, at its start.
+
+    Standard input is one, as on the judges that programs are written for: it has a size (`os.fstat(0)`) and
+    can be mapped and sought in. Sealed, since a program could else keep there what is not counted as its own.
+    """
+    file = os.fdopen(os.memfd_create("input", os.MFD_ALLOW_SEALING), "w+b", buffering=0)
+    written = 0
+    while written < len(content):
+        written += file.write(content[written:])
+    file.seek(0)
+    seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+    fcntl.fcntl(file, fcntl.F_ADD_SEALS, seals)
+    return file
 
 
 def watch(process: SandboxedProcess, *others: SandboxedProcess) -> None:
@@ -245,15 +259,21 @@ def _contents(folder: Path) -> tuple[int, int]:
     return count, size
 
 
-def _nameless_bytes(process: int) -> int:
-    """Bytes in the files that it holds open and has removed; none where it has ended."""
+def _nameless_bytes(process: int, given: int) -> int:
+    """Bytes in the files that it holds open and has removed; none where it has ended.
+
+    Args:
+        process: Its number.
+        given: The inode of its input, which is no file of its own.
+    """
     sizes = {}
     try:
         with os.scandir(f"/proc/{process}/fd") as entries:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):  # closed by the program
                     status = entry.stat()
-                    if stat.S_ISREG(status.st_mode) and not status.st_nlink:
+                    removed = stat.S_ISREG(status.st_mode) and not status.st_nlink
+                    if removed and status.st_ino != given:
                         sizes[status.st_ino] = status.st_size
     except OSError:
         return 0

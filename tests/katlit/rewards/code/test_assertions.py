@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from judged import judged, link_to
 
-from katlit.rewards.code.assertions import Link, Program, Remote, decode, encode, judge
+from katlit.rewards.code.assertions import judge
+from katlit.rewards.code.plain_data import decode, encode
+from katlit.rewards.code.remote import Link, Remote
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
@@ -21,15 +24,6 @@ PLAIN = st.recursive(
 
 def no_object(value: Any) -> int:
     raise TypeError(value)
-
-
-def link_to(program: str) -> Link:
-    held = Program(program)
-    return Link(lambda request: json.dumps(held.reply(json.loads(request))).encode() + b"\n")
-
-
-def judged(program: str, *tests: str, names: tuple[str, ...] = ("f",)) -> dict[str, Any]:
-    return judge(list(tests), list(names), link_to(program))
 
 
 @given(PLAIN)
@@ -63,7 +57,7 @@ def test_errors_of_the_program_are_the_nearest_built_in_ones() -> None:
     assert judged("def f(x): raise type('E', (Exception,), {})", test)["passed"] == 0
 
 
-def test_the_programs_objects_answer_but_equal_nothing() -> None:
+def test_the_programs_objects_answer_but_equal_no_data() -> None:
     program = """
 class Box:
     def __init__(self, x): self.x = x
@@ -80,7 +74,7 @@ f = Box
         "b = f(x=5)",
         "assert b.x == 5 and len(b) == 3 and list(b) == ['a', 'b', 'c'] and b[4] == 8 and 'a' in b",
         "assert str(b) == 'Box(5)' and b.other(f(1), by=2) == 3",
-        "assert not b == 5 and b != f(5) and isinstance(b, int) is False",
+        "assert not b == 5 and b != 5 and isinstance(b, int) is False and isinstance(b, f)",
         "assert b == 5",
     )
     found = judged(program, *tests)
@@ -90,6 +84,8 @@ f = Box
 def test_arguments_changed_in_place_are_changed_for_the_test() -> None:
     program = "def f(a, b, c, d): a.append([a[0]]); b.clear(); c.add(9); d[0] = 0; return a"
     test = "a, b, c, d = [1], {1: 2}, {3}, bytearray(b'x')\nr = f(a, b, c, d)\n"
+    queue = "from collections import deque\nq = deque([1])\nf(q)\nassert q == deque([1, 2])"
+    assert judged("def f(q): q.append(2)", queue)["passed"] == 1
     test += "assert (r, a, b, c, d) == ([1, [1]], [1, [1]], {}, {3, 9}, b'\\0')"
     assert judged(program, test)["passed"] == 1
 
@@ -168,3 +164,25 @@ def test_what_cannot_be_sent_is_said() -> None:
         found["unsupported"] == "a test hands the program a builtin_function_or_method, which cannot be sent"
     )
     assert isinstance(link_to("def f(): return 1").ask("name", "f"), Remote)
+
+
+@pytest.mark.parametrize(
+    ("program", "wanted"),
+    [
+        ("class Solution:\n    def f(self, x: List[int]) -> Optional[int]: return max(x)", 3),
+        ("def f(x): return Counter(x)[3] + len(deque(x)) - heappop(x)", 3),
+        (
+            "def f(x):\n    @cache\n    def g(i): return i and i + g(i - 1)\n    return g(3) // gcd(2, 4)",
+            3,
+        ),
+        ("def f(x): return collections.Counter(x)[3] + bisect_left(x, 3) + math.floor(pi) - 3", 3),
+        ("def f(x): return int(pow(3, -1, 7) == 5) + bisect.bisect([1, 2, 4], 3)", 3),
+        ("def f(x): return accumulate(x)\ndef accumulate(x): return 3", 3),
+        ("from math import *\ndef gcd(a, b): return 3\ndef f(x): return gcd(0, 0)", 3),
+        ("def f(x): return listen(x)", None),
+        ("def f(x): return os.listdir('.')", None),
+    ],
+)
+def test_functions_have_what_their_judges_offer(program: str, wanted: object) -> None:
+    found = judged(program, f"assert f([1, 2, 3]) == {wanted}")
+    assert found["why"].partition(":")[0] == ("" if wanted else "NameError")

@@ -16,6 +16,7 @@ from typing_extensions import override
 from katlit.callbacks.checkpoint import StepCheckpoint, newest_checkpoint
 from katlit.callbacks.track_config import TrackConfig
 from katlit.commands import mistakes
+from katlit.commands.parser_mistakes import of_parser, require_known, require_null
 from katlit.commands.settings_files import with_paths
 from katlit.errors import UserError
 from katlit.output import require_writable
@@ -63,8 +64,14 @@ class KatCLI(LightningCLI):
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         # Upstream warns whenever a list is given; `katlit.cli.main` always gives one.
-        self.config = parser.parse_args(args)
-        mistakes.require_null(self.config[self.config.subcommand].as_dict(), args)
+        try:
+            self.config = parser.parse_args(args)
+        except ArgumentError as error:
+            keys = self._parser(args[0]).get_defaults().keys() if args[0] in self.subcommands() else ()
+            raise of_parser(str(error), args, set(keys)) from error
+        settings = self.config[self.config.subcommand].as_dict()
+        require_null(settings, args)
+        require_known(settings, args)
 
     @override
     def instantiate_classes(self) -> None:
@@ -163,8 +170,6 @@ def run(
             load_from_checkpoint_support=False,
             args=arguments,
         )
-    except ArgumentError as error:
-        raise mistakes.of_parser(str(error), arguments) from error
     except OmegaConfBaseException as error:
         raise mistakes.of_interpolation(error, arguments[0]) from error
     except MisconfigurationException as error:

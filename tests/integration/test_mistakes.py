@@ -32,9 +32,11 @@ TABLE = [
     # the command line itself
     ("", ["no command given", "fit", "katlit --help"]),
     ("fitt", ["'fitt'", "choose one of", "fit"]),
-    (f"{STAGE3} --nonsense=3", ["unrecognized arguments", "--nonsense=3"]),
-    (f"{STAGE3} nonsense", ["unrecognized arguments", "nonsense"]),
-    (f"{STAGE3} --trainer.max_stepz=3", ["--trainer.max_stepz=3"]),
+    (f"{STAGE3} --nonsense=3", ["unrecognized arguments", "--nonsense=3", "choose one of checkpoint"]),
+    (f"{STAGE3} nonsense", ["unrecognized arguments", "nonsense", "begins with --"]),
+    (f"{STAGE3} --trainer.max_stepz=3", ["--trainer.max_stepz=3", "nearest is max_steps of trainer"]),
+    (f"{STAGE3} --traner.max_steps=3", ["--traner.max_steps=3", "the nearest is trainer"]),
+    (f"{STAGE3} {OPTIMIZATION}.learning_rat=1", ["optimization.learning_rat", "nearest is learning_rate"]),
     (f"{STAGE3} --seed_everything=abc", ["seed_everything", "abc", "int"]),
     (f"{STAGE3} {BACKBONE}.init_from=null", ["backbone.init_args.init_from", "null", "YAML file"]),
     (f"{STAGE3} --model.backbone.init_from null", ["model.backbone.init_from", "null", "YAML file"]),
@@ -45,12 +47,14 @@ TABLE = [
     (f"{STAGE3} -c list.yaml", ["'list.yaml'", "no keys", "trainer"]),
     (f"{STAGE3} -c nope.yaml", ["trainer.max_steps", "${trainer.nope}", "whole key"]),
     (f"{STAGE3} -c open.yaml", ["open.yaml", "not YAML", "line"]),
+    (f"{STAGE3} -c key.yaml", ["trainer.max_stepz", "no such key", "nearest is max_steps of trainer"]),
+    (f"{STAGE3} -c group.yaml", ["optimization.learning_rat", "Optimization", "nearest is learning_rate"]),
     # the trainer
     (f"{STAGE3} --trainer.max_steps=3.5", ["trainer.max_steps", "3.5", "int"]),
     (f"{STAGE3} --trainer.max_steps=-7", ["trainer.max_steps", "-7", "non-negative"]),
     (f"{STAGE3} --trainer.max_time=yesterday", ["trainer.max_time", "yesterday", "DD:HH:MM:SS"]),
     (f"{STAGE3} --trainer.strategy=fsdp2", ["trainer.strategy", "fsdp2", "-c configs/strategy/fsdp2.yaml"]),
-    (f"{STAGE3} --model.init_args.estimator=process", ["estimator", "process", "full name of a class"]),
+    (f"{STAGE3} --model.init_args.estimator=process", ["estimator", "nearest is katlit.advantages.Process"]),
     (f"{STAGE3} {AGGREGATION}.length=0", ["aggregation.length", "0", "at least 1"]),
     (f"{STAGE3} {AGGREGATION}.judge_weight=-1", ["aggregation.judge_weight", "-1", "0 or more"]),
     (f"{STAGE3} --trainer.strategy=fast", ["trainer.strategy", "fast", "ddp"]),
@@ -75,10 +79,16 @@ TABLE = [
     (f"{BARE3} -c forced_share.yaml", ["trainer.callbacks[0]", "forced_share 2.0", "from 0 to 1"]),
     (f"{BARE3} -c max_unjudged_share.yaml", ["max_unjudged_share: -1.0", "from 0 to 1"]),
     (f"{BARE3} -c row_tokens.yaml", ["trainer.callbacks[0]", "row_tokens: 0", "at least 1"]),
+    (f"{BARE3} -c sampl.yaml", ["callbacks.init_args.sampl", "RolloutSampler", "nearest is samples"]),
+    (f"{BARE3} -c engine.yaml", ["init_args.engine", "HfEngin", "nearest is katlit.engines.HFEngine"]),
     # the model
-    (f"{STAGE3} --model=katlit.modules.Nope", ["model", "katlit.modules", "'Nope'"]),
-    (f"{STAGE3} --model=katlit.datamodules.PromptData", ["model", "subclass of LightningModule"]),
-    (f"{STAGE3} --model.init_args.colour=red", ["colour", "StepSRPO"]),
+    (f"{STAGE3} --model=katlit.modules.Nope", ["model", "'Nope'", "katlit.modules.ColdStartSFT, katlit.m"]),
+    (f"{STAGE3} --model=stepSRP", ["model", "stepSRP", "nearest is katlit.modules.StepSRPO"]),
+    (f"{STAGE3} --model=katlit.datamodules.PromptData", ["subclass of LightningModule", "modules.StepSRPO"]),
+    (f"{STAGE3} --model.init_args.colour=red", ["init_args.colour", "StepSRPO", "choose one of aggregation"]),
+    (f"{STAGE3} --model.kl_wieght=1", ["model.init_args.kl_wieght", "StepSRPO", "nearest is kl_weight"]),
+    (f"{STAGE3} {BACKBONE}.mtp_dept=1", ["backbone.init_args.mtp_dept", "Backbone", "nearest is mtp_depth"]),
+    (f"{STAGE3} --trainer.logger=lightning.pytorch.loggers.CSVLoger", ["trainer.logger", "s.CSVLogger"]),
     (f"{STAGE3} --model.init_args.kl_weight=-1", ["model.init_args.kl_weight", "-1", "0 or more"]),
     (f"{STAGE3} --model.init_args.temperature=0", ["model.init_args.temperature", "0.0", "above 0"]),
     (f"{STAGE2} --model.init_args.judge_weight=-1", ["model.init_args.judge_weight", "-1", "above 0"]),
@@ -96,7 +106,9 @@ TABLE = [
     (f"{STAGE1} {BACKBONE}.mtp_depth=-1", ["backbone.init_args.mtp_depth", "-1", "0 or more, or null"]),
     (f"{STAGE3} {FILE}=good.jsonl {BACKBONE}.init_from=folder", ["init_from", "'folder'", "tokenizer.json"]),
     # the data
-    (f"{STAGE3} --data=katlit.datamodules.Nope", ["data", "katlit.datamodules", "'Nope'"]),
+    (f"{STAGE3} --data=katlit.datamodules.Nope", ["'Nope'", "katlit.datamodules.PromptData"]),
+    (f"{STAGE3} {DATA}.train=nowhere.Thing", ["data.init_args.train", "'nowhere'", "FilePrompts"]),
+    (f"{STAGE2} {DATA}.sampling.max_tokns=3", ["sampling.max_tokns", "nearest is max_tokens"]),
     (STAGE3, ["no training prompts", "data.init_args.train"]),
     (f"{STAGE3} {DATA}.batch_size=0", ["data.init_args.batch_size", "0", "at least 1"]),
     (f"{STAGE3} {DATA}.updates=0", ["data.init_args.updates", "0", "at least 1"]),
@@ -118,12 +130,17 @@ TABLE = [
 ]  # fmt: skip
 
 # Of the one sampler: a list of callbacks can only be replaced as a whole.
-SAMPLERS = {"samples": 1, "extra_rounds": 0, "forced_share": 2, "max_unjudged_share": -1, "row_tokens": 0}
+SAMPLERS = {
+    "samples": 1, "extra_rounds": 0, "forced_share": 2, "max_unjudged_share": -1, "row_tokens": 0, "sampl": 3,
+    "engine": {"class_path": "katlit.engines.HfEngin"},
+}  # fmt: skip
 FILES = {
     "file": "",
     "empty.yaml": "",
     "list.yaml": "- trainer\n- model\n",
     "nope.yaml": "trainer:\n  max_steps: ${trainer.nope}\n",
+    "key.yaml": "trainer:\n  max_stepz: 3\n",
+    "group.yaml": "model:\n  init_args:\n    optimization:\n      learning_rat: 3\n",
     "open.yaml": "trainer:\n  max_steps: [\n",
     "empty.jsonl": "",
     "good.jsonl": '{"prompt": "1+1", "reference": "2"}\n',

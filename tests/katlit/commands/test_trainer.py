@@ -69,7 +69,7 @@ def test_callbacks_are_appended(tmp_path: Path, capsys: pytest.CaptureFixture[st
         ("trainer:\n  max_steps: many", ["trainer.max_steps", "many"]),
         ("trainer:\n  max_steps: ${trainer.nope}", ["trainer.nope"]),
         ("trainer:\n  max_steps: [", ["wrong.yaml", "line"]),
-        ("model:\n  init_args:\n    warmupp: 3", ["warmupp", "tinystage.TinyStage"]),
+        ("model:\n  init_args:\n    warmupp: 3", ["warmupp", "TinyStage", "nearest is warmup"]),
         ("model:\n  init_args:\n    warmup: soon", ["model.init_args.warmup", "soon"]),
         ("model:\n  class_path: tinystage.Nope", ["tinystage", "Nope"]),
     ],

@@ -1,7 +1,7 @@
 """Prompts whose answers no reward could judge are found before anything is sampled."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from lightning.pytorch.utilities import rank_zero_only
@@ -13,7 +13,7 @@ from katlit.errors import UserError
 logger = logging.getLogger(__name__)
 
 OnUnverifiable = Literal["drop", "refuse"]
-_NAMED = 3  # that a message names
+_NAMED = 3  # causes, and places of each, that a message names
 
 
 def verifiable(
@@ -38,9 +38,7 @@ def verifiable(
     problems = {prompt["id"]: why for prompt in prompts if (why := problem(prompt)) is not None}
     if not problems:
         return list(prompts)
-    first = "; ".join(f"{source.place(one)}: {why}" for one, why in list(problems.items())[:_NAMED])
-    told = f"{key}: {len(problems)} of {len(prompts)} prompts cannot be verified: {first}"
-    told += "; …" if len(problems) > _NAMED else ""
+    told = f"{key}: {len(problems)} of {len(prompts)} prompts cannot be verified: {_causes(problems, source)}"
     if len(problems) == len(prompts):
         raise UserError(
             f"{told} - name the column of the references, e.g. columns: {{reference: answer}}, and the "
@@ -50,6 +48,18 @@ def verifiable(
         raise UserError(f"{told} - mend them, leave them out, or set data.init_args.unverifiable: drop")
     _warn("%s - they are left out", told)
     return [prompt for prompt in prompts if prompt["id"] not in problems]
+
+
+def _causes(problems: Mapping[str, str], source: PromptSource) -> str:
+    """The first causes, each with the first places where it is met."""
+    places: dict[str, list[str]] = {}
+    for prompt_id, why in problems.items():
+        places.setdefault(why, []).append(source.place(prompt_id))
+    causes = [
+        f"{', '.join(found[:_NAMED])}{', …' if len(found) > _NAMED else ''}: {why}"
+        for why, found in list(places.items())[:_NAMED]
+    ]
+    return "; ".join([*causes, "…"] if len(places) > _NAMED else causes)
 
 
 @rank_zero_only

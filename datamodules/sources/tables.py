@@ -34,7 +34,9 @@ def read_table(name: str, config: str | None, split: str) -> list[Row]:
         rows = _library(name, path, config, split)
     if not rows:
         raise UserError(f"{name}: the data set is empty; it needs at least one row")
-    return [Row(row.where, _without_none(row.values)) for row in rows]
+    return [
+        Row(row.where, {key: value for key, value in row.values.items() if value is not None}) for row in rows
+    ]
 
 
 def _csv(path: Path, delimiter: str) -> list[Row]:
@@ -76,11 +78,11 @@ def _library(name: str, path: Path, config: str | None, split: str) -> list[Row]
         raise UserError(
             f"{name}: cannot be read ({reason}); check the path, the id, split and config"
         ) from error
-    return [Row(f"{name}, row {index}", row) for index, row in enumerate(table)]
+    return [Row(f"{name}, row {index}", _without_none(row)) for index, row in enumerate(table)]
 
 
 def _without_none(row: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what is null; Arrow fills absent columns, and absent keys of a struct, with it."""
+    """Undo Arrow's filling: absent columns and absent keys of a struct come back as None."""
     return {
         name: _without_none(value) if isinstance(value, dict) else value
         for name, value in row.items()

@@ -66,7 +66,7 @@ def test_prompts_that_cannot_be_verified_are_left_out_and_named(
         "4 of 6 prompts cannot be verified",
         "rows.jsonl:2: verifier 'match' needs a reference, which is empty",
         "rows.jsonl:3: verifier: 'mtch' is unknown",
-        "rows.jsonl:4: prompt 'rows-3': verifier 'code' needs tests",
+        "rows.jsonl:4: verifier 'code' needs tests",
         "this one is not JSON",
         "; …",
     ):
@@ -79,7 +79,8 @@ def test_they_are_refused_where_yaml_says_so_and_where_no_others_are_left(source
     with pytest.raises(UserError, match=r"data\.init_args\.train: 4 of 6 .*rows\.jsonl:2: .*set .*: drop"):
         prepared("fit", Judge(), train=source, unverifiable="refuse")
     nothing = FilePrompts(source.path, columns={"reference": None, "verifier": None})
-    with pytest.raises(UserError, match=r"data\.init_args\.test: 6 of 6 .*columns: {reference: answer}"):
+    causes = r"rows\.jsonl:1, .*:2, .*:3, …: verifier 'match' needs a reference, .* - name"
+    with pytest.raises(UserError, match=rf"data\.init_args\.test: 6 of 6 prompts .*{causes}"):
         prepared("test", Judge(), test=nothing)
     parts = Curriculum([CurriculumStage(FilePrompts(source.path, limit=1)), CurriculumStage(nothing)])
     with pytest.raises(UserError, match=r"data\.init_args\.train: 6 of 6 "):

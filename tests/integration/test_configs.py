@@ -18,7 +18,10 @@ from katlit.text.protocol import Mode, ParsedResponse
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
-DOCS = [ROOT / name for name in ("README.md", "docs/real.md", "docs/hardware.md", "assets/README.md")]
+DOCS = [
+    ROOT / name
+    for name in ("README.md", "docs/real.md", "docs/data.md", "docs/hardware.md", "assets/README.md")
+]
 
 
 def documented() -> list[str]:

@@ -116,6 +116,8 @@ TABLE = [
     (f"{STAGE3} {FILE}=missing.jsonl", ["missing.jsonl", "no such file", "give the path"]),
     (f"{STAGE3} {FILE}=empty.jsonl", ["empty.jsonl", "at least one JSON object"]),
     (f"{STAGE3} {FILE}=broken.jsonl", ["broken.jsonl:2", "malformed JSON"]),
+    (f"{STAGE3} {FILE}=solved.jsonl", ["solved.jsonl:1", "ends with a turn", "cut_last_reply: true"]),
+    (f"{STAGE3} {FILE}=bare.jsonl", ["2 of 2 prompts", "bare.jsonl:1, bare.jsonl:2", "is empty", "columns"]),
     (f"{STAGE3} {TASKS}=nowhere.yaml", ["families", "nowhere.yaml", "No such file"]),
     (STAGE2, ["nothing to label", "give prompts"]),
     (f"{STAGE2} {DATA}.records_file=missing.jsonl", ["missing.jsonl", "give the path"]),
@@ -144,6 +146,8 @@ FILES = {
     "open.yaml": "trainer:\n  max_steps: [\n",
     "empty.jsonl": "",
     "good.jsonl": '{"prompt": "1+1", "reference": "2"}\n',
+    "bare.jsonl": '{"prompt": "1+1"}\n{"prompt": "2+2"}\n',
+    "solved.jsonl": '{"conversations": [{"from": "human", "value": "?"}, {"from": "gpt", "value": "2"}]}\n',
     "broken.jsonl": '{"prompt": "1+1", "reference": "2"}\n{"prompt": "1+1"\n',
     "refusing.py": "from lightning.pytorch.loggers import CSVLogger as Base\n\n\nclass Logger(Base):\n"
     "    def __init__(self) -> None:\n        raise ModuleNotFoundError('pip install nowhere')\n",

@@ -83,7 +83,7 @@ class CodeReward(Reward):
         try:
             tests_of(prompt)
         except UserError as error:
-            return str(error)
+            return str(error).removeprefix(f"prompt {prompt['id']!r}: ")
         return None
 
     def __call__(self, samples: Sequence[Sample]) -> list[Verdict]:

@@ -32,6 +32,11 @@ def test_each_form_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     assert row.values == ROW
 
 
+def test_of_nulls_only_those_that_stand_for_no_column_are_left_out(tmp_path: Path) -> None:
+    (row,) = read_table(written(tmp_path, "a.jsonl", '{"a": null, "b": {"c": null}}'), None, "")
+    assert row.values == {"b": {"c": None}}
+
+
 def test_rows_know_the_line_that_they_begin_in(tmp_path: Path) -> None:
     table = written(tmp_path, "rows.csv", 'a,b\n1,"2\n3"\n\n4,5\n')
     assert [row.where for row in read_table(table, None, "")] == [f"{table}:2", f"{table}:5"]

@@ -1,0 +1,60 @@
+"""What docs/data.md says is so: its examples are read, its table of records is that of the code."""
+
+import contextlib
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from katlit.datamodules import FilePrompts
+from katlit.datamodules.records import _OPTIONAL, _REQUIRED, read_records
+
+PAGE = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
+QUESTIONS, _, RECORDS = PAGE.partition("## Answers that you have already")
+EXAMPLES = re.findall(r"```yaml\n(.*?)```\n\n```json\n(.*?)```", QUESTIONS, re.DOTALL)
+
+
+@pytest.mark.parametrize(("settings", "rows"), EXAMPLES)
+def test_each_example_gives_its_question_and_reference(
+    settings: str, rows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = yaml.safe_load(settings)["init_args"]
+    (tmp_path / arguments["path"]).write_text(rows)
+    (prompt,) = FilePrompts(**arguments).load()
+    (turn,) = prompt["messages"]
+    assert turn["role"] == "user"
+    assert "1" in turn["content"]
+    assert "2" not in turn["content"]
+    assert "2" in prompt["reference"]
+
+
+def test_all_examples_are_found() -> None:
+    assert len(EXAMPLES) == PAGE.count("class_path: katlit.datamodules.FilePrompts") == 5
+
+
+def test_the_records_are_read_and_the_table_has_all_their_fields(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```json\n(.*?)```", RECORDS, re.DOTALL)
+    (tmp_path / "records.jsonl").write_text(block)
+    assert [record.regime.value for record in read_records(tmp_path / "records.jsonl")] == ["off", "on"]
+    cells = re.findall(r"^\| (`.*?) \|", RECORDS, re.MULTILINE)
+    named = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
+    assert sorted(named) == sorted([*_REQUIRED, *_OPTIONAL])
+
+
+def test_chats_with_thoughts_become_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ask = {"role": "user", "content": "1+1"}
+    replies = ["<think>\n1+1 = 2\n</think>\n\n2", "2"]
+    chats = [{"messages": [ask, {"role": "assistant", "content": reply}]} for reply in replies]
+    (tmp_path / "chats.jsonl").write_text("\n".join(map(json.dumps, chats)))
+    (program,) = re.findall(r"```python\n(.*?)```", RECORDS, re.DOTALL)
+    with contextlib.redirect_stdout(io.StringIO()) as written:
+        exec(compile(program, "docs/data.md", "exec"), {})  # noqa: S102 (our own page)
+    (tmp_path / "records.jsonl").write_text(written.getvalue())
+    on, off = read_records(tmp_path / "records.jsonl")
+    assert (on.regime.value, on.think, on.answer, on.messages) == ("on", "1+1 = 2", "2", [ask])
+    assert (off.regime.value, off.think, off.answer, off.forced) == ("off", "", "2", True)

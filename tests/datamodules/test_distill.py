@@ -1,7 +1,7 @@
 import itertools
 import os
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -286,39 +286,3 @@ def test_over_long_documents_are_dropped_and_counted(
     message = f"data: {data.dropped} of 20 documents are longer than batch_tokens={budget} and left out: "
     assert message + f"{data.dropped} think-on, such as '" in caplog.text
     assert f"({max(lengths)} tokens)" in caplog.text
-
-
-def test_a_mode_that_no_batch_can_hold_is_refused(tmp_path: Path, models_root: Path) -> None:
-    turn = {"messages": [{"role": "user", "content": "1+1"}], "judge": "j", "answer": "2"}
-    path = tmp_path / "records.jsonl"
-    write_rows(
-        path,
-        [turn | {"id": f"{i}", "regime": "off"} for i in range(3)]
-        + [turn | {"id": f"on{i}", "regime": "on", "think": "1" * (300 + i)} for i in range(2)],
-    )
-    data = DistillData(
-        str(models_root / "ours"), records_file=str(path), batches=BatchSettings(batch_tokens=200)
-    )
-    told = (
-        r"^data\.batches\.batch_tokens: 200; all 2 think-on documents of .* the shortest has (\d+) tokens and"
-    )
-    with pytest.raises(UserError, match=told):
-        ready(data)
-
-
-def test_records_without_a_teacher_are_the_students_alone(tmp_path: Path, models_root: Path) -> None:
-    write_rows(
-        tmp_path / "records.jsonl", (asdict(record) | {"source": ""} for record in (THINK, DIRECT, PLAIN))
-    )
-    ours, batches = str(models_root / "ours"), BatchSettings(validation_share=0.0)
-    both, alone = (
-        ready(DistillData(ours, teacher, records_file=str(tmp_path / "records.jsonl"), batches=batches))
-        for teacher in (ours, None)
-    )
-    (whole,), (batch,) = list(both.train_dataloader()), list(alone.train_dataloader())
-    assert sorted(batch) == ["input_ids", "loss_mask", "position_ids"]
-    assert all(torch.equal(batch[name], whole[name]) for name in batch)
-    with pytest.raises(
-        UserError, match=r"^data\.labeller\.teacher: not given; name the model that labels, or"
-    ):
-        DualRegime().models()

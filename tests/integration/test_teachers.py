@@ -117,31 +117,21 @@ def test_a_teacher_on_disk_teaches_what_the_live_one_does(
         assert 0 < distilled(tmp_path / "few")[0] < live[0]  # less is known of the teacher, so less differs
 
 
-def test_no_teacher_is_needed_where_nothing_is_distilled(folder: Path, tmp_path: Path) -> None:
-    katlit(
-        "fit",
-        folder,
-        tmp_path,
-        0,
-        "--model.init_args.kd=none",
-        "--data.init_args.batches.validation_share=0.3",
-    )
+def test_no_teacher_is_needed_where_nothing_is_distilled(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    katlit("fit", folder, tmp_path, 0, "--model.init_args.kd=none")
     rows = logged(tmp_path)
     assert len(rows) == 2
     assert all("train/ce" in row and "train/kd" not in row for row in rows)
-
-
-def test_data_without_a_teacher_are_refused_by_a_stage_that_has_one(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = words_of("fit", folder, tmp_path, 0, f"{TEACHER}={folder}/think_off")
     bare = tmp_path / "bare.yaml"
     bare.write_text("data: {init_args: {teacher: null}}")
-    assert main([*words, "-c", str(bare)]) == 2
-    assert (
-        "model.teacher: the stage has 1 of the teachers, the data have 0; give model.t"
-        in capsys.readouterr().err
+    given = words_of("fit", folder, tmp_path, 1)
+    assert main([*given, "-c", str(bare)]) == 2
+    told = (
+        "model.teacher: the stage has 1 of the teachers, the data have 0; give model.teacher and data.teacher"
     )
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -99,7 +99,7 @@ class MathReward(Reward):
 
     def reference_problem(self, prompt: Prompt) -> str | None:
         """See `Reward`."""
-        if final_expression(prompt["reference"], self.max_characters):
+        if reference_expression(prompt["reference"], self.max_characters):
             return None
         return empty_reference(prompt) or f"its reference holds no answer: {prompt['reference']!r:.80}"
 

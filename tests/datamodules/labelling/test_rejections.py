@@ -67,7 +67,7 @@ class Moody(AccuracyReward):
 
     def __call__(self, samples: Sequence[Sample]) -> list[Verdict]:
         return [
-            Verdict(None, "unlucky") if sample.response.answer == "13" else verdict
+            Verdict(None, "unlucky") if sample.answer == "13" else verdict
             for sample, verdict in zip(samples, super().__call__(samples), strict=True)
         ]
 
@@ -134,7 +134,7 @@ def test_a_judge_writer_that_writes_no_judge_is_found_out(
 def test_rejected_replies_are_counted_by_reason_and_some_are_kept(
     distill: Callable[..., LabelledData[Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """To 1+x it thinks, to 2+x it does not end, to 3+x it says nothing, 4+x is wrong, 5+x is unjudged."""
+    """Replies to 1+x think, to 2+x do not end, to 3+x say nothing, to 4+x are wrong, to 5+x are unjudged."""
 
     def answer(prompt: str) -> str:
         question = next(word for word in prompt.split("\n") if "+" in word).removeprefix("[user]")
@@ -177,8 +177,6 @@ def test_no_record_at_all_is_blamed_on_the_most_frequent_reason(
     distill: Callable[..., LabelledData[Any]], vote: str, answer: str, blame: str
 ) -> None:
     data = distill(ChatEngine(lambda _: vote, lambda _: answer), tries=1)
-    right = sum(answer == "2" and vote == "No." for _ in range(20))
-    assert right == 0
     told = (
         rf"labelling kept no record of 20 prompts; 20 of 20 rejected replies {blame}.*in .*/rejected-distill"
     )

@@ -1,5 +1,7 @@
 """What a client of a plain vLLM server gets from an export is what the trainer's own engine samples."""
 
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,11 +75,18 @@ def expected(export: Path, turns: list[list[dict[str, str]]]) -> dict[str, list[
     return replies
 
 
+def documented() -> list[str]:
+    """The options of the first server that docs/protocol.md starts."""
+    command = re.search(r"^vllm serve (.*)$", (ROOT / "docs/protocol.md").read_text(), re.MULTILINE)
+    _model, *options = shlex.split(command[1])
+    return options
+
+
 @pytest.fixture(scope="module")
 def client(export: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
     pytest.importorskip("vllm", exc_type=ImportError)
     log = tmp_path_factory.mktemp("server") / "log"
-    with serving(str(export), log, "--max-model-len=400", "--reasoning-parser=hf") as url:
+    with serving(str(export), log, "--max-model-len=400", *documented()) as url:
         yield OpenAI(base_url=f"{url}/v1", api_key="none")
 
 

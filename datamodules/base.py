@@ -2,6 +2,7 @@
 
 import pickle
 from abc import abstractmethod
+from array import array
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from lightning import LightningDataModule
 
 from katlit.batch import Prompt, TokenBatch
+from katlit.datamodules.contents import Contents, contents_of, require_same
 from katlit.datamodules.dialects.base import Dialect
 from katlit.datamodules.dialects.dialects import load_dialect
 from katlit.datamodules.dialects.habits import ThinkingSettings
@@ -20,6 +22,7 @@ from katlit.datamodules.labelling.chat_model import ChatModel
 from katlit.datamodules.labelling.probe import settle
 from katlit.datamodules.loader import EpochLoader, share_of
 from katlit.datamodules.records import Record, read_records
+from katlit.datamodules.references import say_unverified, verifiable
 from katlit.datamodules.sources.base import PromptSource
 from katlit.engines.base import RolloutEngine, SamplingParameters
 from katlit.errors import UserError, require
@@ -101,6 +104,8 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
         self._cache_dir = cache_dir
         self._prompts: list[Prompt] | None = None
         self._path: Path | None = None
+        self._contents: Contents | None = None
+        self._saved: Contents | None = None  # what a checkpoint was written with
         self.dropped = 0  # documents longer than a batch
         self.lengths: list[int] = []  # tokens of each document on the student's side
         self.train_indices: list[int] = []
@@ -182,8 +187,16 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
         return self._sources
 
     def _load_prompts(self) -> list[Prompt]:
+        """The prompts to label; what has a reference that no answer can be judged by is left out."""
         if self._prompts is None:
-            self._prompts = self._require_sources().prompts.load()
+            sources, key = self._require_sources(), "data.init_args.prompts"
+            self._prompts = verifiable(
+                sources.prompts.load(),
+                lambda prompt: sources.accuracy.reference_problem(prompt) if prompt["reference"] else None,
+                sources.prompts,
+                key,
+            )
+            say_unverified(self._prompts, key)
         return self._prompts
 
     def prepare_data(self) -> None:
@@ -225,6 +238,29 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
         chosen = set(order[:count])
         self.validation_indices = [index for index in usable if records[index].id in chosen]
         self.train_indices = [index for index in usable if records[index].id not in chosen]
+
+        self._contents = contents_of(
+            array("q", one.token_ids).tobytes() + bytes(one.loss_mask) for one in documents
+        )
+        self._require_saved()
+
+    def _require_saved(self) -> None:
+        """Refuse documents that are not the checkpoint's, as soon as both are known."""
+        if self._saved is not None and self._contents is not None:
+            require_same([self._saved], [self._contents], f"{type(self).__name__} ({self.records_path()})")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the documents are."""
+        return {"documents": self._contents}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Compare the documents.
+
+        Raises:
+            UserError: where the checkpoint is of others.
+        """
+        self._saved = state_dict.get("documents")
+        self._require_saved()
 
     def _plan(self, indices: Sequence[int], epoch: int) -> list[list[list[int]]]:
         plan = plan_epoch(

@@ -5,6 +5,7 @@ from katlit.datamodules.base import BatchSettings, LabelledData
 from katlit.datamodules.dialects.dialects import BALLOT_TEMPLATE
 from katlit.datamodules.dialects.habits import ThinkingSettings
 from katlit.datamodules.labelling.base import Labeller
+from katlit.datamodules.progress import reported
 from katlit.datamodules.records import Record
 from katlit.datamodules.sources.base import PromptSource
 from katlit.engines.base import RolloutEngine, SamplingParameters
@@ -75,7 +76,9 @@ class ColdStartData(LabelledData[TokenBatch]):
         tokenizer = load_tokenizer(self.student, "data.student")
         prepare_tokenizer(tokenizer)
         self._protocol = Protocol(tokenizer)
-        self._documents = [encode_record(record, self._protocol) for record in records]
+        self._documents = [
+            encode_record(record, self._protocol) for record in reported(records, "records encoded")
+        ]
         return self._documents
 
     def build(self, rows: list[list[int]]) -> TokenBatch:

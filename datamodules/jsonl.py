@@ -1,12 +1,14 @@
-"""JSON Lines in and out: every error names the file and the line, nothing is ever half written."""
+"""JSON Lines, or one JSON array, in; JSON Lines out: errors name file and line, nothing is half written."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from katlit.errors import UserError
 from katlit.output import replace_file
+
+_DECODER = json.JSONDecoder()
 
 
 class Row(NamedTuple):
@@ -17,33 +19,90 @@ class Row(NamedTuple):
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read every non-empty line of a JSON Lines file.
+    """Read every JSON object of a file: one a line, or all in one array.
 
     Raises:
-        UserError: if the file is missing, a line is not a JSON object, or there is no line at all.
+        UserError: if the file is missing, holds something else, or nothing at all.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; give the path of a JSON Lines file")
-    rows = []
-    try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    rows.append(Row(f"{path}:{number}", _parse_object(line, f"{path}:{number}")))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8 JSON Lines") from error
+    text = read_text(path)
+    found = _array(path, text) if text.lstrip().startswith("[") else _lines(path, text)
+    rows = [Row(where, _checked(values, where)) for where, values in found]
     if not rows:
         raise UserError(f"{path}: the data set is empty; it needs at least one JSON object, one a line")
     return rows
 
 
-def _parse_object(line: str, where: str) -> dict[str, Any]:
+def read_text(path: Path) -> str:
+    """Read a text file; the mark that Windows puts before UTF-8 (BOM) is no part of it.
+
+    Raises:
+        UserError: if the file is missing or not UTF-8.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give the path of a JSON Lines file")
     try:
-        values = json.loads(line)
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
+
+
+def _lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    # Not `splitlines`: JSON may hold other characters that Python takes for the end of a line.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            where = f"{path}:{number}"
+            value, end = _decode(line, len(line) - len(line.lstrip()), where, line_start=0)
+            if rest := line[end:].strip():
+                raise UserError(f"{where}: malformed JSON at column {end + 1}: extra data {rest!r:.40}")
+            yield where, value
+
+
+def _array(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    """The elements of an array, each with the line that it begins in."""
+    place, line, counted = _skip(text, text.index("[") + 1), 1, 0
+    while not text.startswith("]", place):
+        line, counted = line + text.count("\n", counted, place), place
+        where = f"{path}:{line}"
+        value, end = _decode(text, place, where, line_start=text.rfind("\n", 0, place) + 1)
+        yield where, value
+        place = _skip(text, end)
+        if text.startswith(",", place):
+            place = _skip(text, place + 1)
+        elif not text.startswith("]", place):
+            raise UserError(f"{path}:{line}: malformed JSON: after this object the array has no , or ]")
+    if rest := text[place + 1 :].strip():
+        raise UserError(f"{path}: malformed JSON: after the array stands {rest!r:.40}")
+
+
+def _skip(text: str, place: int) -> int:
+    """The place of the next character that is no white space."""
+    while place < len(text) and text[place].isspace():
+        place += 1
+    return place
+
+
+def _decode(text: str, place: int, where: str, line_start: int) -> tuple[Any, int]:
+    """The JSON value that begins at a place, and where it ends."""
+    try:
+        return _DECODER.raw_decode(text, place)
     except json.JSONDecodeError as error:
-        raise UserError(f"{where}: malformed JSON at column {error.colno}: {error.msg}") from error
+        raise UserError(
+            f"{where}: malformed JSON at column {error.pos - line_start + 1}: {error.msg}"
+        ) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in brackets
+        raise UserError(f"{where}: malformed JSON: {error}") from error
+
+
+def _checked(values: Any, where: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{where}: expected a JSON object, found {type(values).__name__}")
+    try:
+        json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{where}: {error.object[error.start : error.start + 1]!a} is half of a character (a lone "
+            "surrogate), which no tokenizer reads; mend or leave out the text that has it"
+        ) from error
     return values
 
 
@@ -70,19 +129,6 @@ class Field(NamedTuple):
     expected: str
 
 
-def _is_messages(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(
-            isinstance(turn, dict)
-            and isinstance(turn.get("role"), str)
-            and isinstance(turn.get("content"), str)
-            for turn in value
-        )
-    )
-
-
 def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -92,7 +138,6 @@ INTEGER = Field(_is_integer, "a whole number")
 BOOLEAN = Field(lambda value: isinstance(value, bool), "true or false")
 NUMBER = Field(lambda value: _is_integer(value) or isinstance(value, float), "a number")
 OBJECT = Field(lambda value: isinstance(value, dict), "an object")
-MESSAGES = Field(_is_messages, "a non-empty list of {role, content} turns")
 
 
 def check_field(row: Row, name: str, field: Field) -> Any:

@@ -1,20 +1,23 @@
 """Stage 3: batches of prompts, without those that the model always solves."""
 
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
 from lightning import LightningDataModule
 
 from katlit.batch import Prompt, RolloutBatch
+from katlit.datamodules.contents import Contents, contents_of, require_same
 from katlit.datamodules.history import History
 from katlit.datamodules.loader import EpochLoader, Share, share_of
+from katlit.datamodules.references import OnUnverifiable, verifiable
 from katlit.datamodules.sources.base import PromptSource
 from katlit.datamodules.sources.curriculum import Curriculum, CurriculumStage
 from katlit.errors import UserError, require
 from katlit.parallel.collectives import gathered
-from katlit.rollout.fillers import require_one_sampler
+from katlit.rollout.fillers import Judges, require_one_sampler
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +44,9 @@ class PromptData(LightningDataModule):
             together, some are there several times, with the same seeds; that is warned of.
         updates: Optimizer steps on each batch of rollouts.
         history: Drop prompts whose rollouts were all correct.
+        unverifiable: What becomes of prompts to train, validate or evaluate on whose answers the reward can
+            not judge, by their reference, tests or verifier: `drop` leaves them out and says so, `refuse`
+            stops before anything is sampled.
         seed: Seed of the order.
     """
 
@@ -53,6 +59,7 @@ class PromptData(LightningDataModule):
         batch_size: int = 16,
         updates: int = 1,
         history: bool = True,
+        unverifiable: OnUnverifiable = "drop",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -64,31 +71,56 @@ class PromptData(LightningDataModule):
         self._sources = {"validation": validation, "test": test, "predict": predict}
         self._loaded: dict[str, list[Prompt]] = {}
         self._batch_size = batch_size
+        self._unverifiable: OnUnverifiable = unverifiable
         self._history = History() if history else None
         self._seed = seed
         self._warned = False  # of copies
+        self._saved: list[Contents] | None = None  # what a checkpoint was written with
         if validation is not None:
             # Lightning takes a defined `val_dataloader` as a promise, and warns where it is not kept.
             self.val_dataloader = self._validation_dataloader
 
+    def prepare_data(self) -> None:
+        """Read and check the prompts before models are loaded, as `setup` would, which keeps them then."""
+        if self.trainer is not None:
+            running = self.trainer.state.fn  # none under `katlit label`, which takes the settings of fit
+            self.setup("fit" if running is None else running.value)
+
     def setup(self, stage: str) -> None:
-        """Load the prompts of a stage, on every rank alike.
+        """Load the prompts of a stage, on every rank alike, without those that cannot be verified.
 
         Raises:
-            UserError: where no callback, or more than one, samples these prompts.
+            UserError: where no callback, or more than one, samples these prompts; where prompts that cannot
+                be verified are refused, or all that there are.
         """
-        if self.trainer is not None:
-            require_one_sampler(self.trainer, stage)
+        sampler = None if self.trainer is None else require_one_sampler(self.trainer, stage)
+        problem = sampler.reference_problem if isinstance(sampler, Judges) else None
         needed = {"fit": ["validation"], "validate": ["validation"]}
         for name in needed.get(stage, [stage]):
             source = self._sources[name]
             if source is not None and name not in self._loaded:
-                self._loaded[name] = source.load()
+                self._loaded[name] = self._checked(source.load(), source, name, problem)
         if stage != "fit" or self._stages:
             return
         if self._train is None:
             raise UserError("PromptData: no training prompts; set data.init_args.train to a prompt source")
-        self._stages = self._train.load()
+        self._stages = [
+            self._checked(prompts, part.prompts, "train", problem)
+            for prompts, part in zip(self._train.load(), self._train.stages, strict=True)
+        ]
+        self._require_saved()
+
+    def _checked(
+        self,
+        prompts: list[Prompt],
+        source: PromptSource,
+        name: str,
+        problem: Callable[[Prompt], str | None] | None,
+    ) -> list[Prompt]:
+        """The prompts of a set; all of them where nobody judges, as under `katlit predict`."""
+        if problem is None:
+            return prompts
+        return verifiable(prompts, problem, source, f"data.init_args.{name}", self._unverifiable)
 
     def record_outcomes(self, batch: RolloutBatch) -> None:
         """Take note of which prompts of a scored batch were always solved; every rank must call it.
@@ -184,12 +216,31 @@ class PromptData(LightningDataModule):
             lambda _: self._chunks(self._loaded[name]), _rollout_batch, share_of(self.trainer, steps=False)
         )
 
+    def _contents(self) -> list[Contents]:
+        """What each set of the curriculum holds."""
+        return [
+            contents_of(json.dumps(prompt, sort_keys=True, default=str).encode() for prompt in prompts)
+            for prompts in self._stages
+        ]
+
+    def _require_saved(self) -> None:
+        """Refuse prompts that are not the checkpoint's, as soon as both are known."""
+        if self._saved is not None and self._stages:
+            require_same(self._saved, self._contents(), "data.init_args.train")
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the history."""
-        return {} if self._history is None else {"history": self._history.state_dict()}
+        """Return what the prompts are, and the history."""
+        history = {} if self._history is None else {"history": self._history.state_dict()}
+        return {"train": self._contents()} | history
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the history."""
+        """Restore the history.
+
+        Raises:
+            UserError: where the checkpoint is of other training prompts.
+        """
+        self._saved = state_dict.get("train")
+        self._require_saved()
         if self._history is not None and "history" in state_dict:
             self._history.load_state_dict(state_dict["history"])
 

@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from katlit.datamodules.conversations import read_conversation
 from katlit.datamodules.jsonl import (
     BOOLEAN,
     INTEGER,
-    MESSAGES,
     NUMBER,
     OBJECT,
     TEXT,
@@ -24,7 +24,8 @@ from katlit.text.protocol import Mode, Response
 _MODE = Field(lambda value: value in list(Mode), f"one of {[mode.value for mode in Mode]}")
 _SCORE = Field(lambda value: value is None or NUMBER.accepts(value), "a number or null")
 
-_REQUIRED = {"id": TEXT, "messages": MESSAGES, "regime": _MODE, "judge": TEXT, "answer": TEXT}
+_TURNS = Field(lambda value: isinstance(value, list), "a non-empty list of {role, content} turns")
+_REQUIRED = {"id": TEXT, "messages": _TURNS, "regime": _MODE, "judge": TEXT, "answer": TEXT}
 _OPTIONAL = {
     "think": TEXT,
     "domain": TEXT,
@@ -92,6 +93,7 @@ def _record(row: Row) -> Record:
         raise UserError(f"{row.where}: unknown field '{unknown[0]}'; known: {[*_REQUIRED, *_OPTIONAL]}")
     values = {name: check_field(row, name, kind) for name, kind in _REQUIRED.items()}
     values |= {name: check_field(row, name, kind) for name, kind in _OPTIONAL.items() if name in row.values}
+    values["messages"] = read_conversation(values["messages"], row.where, "messages")
     values["regime"] = Mode(values["regime"])
     if values["regime"] is Mode.THINK_ON:
         check_field(row, "think", TEXT)

@@ -235,9 +235,9 @@ class PlainDialect(Dialect):
 
     def _frame(self, name: str, marker: str) -> Piece:
         """Encode a marker; one token in models that were trained with it, several in others."""
-        token_id = self.tokenizer.get_vocab().get(marker)
-        if token_id is not None and self._encode(marker) == [token_id]:
-            return marker_piece(name, token_id)
+        token_ids = self._encode(marker)
+        if self.tokenizer.convert_ids_to_tokens(token_ids) == [marker]:
+            return marker_piece(name, token_ids[0])
         return self._text(name, marker)
 
     def _text(self, name: str, text: str) -> Piece:

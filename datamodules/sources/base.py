@@ -13,6 +13,10 @@ class PromptSource(ABC):
         """What messages call it."""
         return type(self).__name__
 
+    def place(self, prompt_id: str) -> str:  # noqa: ARG002 (for sources that know more)
+        """Where a prompt that was loaded stands, for messages."""
+        return self.name
+
     @abstractmethod
     def load(self) -> list[Prompt]:
         """Return all queries, in a fixed order.

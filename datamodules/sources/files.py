@@ -1,39 +1,48 @@
-"""Queries from JSON Lines, parquet, or a data set of a model hub."""
+"""Queries from a file or a data set of a model hub."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from katlit.batch import Prompt
-from katlit.datamodules.jsonl import INTEGER, MESSAGES, OBJECT, TEXT, Row, check_field, read_rows
+from katlit.datamodules.conversations import Turn, read_conversation
+from katlit.datamodules.jsonl import Row
 from katlit.datamodules.sources.base import PromptSource
+from katlit.datamodules.sources.columns import Columns, Query
+from katlit.datamodules.sources.tables import read_table
+from katlit.datamodules.sources.values import (
+    LEVELS,
+    as_difficulty,
+    as_domain,
+    as_list,
+    as_object,
+    as_reference,
+    as_text,
+)
 from katlit.errors import UserError
 
-_FIELDS = (
-    "id",
-    "messages",
-    "prompt",
-    "question",
-    "reference",
-    "verifier",
-    "domain",
-    "difficulty",
-    "metadata",
-)
+ValueT = TypeVar("ValueT")
 
 
 class FilePrompts(PromptSource):
-    """Queries from a file or a hub: `messages`, or `prompt` or `question`, and `reference`.
+    """Queries from a file or a hub, as docs/data.md says: a query, and a `reference` to verify answers by.
 
-    `reference` may be empty text where a query cannot be verified. Optional: `id`, `verifier`, `domain`,
-    `difficulty`, `metadata`.
+    The query is a text or turns under `messages`, `conversations` (ShareGPT), `prompt`, `question` or
+    `instruction` (Alpaca, with its `input`). Optional are `id`, `reference` (or verl's
+    `reward_model.ground_truth`), `verifier`, `domain`, `difficulty` and `metadata`.
 
     Args:
-        path: A `.jsonl` or `.parquet` file, or the id of a hub data set such as `openai/gsm8k`.
+        path: A file, `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet`, or the id of a hub data set such as
+            `openai/gsm8k`.
         split: Split of a hub data set; files have none.
         config: Configuration of a hub data set, e.g. `main`.
-        columns: Names in the data by our field names, where they differ, e.g. `{reference: answer}`.
+        columns: Names in the data by our field names, where they differ, e.g. `{reference: answer}`. A dotted
+            path reaches inside, `{reference: answers.0}`; null leaves out a column that bears our name.
         reference_after: A text; each reference is only what follows the last one of it, e.g. `####` in
             GSM8K, whose references are whole solutions; all of it if empty.
+        cut_last_reply: Cut the assistant's turn off conversations that end with one, as data for supervised
+            training do; else such rows are refused.
+        levels: Numbers of difficulties that are words; easy, medium and hard are 1, 2 and 3 if not given.
         verifier: Scorer of the queries that name none, see `katlit.rewards.AccuracyReward`. `match` wants the
             reference's text and nothing else, `math` finds the answer in a sentence or a box.
         domain: Task family of the queries that name none.
@@ -45,8 +54,10 @@ class FilePrompts(PromptSource):
         path: str,
         split: str = "train",
         config: str | None = None,
-        columns: dict[str, str] | None = None,
+        columns: dict[str, str | None] | None = None,
         reference_after: str = "",  # not None: beside it jsonargparse would read "####" as a comment
+        cut_last_reply: bool = False,
+        levels: dict[str, int] | None = None,
         verifier: str = "match",
         domain: str = "",
         limit: int | None = None,
@@ -56,120 +67,110 @@ class FilePrompts(PromptSource):
         self.config = config
         self.columns = columns
         self.reference_after = reference_after
+        self.cut_last_reply = cut_last_reply
+        self.levels = levels
         self.verifier = verifier
         self.domain = domain
         self.limit = limit
+        self._places: dict[str, str] = {}  # of what was loaded, by id
 
     @property
     def name(self) -> str:
         """The path."""
         return self.path
 
+    def place(self, prompt_id: str) -> str:
+        """File and line of a prompt that was loaded."""
+        return self._places.get(prompt_id, self.path)
+
     def load(self) -> list[Prompt]:
         """Read and check all queries."""
-        unknown = sorted((self.columns or {}).keys() - set(_FIELDS))
-        if unknown:
-            raise UserError(f"FilePrompts: columns names no field of ours: {unknown}; known: {list(_FIELDS)}")
-        prompts = [self._prompt(index, self._rename(row)) for index, row in enumerate(self._rows())]
-        first_seen: dict[str, int] = {}
-        for index, prompt in enumerate(prompts):
-            if first_seen.setdefault(prompt["id"], index) != index:
-                raise UserError(f"{self.path}: id '{prompt['id']}' appears twice; ids must differ")
+        columns = Columns(self.columns or {})
+        levels = LEVELS if self.levels is None else {w.casefold(): n for w, n in self.levels.items()}
+        rows = read_table(self.path, self.config, self.split)[: self.limit]
+        columns.check(rows)
+        prompts: list[Prompt] = []
+        self._places = {}
+        for index, row in enumerate(rows):
+            prompt = self._prompt(f"{Path(self.path).stem}-{index}", _Fields(row, columns), levels)
+            if prompt["id"] in self._places:
+                raise UserError(
+                    f"{row.where}: id '{prompt['id']}' appears twice, first at "
+                    f"{self._places[prompt['id']]}; ids must differ"
+                )
+            self._places[prompt["id"]] = row.where
+            prompts.append(prompt)
         return prompts
 
-    def _rows(self) -> list[Row]:
-        path = Path(self.path)
-        if path.suffix in {".jsonl", ".json"}:
-            # Read by ourselves: `datasets` gives dictionaries keys of other rows, and names no lines.
-            return read_rows(path)[: self.limit]
-        if path.suffix != ".parquet" and (path.exists() or self.path.count("/") > 1 or path.is_absolute()):
-            raise UserError(f"{self.path}: not a .jsonl or .parquet file, nor a hub id such as owner/name")
-        if path.suffix == ".parquet" and not path.is_file():
-            raise UserError(f"{self.path}: no such file; give a .jsonl or .parquet file or a hub id")
-        rows = _table_rows(self.path, self.config, self.split)[: self.limit]
-        if not rows:
-            raise UserError(f"{self.path}: the data set is empty; it needs at least one row")
-        return rows
-
-    def _rename(self, row: Row) -> Row:
-        columns = self.columns or {}
-        for ours, theirs in columns.items():
-            if theirs not in row.values:
-                raise UserError(
-                    f"{row.where}: column '{theirs}', named for '{ours}', is missing; "
-                    f"found {sorted(row.values)}"
-                )
-        # A renamed column shadows a field that happens to bear our name.
-        named = {name: row.values[name] for name in _FIELDS if name in row.values}
-        return Row(row.where, named | {ours: row.values[theirs] for ours, theirs in columns.items()})
-
-    def _prompt(self, index: int, row: Row) -> Prompt:
-        defaults = {
-            "id": f"{Path(self.path).stem}-{index}",
-            "verifier": self.verifier,
-            "domain": self.domain,
-            "difficulty": 0,
-            "metadata": {},
-        }
-        full = Row(row.where, defaults | row.values)
+    def _prompt(self, default_id: str, fields: "_Fields", levels: dict[str, int]) -> Prompt:
+        if fields.optional("tools", lambda value: value not in ("", "[]", []), "left out", default=False):
+            raise UserError(
+                f"{fields.where}: it has 'tools', which are not read; leave out the row, or the tools by "
+                "columns: {tools: null}"
+            )
+        words = f"a number, or one of the words {sorted(levels)} (more by levels: {{word: number}})"
         return Prompt(
-            id=str(full.values["id"]),
-            messages=_messages(full),
-            reference=self._reference(full),
-            verifier=check_field(full, "verifier", TEXT),
-            domain=check_field(full, "domain", TEXT),
-            difficulty=check_field(full, "difficulty", INTEGER),
-            metadata=check_field(full, "metadata", OBJECT),
+            id=fields.optional("id", as_text, "text or a number", default_id),
+            messages=self._messages(fields),
+            reference=self._reference(fields),
+            verifier=fields.optional("verifier", as_text, "text", self.verifier),
+            domain=fields.optional("domain", as_domain, "text or a list of texts", self.domain),
+            difficulty=fields.optional("difficulty", lambda value: as_difficulty(value, levels), words, 0),
+            metadata=fields.optional("metadata", as_object, "an object", {}),
         )
 
-    def _reference(self, row: Row) -> str:
-        text: str = check_field(row, "reference", TEXT)
+    def _messages(self, fields: "_Fields") -> list[Turn]:
+        column, value, turns = fields.query()
+        if isinstance(value, str) and not turns:
+            if not value.strip():
+                raise UserError(f"{fields.where}: field '{column}' is empty; give the question")
+            return [{"role": "user", "content": value}]
+        return read_conversation(
+            as_list(value) or value, fields.where, column, cut_last_reply=self.cut_last_reply
+        )
+
+    def _reference(self, fields: "_Fields") -> str:
+        text: str = fields.optional("reference", as_reference, "one text, number or object", "")
         if not text or not self.reference_after:
             return text
         _, found, answer = text.rpartition(self.reference_after)
         if not found:
             raise UserError(
-                f"{row.where}: 'reference' lacks {self.reference_after!r}, which reference_after names: "
+                f"{fields.where}: 'reference' lacks {self.reference_after!r}, which reference_after names: "
                 f"it ends in {text[-80:]!r}"
             )
         return answer.strip()
 
 
-def _messages(row: Row) -> list[dict[str, str]]:
-    if "messages" in row.values:
-        return [
-            {"role": turn["role"], "content": turn["content"]}
-            for turn in check_field(row, "messages", MESSAGES)
-        ]
-    for name in ("prompt", "question"):
-        if name in row.values:
-            return [{"role": "user", "content": check_field(row, name, TEXT)}]
-    raise UserError(
-        f"{row.where}: required field 'messages' (or 'prompt', or 'question') is missing; "
-        f"found {sorted(row.values)}"
-    )
+class _Fields:
+    """The fields of one row."""
 
+    def __init__(self, row: Row, columns: Columns) -> None:
+        self._row = row
+        self._columns = columns
 
-def _table_rows(path: str, config: str | None, split: str) -> list[Row]:
-    import datasets
+    @property
+    def where(self) -> str:
+        return self._row.where
 
-    try:
-        if path.endswith(".parquet"):
-            table = datasets.Dataset.from_parquet(path, keep_in_memory=True)
-        else:
-            table = datasets.load_dataset(path, config, split=split)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"{path}: cannot be read ({reason}); check the path, the id, split and config"
-        ) from error
-    return [Row(f"{path}, row {index}", _without_none(row)) for index, row in enumerate(table)]
+    def query(self) -> Query:
+        return self._columns.query(self._row)
 
+    def optional(
+        self, field: str, read: Callable[[Any], ValueT | None], expected: str, default: ValueT
+    ) -> ValueT:
+        """A field as `read` gives it; the default where the row has none.
 
-def _without_none(row: dict[str, Any]) -> dict[str, Any]:
-    """Undo Arrow's filling: absent columns and absent keys of a struct come back as None."""
-    return {
-        name: _without_none(value) if isinstance(value, dict) else value
-        for name, value in row.items()
-        if value is not None
-    }
+        Raises:
+            UserError: where it cannot be read.
+        """
+        value = self._columns.value(self._row, field)
+        if value is None:
+            return default
+        found = read(value)
+        if found is None:
+            raise UserError(
+                f"{self.where}: field '{field}' must be {expected}, found {value!r:.80}; mend it, name "
+                f"another column, or leave it out by columns: {{{field}: null}}"
+            )
+        return found

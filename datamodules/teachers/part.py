@@ -11,6 +11,7 @@ from katlit.batch import TeacherTokens
 from katlit.datamodules.dialects.alignment import pair_targets
 from katlit.datamodules.dialects.base import Dialect
 from katlit.datamodules.dialects.ours import KatlitDialect
+from katlit.datamodules.progress import reported
 from katlit.datamodules.records import Record
 from katlit.datamodules.teachers.cached_teacher import CachedTeacher
 from katlit.errors import UserError
@@ -84,7 +85,7 @@ class TeacherPart:
         self._pad_id = dialect.pad_id
         self.documents = {
             number: encode_pair(record, student, dialect)
-            for number, record in enumerate(records)
+            for number, record in enumerate(reported(records, "records encoded"))
             if record.regime in self.regimes
         }
         if records and not self.documents:

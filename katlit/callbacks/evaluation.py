@@ -71,6 +71,10 @@ class Evaluation(Callback):
         if stage == "test":
             require_writable(str(self._directory(trainer)), "Evaluation.directory")
 
+    def reference_problem(self, prompt: Prompt) -> str | None:
+        """Why no answer to a prompt can be judged; None where one can."""
+        return self.accuracy.reference_problem(prompt)
+
     def _directory(self, trainer: Trainer) -> Path:
         return Path(self.directory or trainer.default_root_dir)
 

@@ -21,10 +21,10 @@ from katlit.text.protocol import Thinking
 
 
 class Prediction(Callback):
-    """Writes `answers.jsonl`: for each prompt its id, mode, judge, thinking, answer, violation and tokens.
+    """Writes `answers.jsonl`: of each prompt id, question, mode, judge, thinking, answer, violation, tokens.
 
-    `violation` is null in a well-formed response. Prompts too long for the engine are skipped and named in
-    the log. Nothing is scored: no reference is needed.
+    The question is the prompt's last turn; `violation` is null in a well-formed response. Prompts too long
+    for the engine are skipped and named in the log. Nothing is scored: no reference is needed.
 
     Args:
         engine: What samples; started when the prediction begins, closed at its end.
@@ -103,6 +103,7 @@ def _row(sampled: Sampled, sample: Sample) -> dict[str, Any]:
     parsed = sample.parsed
     return {
         "id": sample.prompt["id"],
+        "question": sample.prompt["messages"][-1]["content"],
         "mode": None if parsed.mode is None else parsed.mode.value,
         "judge": parsed.judge,
         "think": parsed.think,

@@ -5,11 +5,12 @@ import time
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
 from katlit.callbacks.rollout.sampler import RolloutSampler
+from katlit.callbacks.step_callback import StepCallback
 from katlit.model.flops import peak_flops_of, training_flops
 from katlit.model.outline import config_shape
 from katlit.model.shape import Shape
@@ -18,7 +19,7 @@ from katlit.parallel.collectives import data_ranks
 _GIB = 2**30
 
 
-class Throughput(Callback):
+class Throughput(StepCallback):
     """Logs speed, memory and shares of the time for each optimizer step.
 
     `throughput/tokens_per_second` and `/samples_per_second` (of all ranks; a sample is a document or a
@@ -47,6 +48,7 @@ class Throughput(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
         if self.peak_flops is None and torch.cuda.is_available():
             self.peak_flops = peak_flops_of(torch.cuda.get_device_name())
         if self.peak_flops is not None:
@@ -73,12 +75,15 @@ class Throughput(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Count the batch as a part of its step."""
         now = time.perf_counter()
         self._seconds += now - self._last
         self._last = now
         self._counts = self._counts + _counts(batch, pl_module.backbone.protocol.pad_id)
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
-            return
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    @override
+    def on_step_end(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         self._log(trainer, pl_module)
         self._seconds, self._forward_backward, self._counts = 0.0, 0.0, 0
 

@@ -71,12 +71,16 @@ class KatCLI(LightningCLI):
         """Build model, data and trainer; what a constructor refuses is a mistake in the settings."""
         refusal, settings = mistakes.watch(), self.config[self.subcommand].as_dict()
         try:
-            super().instantiate_classes()
+            self.build()
         except Exception as error:
             told = refusal.explain(settings) if refusal.error is not None else None
             if told is None:
                 raise
             raise told from error
+
+    def build(self) -> None:
+        """Build what the command needs."""
+        super().instantiate_classes()
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

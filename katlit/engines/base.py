@@ -17,6 +17,7 @@ from torch import Tensor
 
 from katlit.errors import UserError
 from katlit.metrics.tally import Tally
+from katlit.model.shape import Shape
 
 _MIN_TEMPERATURE = 0.01  # vLLM raises lower ones silently to this
 
@@ -124,6 +125,18 @@ class RolloutEngine(ABC):
     def takes_mtp(self) -> bool:
         """Whether the engine drafts with the MTP modules, and so wants their weights as well."""
         return False
+
+    def memory(self, shape: Shape, dtype: str, device_memory: int) -> int | None:  # noqa: B027 (None as it is)
+        """How much the engine takes of the device that trains; `katlit plan` asks, before any `start`.
+
+        Args:
+            shape: Shape of the policy.
+            dtype: Type of the policy's weights, by torch's name.
+            device_memory: Bytes of the device.
+
+        Returns:
+            Bytes: 0 where the engine has devices of its own, None where it does not say.
+        """
 
     def statistics(self) -> dict[str, Tally]:
         """Parts of means over this process's completions since it was last asked; logged by these names."""

@@ -11,11 +11,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
+from typing_extensions import override
 
 from katlit.engines.base import Completion, RolloutEngine, SamplingParameters
+from katlit.engines.memory import cache_bytes, weight_bytes
 from katlit.engines.weights import checked
 from katlit.errors import UserError
 from katlit.model.experts import unpacked
+from katlit.model.shape import Shape
 
 
 class HFEngine(RolloutEngine):
@@ -54,6 +57,12 @@ class HFEngine(RolloutEngine):
     def max_context(self) -> int:
         """Longest prompt plus completion, in tokens."""
         return self._max_context
+
+    @override
+    def memory(self, shape: Shape, dtype: str, device_memory: int) -> int:
+        """Weights, and the cache of rows as long as they may be; see `RolloutEngine.memory`."""
+        cached = cache_bytes(shape, self.dtype, self.batch_size * self.max_context)
+        return weight_bytes(shape, self.dtype) + cached
 
     def start(self, model_directory: Path) -> None:
         """Load the model; see `RolloutEngine.start`."""

@@ -17,6 +17,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from katlit.model.mtp import DRAFTER_PREFIX
 from katlit.output import replacing_directory
 from katlit.text.protocol import Protocol
+from katlit.text.saved_tokenizer import save_tokenizer
 
 MTP_FOLDER = "mtp"
 # Which of vLLM's models runs a model of this type so that its drafter can follow it, and the MTP modules as
@@ -62,7 +63,7 @@ def _fill(
     depths = {name.split(".")[2] for name in mtp_weights}
     model.config.num_nextn_predict_layers = len(depths)
     model.save_pretrained(directory, state_dict=weights)
-    protocol.tokenizer.save_pretrained(directory)
+    save_tokenizer(protocol, directory)
     if mtp_weights:
         _write_mtp(directory / MTP_FOLDER, model.config, mtp_weights)
 

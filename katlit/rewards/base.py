@@ -7,8 +7,8 @@ from numbers import Real
 
 from katlit.batch import Prompt
 from katlit.errors import UserError
+from katlit.text.printable import short_line
 from katlit.text.protocol import ParsedResponse
-from katlit.text.short_line import short_line
 
 _MOST = 1e18  # of a value: the squares of larger ones, which advantages need, are too large for float32
 _REASON_CHARACTERS = 300
@@ -68,6 +68,13 @@ class Reward(ABC):
             UserError: where a prompt cannot be scored, whatever the response. Any other exception is an error
                 of the reward, see `verdicts_of`.
         """
+
+    def reference_problem(self, prompt: Prompt) -> str | None:  # noqa: ARG002 (most rewards read no reference)
+        """Why no answer to a prompt can be judged, by its reference, tests or verifier; None where one can.
+
+        All prompts are asked about before anything is sampled.
+        """
+        return None
 
     def close(self) -> None:  # noqa: B027 (most rewards hold nothing)
         """Free processes, if there are any; the next call starts them again. Safe to call twice."""

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from katlit.batch import Prompt
 from katlit.errors import UserError
 from katlit.rewards.base import Reward, Sample, Verdict, verdicts_of
 from katlit.rewards.code.reward import CodeReward
@@ -35,6 +36,10 @@ class AccuracyReward(Reward):
             "math": MathReward(),
             "code": CodeReward(),
         } | dict(verifiers or {})
+
+    def reference_problem(self, prompt: Prompt) -> str | None:
+        """See `Reward`."""
+        return self._verifiers.get(prompt["verifier"], self._task).reference_problem(prompt)
 
     def __call__(self, samples: Sequence[Sample]) -> list[Verdict]:
         """See `Reward`."""
@@ -90,6 +95,11 @@ class CompositeReward:
             )
         if not all(map(math.isfinite, self.weights.values())):
             raise UserError(f"reward: weights {self.weights}; give finite numbers")
+
+    def reference_problem(self, prompt: Prompt) -> str | None:
+        """Why one of the components can judge no answer to a prompt; None where all can."""
+        problems = (reward.reference_problem(prompt) for reward in self.rewards.values())
+        return next(filter(None, problems), None)
 
     def __call__(self, samples: Sequence[Sample]) -> RewardBatch:
         """Score the samples.

@@ -3,6 +3,7 @@
 import unicodedata
 from collections.abc import Sequence
 
+from katlit.batch import Prompt
 from katlit.errors import UserError
 from katlit.rewards.base import Reward, Sample, Verdict
 
@@ -13,6 +14,10 @@ class MatchReward(Reward):
     Case, width and composition of characters (Unicode NFKC) and the amount of white space do not count: our
     choice.
     """
+
+    def reference_problem(self, prompt: Prompt) -> str | None:
+        """See `Reward`."""
+        return empty_reference(prompt)
 
     def __call__(self, samples: Sequence[Sample]) -> list[Verdict]:
         """See `Reward`."""
@@ -35,12 +40,16 @@ def reference_of(sample: Sample) -> str:
         UserError: where it is empty.
     """
     prompt = sample.prompt
-    if not prompt["reference"].strip():
-        raise UserError(
-            f"prompt {prompt['id']!r}: verifier {prompt['verifier']!r} needs a reference, which is empty; "
-            "give one or leave the prompt out"
-        )
+    if problem := empty_reference(prompt):
+        raise UserError(f"prompt {prompt['id']!r}: {problem}; give one or leave the prompt out")
     return prompt["reference"]
+
+
+def empty_reference(prompt: Prompt) -> str | None:
+    """What is wrong where a prompt has no reference."""
+    if prompt["reference"].strip():
+        return None
+    return f"verifier {prompt['verifier']!r} needs a reference, which is empty"
 
 
 def _normalised(text: str) -> str:

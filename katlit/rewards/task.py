@@ -4,8 +4,10 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
+from katlit.batch import Prompt
 from katlit.errors import UserError
 from katlit.rewards.base import Reward, Sample, Verdict
+from katlit.rewards.match import empty_reference
 
 # Data sets with a scorer of their own, each read in reasoning-gym 0.1.25: it neither evaluates nor executes
 # the answer, cannot be made to compute for long, and returns 1 for right answers only. Data sets without one
@@ -67,6 +69,14 @@ class TaskReward(Reward):
         if not 0 < threshold <= 1:
             raise UserError(f"threshold: {threshold}; give a number above 0 and at most 1")
         self.threshold = threshold
+
+    def reference_problem(self, prompt: Prompt) -> str | None:
+        """See `Reward`."""
+        try:
+            scorer(prompt["verifier"])
+        except UserError as error:
+            return str(error)
+        return None if prompt["verifier"] in _READ else empty_reference(prompt)
 
     def __call__(self, samples: Sequence[Sample]) -> list[Verdict]:
         """See `Reward`."""

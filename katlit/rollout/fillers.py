@@ -6,6 +6,7 @@ from typing import runtime_checkable
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
+from katlit.batch import Prompt
 from katlit.errors import UserError
 
 _FILES = {"test": "evaluate", "predict": "predict"}
@@ -18,8 +19,16 @@ class Samples(Interface):
     samples_in: frozenset[str]  # those of fit, validate, test and predict in which it does
 
 
-def require_one_sampler(trainer: Trainer, stage: str) -> None:
-    """Refuse to start where nobody would sample, or two would.
+@runtime_checkable
+class Judges(Samples, Interface):
+    """A callback that rewards the answers, too."""
+
+    def reference_problem(self, prompt: Prompt) -> str | None:
+        """Why no answer to a prompt can be judged; None where one can."""
+
+
+def require_one_sampler(trainer: Trainer, stage: str) -> Samples:
+    """The callback that samples; refuse to start where there is none, or two.
 
     Args:
         trainer: The trainer that the batches of prompts are for.
@@ -30,7 +39,7 @@ def require_one_sampler(trainer: Trainer, stage: str) -> None:
     """
     stage = TrainerFn(stage).value  # Lightning gives its own kind of text, which prints otherwise
     found = [
-        type(callback).__name__
+        callback
         for callback in trainer.callbacks
         if isinstance(callback, Samples) and stage in callback.samples_in
     ]
@@ -40,7 +49,9 @@ def require_one_sampler(trainer: Trainer, stage: str) -> None:
             f"trainer.callbacks: none samples the prompts of {stage}; add -c configs/rollout/{name}.yaml"
         )
     if len(found) > 1:
+        names = " and ".join(type(callback).__name__ for callback in found)
         raise UserError(
-            f"trainer.callbacks: {' and '.join(found)} both sample the prompts of {stage}; keep one, so give "
+            f"trainer.callbacks: {names} both sample the prompts of {stage}; keep one, so give "
             "only one file of configs/rollout/"
         )
+    return found[0]

@@ -2,6 +2,9 @@
 
 from collections.abc import Collection, Iterable, Sequence
 
+import torch
+from torch import Tensor
+
 from katlit.metrics.tally import Tally, tally
 from katlit.rollout.flat_groups import flat_groups
 from katlit.rollout.types import Rollout, response_ids
@@ -13,15 +16,20 @@ def response_tokens(rollout: Rollout, protocol: Protocol) -> int:
     return len(response_ids(rollout, protocol))
 
 
-def policy_row(rollout: Rollout, protocol: Protocol) -> tuple[bool, int, bool, bool, bool]:
-    """What `PolicyMetrics` takes of a rollout."""
-    return (
-        rollout.correct and not rollout.unjudged,
-        response_tokens(rollout, protocol),
-        rollout.parsed.mode is Mode.THINK_ON,
-        rollout.parsed.valid,
-        bool(rollout.unjudged),
-    )
+def policy_columns(rollouts: Sequence[Rollout], protocol: Protocol, device: torch.device) -> list[Tensor]:
+    """The N rollouts as `PolicyMetrics` takes them: its five arguments, [N] int64 each."""
+    rows = [
+        (
+            rollout.correct and not rollout.unjudged,
+            response_tokens(rollout, protocol),
+            rollout.parsed.mode is Mode.THINK_ON,
+            rollout.parsed.valid,
+            bool(rollout.unjudged),
+        )
+        for rollout in rollouts
+    ]
+    columns = torch.tensor(rows, dtype=torch.int64, device=device).reshape(-1, 5)
+    return list(columns.unbind(dim=1))
 
 
 def statistics(

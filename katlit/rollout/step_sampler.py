@@ -7,6 +7,7 @@ from typing import NamedTuple
 from katlit.batch import Prompt
 from katlit.engines.base import RolloutEngine, SamplingParameters
 from katlit.errors import UserError
+from katlit.parallel.collectives import Peers
 from katlit.rollout.flat_groups import resampled
 from katlit.rollout.lookahead import Ahead
 from katlit.rollout.probe import probe
@@ -14,7 +15,7 @@ from katlit.rollout.record import Origin
 from katlit.rollout.requests import Request, RolloutSettings, complete, requests_of
 from katlit.rollout.scoring import Scoring, score
 from katlit.rollout.stopwatch import Stopwatch
-from katlit.rollout.types import Rollout, Sampled
+from katlit.rollout.types import Rollout, Sampled, in_order
 from katlit.text.protocol import Protocol, Thinking
 
 
@@ -33,6 +34,10 @@ class Step:
     epoch: int
     prompts: Sequence[Prompt]
     following: Sequence[Prompt]
+
+    def share(self, peers: Peers) -> "Step":
+        """The step with those of its prompts alone that this rank samples for its peers."""
+        return replace(self, prompts=peers.share(self.prompts), following=peers.share(self.following))
 
     def origin(self, run_seed: int, rank: int, staleness: int) -> Origin:
         """What the records of its rollouts say of them all."""
@@ -54,6 +59,16 @@ class StepRollouts(NamedTuple):
     probes: list[Sampled] | None  # None where the rollouts are of the present weights
     staleness: int  # optimizer steps between the weights that sampled and those that are trained
     hidden: float  # seconds of sampling that nobody waited for
+
+    def together(self, peers: Peers) -> "StepRollouts":
+        """The rollouts of a step that peers shared out, put together; a collective of theirs."""
+        rollouts, first_round, later_rounds = (
+            in_order(peers.together(own)) for own in (self.rollouts, self.first_round, self.later_rounds)
+        )
+        probes = self.probes
+        if probes is not None:
+            probes = [one for part in peers.together(probes) for one in part]
+        return StepRollouts(rollouts, first_round, later_rounds, probes, self.staleness, self.hidden)
 
 
 class StepSampler:
@@ -88,10 +103,10 @@ class StepSampler:
                 "with the next step; use skip, or max_staleness: 0"
             )
         self.ahead = Ahead(engine)
-        self._engine = engine
+        self.engine = engine
         self._settings = settings
         self._thinking = thinking
-        self._max_staleness = max_staleness
+        self.max_staleness = max_staleness
         self._extra_rounds = extra_rounds
 
     def sample(
@@ -127,14 +142,14 @@ class StepSampler:
             with watch.time("sample"):
                 requests = self._requests(step.epoch, prompts, protocol, number)
                 requests = [request._replace(group=places[request.group]) for request in requests]
-                more = complete(self._engine, requests, self._sampling(protocol))
+                more = complete(self.engine, requests, self._sampling(protocol))
             with watch.time("reward"):
                 new = score(more, protocol, step.prompts, self._settings.reward)
             later.extend(new)
             return new
 
         rollouts = resampled(first_round, self._extra_rounds, again, anywhere)
-        self._engine.sleep()
+        self.engine.sleep()
         return StepRollouts(rollouts, first_round, later, probes, staleness, hidden)
 
     def _first_round(
@@ -149,11 +164,11 @@ class StepSampler:
         with watch.time("sample"):
             if stale is None:
                 requests = self._requests(step.epoch, step.prompts, protocol)
-                sampled, probes = complete(self._engine, requests, sampling, scoring.add), None
+                sampled, probes = complete(self.engine, requests, sampling, scoring.add), None
             else:
                 sampled = stale.sampled
-                probes = probe(self._engine, sampled, sampling, self._settings.seed, step.number)
-            if self._max_staleness and step.following:
+                probes = probe(self.engine, sampled, sampling, self._settings.seed, step.number)
+            if self.max_staleness and step.following:
                 requests = self._requests(step.epoch, step.following, protocol)
                 self.ahead.start(_name(step.epoch, step.following), requests, sampling, step.number)
         staleness, hidden = (0, 0.0) if stale is None else (step.number - stale.step, stale.hidden)
@@ -161,14 +176,14 @@ class StepSampler:
 
     def answer(self, prompts: Sequence[Prompt], protocol: Protocol) -> list[Sampled]:
         """One response to each validation prompt, left to decide, by the weights that the engine has."""
-        requests = requests_of(self._engine, protocol, prompts, ["auto"], self._settings, "validation")
-        return complete(self._engine, requests, self._sampling(protocol))
+        requests = requests_of(self.engine, protocol, prompts, ["auto"], self._settings, "validation")
+        return complete(self.engine, requests, self._sampling(protocol))
 
     def _requests(
         self, epoch: int, prompts: Sequence[Prompt], protocol: Protocol, extra_round: int = 0
     ) -> list[Request]:
         first = extra_round * len(self._thinking)
-        return requests_of(self._engine, protocol, prompts, self._thinking, self._settings, str(epoch), first)
+        return requests_of(self.engine, protocol, prompts, self._thinking, self._settings, str(epoch), first)
 
     def _sampling(self, protocol: Protocol) -> SamplingParameters:
         return replace(self._settings.sampling, stop_token_ids=[protocol.end_id])

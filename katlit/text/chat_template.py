@@ -1,8 +1,9 @@
-r"""What a tokenizer gets for the protocol: markers, ChatML tokens and the chat template (recipe §1).
+r"""What a tokenizer gets for the protocol: markers, ChatML tokens, chat and response template (recipe §1).
 
-The generation prompt ends in `<judge>\n`, or, with `thinking="on"` or `"off"`, in a judge text and the mode
-marker. Past assistant turns keep only their answer. No default system turn, no beginning-of-text token: our
-choices.
+The generation prompt ends in `<judge>\n`, or, where a caller switched thinking on or off, in a judge text and
+the mode marker. The switches are `thinking` ("auto", "on", "off", true, false), `enable_thinking` and
+`reasoning_effort` ("none" and "minimal" are off, all others on). Past assistant turns keep only their answer.
+No default system turn, no beginning-of-text token: our choices.
 """
 
 from tokenizers import AddedToken, Tokenizer
@@ -35,15 +36,28 @@ _KEEP_ANSWER = r"""
 
 def _forced(mode: Mode) -> str:
     prefill = f"{FORCED_JUDGES[mode]}\n</judge>{AFTER_JUDGE}{mode.marker}".replace("\n", r"\n")
-    return f"{{%- if thinking == '{mode.value}' -%}}{{{{- '{prefill}' -}}}}{{%- endif -%}}"
+    return f"{{%- if mode == '{mode.value}' -%}}{{{{- '{prefill}' -}}}}{{%- endif -%}}"
 
+
+# How the switches of various clients name the mode, the most particular one first. vLLM turns every
+# `reasoning_effort` but "none" into `enable_thinking`, so "minimal" has to be read before that.
+_SWITCH = """
+{%- set effort = reasoning_effort | default(none) -%}
+{%- set enable = enable_thinking | default(none) -%}
+{%- set mode = thinking | default(none) -%}
+{%- if mode is none -%}
+{%- if effort in ['none', 'minimal'] -%}{%- set mode = 'off' -%}
+{%- elif enable is not none -%}{%- set mode = 'on' if enable else 'off' -%}
+{%- else -%}{%- set mode = 'auto' if effort is none else 'on' -%}
+{%- endif -%}
+{%- elif mode is boolean -%}{%- set mode = 'on' if mode else 'off' -%}
+{%- elif mode not in ['auto', 'on', 'off'] -%}
+{{- raise_exception('thinking must be auto, on or off') -}}
+{%- endif -%}
+"""
 
 CHAT_TEMPLATE = (
-    "{%- set thinking = thinking | default('auto') -%}"
-    "{%- if thinking not in ['auto', 'on', 'off'] -%}"
-    "{{- raise_exception('thinking must be auto, on or off') -}}"
-    "{%- endif -%}"
-    "{%- for message in messages -%}"
+    _SWITCH.replace("\n", "") + "{%- for message in messages -%}"
     "{%- set content = message['content'] -%}"
     "{%- if message['role'] == 'assistant' and '<answer>' in content -%}"
     + _KEEP_ANSWER.strip()
@@ -55,6 +69,20 @@ CHAT_TEMPLATE = (
     + "".join(map(_forced, Mode))
     + "{%- endif -%}"
 )
+
+# How transformers' `parse_response` and vLLM's `--reasoning-parser hf` split a response into thinking and
+# content. The judge belongs to neither; with think-off the thinking is empty and left out. `close` names the
+# end of the turn too, since a server hands on the special token.
+RESPONSE_TEMPLATE = {
+    "start_anchor": f"{TURN_START}assistant\n",
+    "fields": {
+        "thinking": {
+            "open_pattern": r"<judge>\n.*?</judge>\n\n(?:<think_on>\n<think>\n|<think_off>)",
+            "close": ["\n</think>\n\n<answer>\n", "\n\n<answer>\n"],
+        },
+        "content": {"close": [f"\n</answer>{TURN_END}", "\n</answer>", TURN_END]},
+    },
+}
 
 
 def answer_of(text: str) -> str:
@@ -70,7 +98,7 @@ def answer_of(text: str) -> str:
 
 
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Add markers, ChatML tokens, a pad token where there is none, and our chat template, in place.
+    """Add markers, ChatML tokens, a pad token where there is none, and our templates, in place.
 
     Markers become added tokens that match verbatim and that `skip_special_tokens` leaves in the text, also
     where the tokenizer knew them as special ones. The end-of-sequence token becomes `<|im_end|>`, which is
@@ -96,6 +124,7 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> int:
     if tokenizer.pad_token in (None, TURN_END):
         tokenizer.add_special_tokens({"pad_token": PAD})
     tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.response_template = RESPONSE_TEMPLATE
     return len(tokenizer) - before
 
 

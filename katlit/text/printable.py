@@ -1,8 +1,9 @@
-"""Text that a model wrote, made harmless for a terminal."""
+"""Text that a model or its program wrote, made harmless for a terminal or short enough for one line."""
 
 import unicodedata
 
 _INVISIBLE = ("Cc", "Cf", "Co", "Cs", "Cn", "Zl", "Zp")  # control, format (text direction), unassigned, …
+_MOST = 100  # characters of a short line
 
 
 def escaped(text: str) -> str:
@@ -17,6 +18,17 @@ def escaped(text: str) -> str:
 def escaped_lines(text: str, mark: str = "  | ") -> str:
     """The lines of a text, each behind a mark, escaped but for its line breaks."""
     return "\n".join(mark + escaped(line) for line in text.split("\n"))
+
+
+def short_line(text: str, most: int = _MOST) -> str:
+    """The beginning of a text, all of it printable, as a part of one line."""
+    return "".join(character if character.isprintable() else " " for character in text[:most]).strip()
+
+
+def last_line(errors: bytes | bytearray) -> str:
+    """The last line with anything in it, in which Python names an error, shortened."""
+    lines = errors.decode("utf-8", "replace").split("\n")
+    return short_line(next((line for line in reversed(lines) if line.strip()), ""))
 
 
 def _printable(character: str) -> str:

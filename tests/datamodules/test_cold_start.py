@@ -11,7 +11,8 @@ from katlit.datamodules import ColdStartData, FilePrompts, MajorityVote
 from katlit.datamodules.base import BatchSettings
 from katlit.datamodules.cold_start import encode_record
 from katlit.datamodules.jsonl import write_rows
-from katlit.datamodules.records import Record, read_records
+from katlit.datamodules.records import Record, read_records, write_records
+from katlit.errors import UserError
 from katlit.text.protocol import Mode, Protocol
 
 RECORD = Record(
@@ -54,6 +55,42 @@ def test_a_forced_judge_is_no_target(protocols: dict[str, Protocol]) -> None:
     assert document.token_ids[: len(prompt)] == prompt
     assert document.loss_mask == [False] * len(prompt) + [True] * (len(document.token_ids) - len(prompt))
     assert protocol.parse_ids(document.token_ids[len(prompt) :], "on").valid
+
+
+def test_broken_references_are_left_out_before_anything_is_sampled(
+    build: Any, make_engine: Any, sums: list[Prompt], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = make_engine()
+    data = build(engine, samples=1)
+    broken: list[dict[str, Any]] = [
+        {"verifier": "mtch"}, {"verifier": "code", "reference": "7"}, {"reference": "", "verifier": "mtch"}
+    ]  # fmt: skip
+    rows = [dict(prompt) | change for prompt, change in zip(sums, broken, strict=False)]
+    write_rows(tmp_path / "prompts.jsonl", [*rows, *map(dict, sums[3:])])
+    data.prepare_data()
+    assert engine.requests == 18 * 2
+    left_out, unverified, *_ = [one.message for one in caplog.records if "data.init_args" in one.message]
+    assert "2 of 20 prompts cannot be verified" in left_out
+    assert "prompts.jsonl:1: verifier: 'mtch' is unknown" in left_out
+    assert "prompts.jsonl:2: " in left_out
+    assert "1 of 18 prompts have no reference" in unverified
+
+
+def test_a_run_goes_on_with_the_records_it_had_and_no_others(models_root: Path, tmp_path: Path) -> None:
+    def data(name: str, records: list[Record]) -> ColdStartData:
+        write_records(tmp_path / name, records)
+        made = ColdStartData(student=str(models_root / "ours"), records_file=str(tmp_path / name))
+        made.setup("fit")
+        return made
+
+    records = [replace(RECORD, id=str(number)) for number in range(4)]
+    state = data("a.jsonl", records).state_dict()
+    data("b.jsonl", records).load_state_dict(state)
+    data("b.jsonl", records).load_state_dict({})
+    other = [*records[1:], replace(RECORD, answer="4")]
+    for rows, words in ((records[1:], "4 rows, now there are 3"), (other, "4 rows, and now some are others")):
+        with pytest.raises(UserError, match=rf"ColdStartData \(.*c\.jsonl\): the checkpoint .* {words}"):
+            data("c.jsonl", rows).load_state_dict(state)
 
 
 def test_labels_become_batches_and_are_made_once(build: Any, make_engine: Any, models_root: Path) -> None:

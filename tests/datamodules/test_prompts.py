@@ -7,7 +7,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from katlit.batch import Prompt, RolloutBatch
-from katlit.callbacks.rollout.epoch_length import measure_epoch
+from katlit.callbacks.rollout.data import measure_epoch
 from katlit.datamodules import Curriculum, CurriculumStage, FilePrompts, PromptData
 from katlit.datamodules.jsonl import write_rows
 from katlit.errors import UserError
@@ -155,7 +155,34 @@ def test_without_history_nothing_is_dropped(source: FilePrompts, sums: list[Prom
     data.setup("fit")
     for batch in data.train_dataloader():
         data.record_outcomes(scored(batch, {prompt["id"]: [True] for prompt in sums}))
-    assert data.history_counts() == data.state_dict() == {}
+    assert data.history_counts() == {}
+    assert "history" not in data.state_dict()
+
+
+def test_a_run_goes_on_with_the_prompts_it_had_and_no_others(
+    source: FilePrompts, sums: list[Prompt], tmp_path: Path
+) -> None:
+    def restored(rows: list[Prompt], *, loaded_first: bool) -> None:
+        write_rows(tmp_path / "elsewhere.jsonl", (dict(prompt) for prompt in rows))
+        again = PromptData(train=FilePrompts(str(tmp_path / "elsewhere.jsonl")))
+        steps = [lambda: again.setup("fit"), lambda: again.load_state_dict(state)]
+        for step in steps if loaded_first else reversed(steps):
+            step()
+
+    data = PromptData(train=source)
+    data.setup("fit")
+    state = json.loads(json.dumps(data.state_dict()))
+    changed = [*sums[:-1], sums[-1] | {"reference": "0"}]
+    for first in (True, False):
+        restored(sums, loaded_first=first)
+        for rows, words in (
+            (sums[1:], "with 20 rows, now there are 19"),
+            (changed, "20 rows, and now some "),
+        ):
+            with pytest.raises(UserError, match=rf"data\.init_args\.train: the checkpoint .* {words}"):
+                restored(rows, loaded_first=first)
+    del state["train"]  # a checkpoint of before
+    restored(changed, loaded_first=True)
 
 
 class Recorder(LightningModule):

@@ -27,6 +27,22 @@ def test_records_survive_the_file(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["records.jsonl"]
 
 
+def test_thoughts_of_earlier_turns_are_cut(tmp_path: Path) -> None:
+    turns = [
+        RECORD.messages[0],
+        {"role": "assistant", "content": "<think>\nhm\n</think>\n\n2"},
+        *RECORD.messages,
+    ]
+    write_records(tmp_path / "records.jsonl", [replace(RECORD, messages=turns)])
+    (record,) = read_records(tmp_path / "records.jsonl")
+    assert [turn["content"] for turn in record.messages] == ["1+1 <answer>", "2", "1+1 <answer>"]
+
+
+def test_an_array_and_the_mark_of_windows_are_read(tmp_path: Path) -> None:
+    (tmp_path / "records.json").write_text(f"\ufeff{json.dumps([MINIMAL, MINIMAL], indent=1)}\n")
+    assert [record.answer for record in read_records(tmp_path / "records.json")] == ["b", "b"]
+
+
 def test_response_is_what_the_protocol_renders() -> None:
     assert RECORD.response() == Response(judge="hm", mode=Mode.THINK_ON, think="1+1 = 2\n", answer="2")
 
@@ -56,7 +72,16 @@ def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
         ([], "the data set is empty"),
         (["", "  "], "the data set is empty"),
         ([MINIMAL, "{oops"], r":2: malformed JSON at column 2"),
-        (["", [1]], r":2: expected a JSON object, found list"),
+        ([MINIMAL, [1]], r":2: expected a JSON object, found list"),
+        ([MINIMAL, "1 2"], r":2: malformed JSON at column 2: extra data '2'"),
+        (['[\n{"a": 1},\n\n3]'], r":4: expected a JSON object, found int"),
+        (['[\n{"a": 1}\n{"a": 2}]'], r":2: malformed JSON: after this object the array has no , or \]"),
+        (['[\n{"a": 1},\n {"b" 2}]'], r":3: malformed JSON at column 7: Expecting ':'"),
+        (['[{"a": 1}', "{}"], r":1: malformed JSON: after this object the array has no"),
+        (["[]"], "the data set is empty"),
+        (["[] 3"], "after the array stands '3'"),
+        (["[" * 100_000], r":1: malformed JSON"),
+        ([MINIMAL, '{"id": "\\ud83d"}'], r":2: '\\ud83d' is half of a character .a lone surrogate"),
         ([{**MINIMAL, "think_": "x"}], r":1: unknown field 'think_'"),
         (
             [{**MINIMAL, "regime": "maybe"}],
@@ -66,7 +91,11 @@ def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
         ([{**MINIMAL, "difficulty": "3"}], r":1: field 'difficulty' must be a whole number, found '3'"),
         ([{**MINIMAL, "difficulty": True}], r":1: field 'difficulty' must be a whole number"),
         ([{**MINIMAL, "messages": []}], r":1: field 'messages' must be a non-empty list"),
-        ([{**MINIMAL, "messages": [{"role": "user"}]}], r":1: field 'messages' must be"),
+        (
+            [{**MINIMAL, "messages": [{"role": "user"}]}],
+            r":1: turn 1 of 'messages': its content must be",
+        ),
+        ([{**MINIMAL, "messages": "hi"}], r":1: field 'messages' must be a non-empty list"),
         ([{**MINIMAL, "votes": [1]}], r":1: field 'votes' must be an object"),
         *(
             (

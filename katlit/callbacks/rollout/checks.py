@@ -1,11 +1,15 @@
-"""Settings of the rollouts that do not go with those of the model, the data or the trainer."""
+"""Checks of the rollouts: of the settings as the training starts, and of what each step brings."""
+
+from collections.abc import Sequence
 
 from lightning.pytorch import LightningModule, Trainer
 
 from katlit.callbacks.rollout.data import LooksAhead
 from katlit.engines.base import SamplingParameters
 from katlit.errors import UserError
+from katlit.parallel.collectives import gathered
 from katlit.rollout.flat_groups import OnFlatGroups
+from katlit.rollout.types import Rollout
 
 
 def check_settings(
@@ -65,4 +69,40 @@ def _check_updates(trainer: Trainer, updates: int, max_staleness: int) -> None:
         raise UserError(
             f"data.updates: {updates}, but an epoch has {batches} batches, no multiple of {together} "
             "(updates x accumulate_grad_batches); choose another limit_train_batches or fast_dev_run"
+        )
+
+
+def require_judged(rollouts: Sequence[Rollout], max_share: float, step: int) -> None:
+    """Stop where too many of a step's rollouts could not be judged; every rank must call it.
+
+    Raises:
+        UserError: naming the first cause.
+    """
+    unjudged = [rollout.unjudged[0].reason for rollout in rollouts if rollout.unjudged]
+    parts = gathered((len(unjudged), len(rollouts), unjudged[:1]))
+    failed, number = (sum(part[index] for part in parts) for index in (0, 1))
+    if failed > max_share * number:
+        cause = next(reasons[0] for _, _, reasons in parts if reasons)
+        raise UserError(
+            f"{failed} of {number} rollouts of step {step} could not be judged, more than max_unjudged_share "
+            f"{max_share}; the first: {cause}"
+        )
+
+
+def require_synced(gap: float, max_gap: float | None, step: int) -> None:
+    """Stop where the engine's log-probabilities are too far from the trainer's.
+
+    Args:
+        gap: `rollout/logprob_gap` of the step, over all ranks.
+        max_gap: The largest that is allowed; None allows any.
+        step: Optimizer steps before this one.
+
+    Raises:
+        UserError: also where the gap is not a number.
+    """
+    if max_gap is not None and not gap <= max_gap:
+        raise UserError(
+            f"rollout/logprob_gap is {gap:.3g} at step {step}, above max_logprob_gap {max_gap}: the engine "
+            "does not sample from the trained weights. Its dtype differs from the trainer's, or the weight "
+            "sync is broken"
         )

@@ -1,43 +1,32 @@
-"""Samples the policy before each training step and fills the batch that the step will see.
-
-Over 300 lines because all settings and all figures of the rollouts are documented in this one place.
-"""
+"""Samples the policy before each training step and fills the batch that the step will see."""
 
 import logging
-from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from katlit.batch import Prompt, RolloutBatch
-from katlit.callbacks.rollout.checks import check_settings
-from katlit.callbacks.rollout.data import HasHistory, TakesOutcomes
-from katlit.callbacks.rollout.epoch_length import measure_epoch
-from katlit.callbacks.rollout.require_judged import require_judged
-from katlit.callbacks.start_engine import start_engine
+from katlit.callbacks.rollout.checks import check_settings, require_synced
+from katlit.callbacks.rollout.data import measure_epoch
+from katlit.callbacks.rollout.pipeline import PARTS, RolloutPipeline
+from katlit.callbacks.rollout.weight_sync import WeightSync
 from katlit.engines.base import RolloutEngine, SamplingParameters
 from katlit.errors import UserError, require
 from katlit.metrics.policy import PolicyMetrics
-from katlit.metrics.tally import means
-from katlit.parallel.collectives import Peers, gathered
+from katlit.parallel.collectives import gathered
 from katlit.rewards import CompositeReward
-from katlit.rollout.flat_groups import OnFlatGroups, flat_groups
+from katlit.rollout.flat_groups import OnFlatGroups
 from katlit.rollout.lookahead import AheadState
 from katlit.rollout.requests import RolloutSettings, forced_modes
 from katlit.rollout.scoring import score
-from katlit.rollout.statistics import policy_row, shares, statistics, unjudged
+from katlit.rollout.statistics import policy_columns
 from katlit.rollout.step_sampler import Step, StepSampler
-from katlit.rollout.stopwatch import Stopwatch
-from katlit.rollout.tensors import fill
-from katlit.rollout.types import in_order, prompts_of
+from katlit.rollout.types import prompts_of
 from katlit.rollout.window import RolloutWindow
 
 logger = logging.getLogger(__name__)
-
-PARTS = ("sync", "sample", "reward", "layout")  # what the time before a step goes into
 
 
 class RolloutSampler(Callback):
@@ -124,21 +113,25 @@ class RolloutSampler(Callback):
         self.engine = engine
         self.sampling = sampling or SamplingParameters()
         self._settings = RolloutSettings(reward or CompositeReward(), self.sampling, seed)
-        self.row_tokens = row_tokens
         self.max_logprob_gap = max_logprob_gap
         self.max_staleness = max_staleness
-        self.max_unjudged_share = max_unjudged_share
         thinking = forced_modes(samples, forced_share)
         self.on_flat_groups = on_flat_groups
         rounds = extra_rounds if on_flat_groups == "resample" else 0
         self._sampler = StepSampler(engine, self._settings, thinking, max_staleness, rounds)
-        self.skipped = 0  # prompts of the present step
+        self._pipeline = RolloutPipeline(
+            self._sampler, self._settings, row_tokens, on_flat_groups, max_unjudged_share
+        )
         self.seconds: dict[str, float] = {}  # of the present step, for each of `PARTS`
-        self._synced_at: int | None = None
+        self._sync = WeightSync(engine)
         self._policy = PolicyMetrics()  # of the present validation
         self._batch: RolloutBatch | None = None
         self._window = RolloutWindow()
         self._gap = 0.0  # of the present optimizer step
+
+    def reference_problem(self, prompt: Prompt) -> str | None:
+        """Why no answer to a prompt can be judged; None where one can."""
+        return self._settings.reward.reference_problem(prompt)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -185,43 +178,11 @@ class RolloutSampler(Callback):
         return prompts_of(trainer.train_dataloader.upcoming())
 
     def _sample(self, trainer: Trainer, pl_module: LightningModule, parts: int, step: Step) -> None:
-        """Sample and score the prompts of a window in one go; divide the rollouts among its micro-batches."""
-        protocol, watch = pl_module.backbone.protocol, Stopwatch(*PARTS)
-        peers, decide = Peers(pl_module.device_mesh), trainer.strategy.reduce_boolean_decision
-        mine = replace(step, prompts=peers.share(step.prompts), following=peers.share(step.following))
-        sync, anywhere = partial(self._sync, trainer, pl_module), partial(decide, all=False)
-        got = self._sampler.sample(mine, protocol, sync, anywhere, watch)
-        rollouts, first, later = (
-            in_order(peers.together(own)) for own in (got.rollouts, got.first_round, got.later_rounds)
-        )
-        require_judged(first + later, self.max_unjudged_share, step.number)
-        left_out = set() if self.on_flat_groups == "keep" else flat_groups(rollouts)
-        probes = None if got.probes is None else [one for part in peers.together(got.probes) for one in part]
-        origin = step.origin(self._settings.seed, trainer.global_rank, got.staleness)
-        with watch.time("layout"):
-            filled = fill(
-                parts,
-                step.prompts,
-                rollouts,
-                probes,
-                self.row_tokens,
-                protocol,
-                pl_module.device,
-                origin,
-                left_out,
-            )
-            if isinstance(data := getattr(trainer, "datamodule", None), TakesOutcomes):
-                data.record_outcomes({"prompts": [*step.prompts]} | filled[0])  # type: ignore[arg-type]
-        self.skipped = len(step.prompts) - len({rollout.group for rollout in first})
-        tallies = statistics(first, protocol, self._settings.reward.rewards)
-        tallies |= shares(first, left_out) | unjudged(first + later) | self.engine.statistics()
-        counted = means(gathered(tallies)) | {"skipped_prompts": float(self.skipped)}
-        if isinstance(data, HasHistory):
-            counted |= {f"history/{name}": float(number) for name, number in data.history_counts().items()}
-        if self.max_staleness:
-            counted |= {"staleness": float(got.staleness), "hidden_seconds": got.hidden}
-        self._window.open(filled, min(parts, trainer.accumulate_grad_batches), counted)
-        self._pass_time(watch.seconds)
+        """Open the window of a step's rollouts, of as many micro-batches as there are parts."""
+        filled = self._pipeline(trainer, pl_module, step, parts, partial(self._sync, trainer, pl_module))
+        each = min(parts, trainer.accumulate_grad_batches)
+        self._window.open(filled.micro_batches, each, filled.statistics)
+        self._pass_time(filled.seconds)
 
     @override
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -238,12 +199,7 @@ class RolloutSampler(Callback):
             return
         gap, self._gap = self._gap, 0.0
         self._log(pl_module, {"logprob_gap": gap})
-        if self.max_logprob_gap is not None and not gap <= self.max_logprob_gap:
-            raise UserError(
-                f"rollout/logprob_gap is {gap:.3g} at step {trainer.global_step}, above max_logprob_gap "
-                f"{self.max_logprob_gap}: the engine does not sample from the trained weights. Its dtype "
-                "differs from the trainer's, or the weight sync is broken"
-            )
+        require_synced(gap, self.max_logprob_gap, trainer.global_step)
 
     @override
     def on_train_batch_end(
@@ -282,7 +238,8 @@ class RolloutSampler(Callback):
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._close()
-        self._synced_at, self._window = None, RolloutWindow()
+        self._sync.forget()
+        self._window = RolloutWindow()
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -308,9 +265,7 @@ class RolloutSampler(Callback):
         protocol = pl_module.backbone.protocol
         prompts = batch["prompts"]
         rollouts = score(self._sampler.answer(prompts, protocol), protocol, prompts, self._settings.reward)
-        rows = [policy_row(rollout, protocol) for rollout in rollouts]
-        columns = torch.tensor(rows, dtype=torch.int64, device=pl_module.device).reshape(-1, 5)
-        self._policy.update(*columns.unbind(dim=1))
+        self._policy.update(*policy_columns(rollouts, protocol, pl_module.device))
 
     @override
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -322,14 +277,6 @@ class RolloutSampler(Callback):
         self.engine.close()
         self._settings.reward.close()
         self._sampler.ahead.close()
-
-    def _sync(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the engine, or send the weights if an optimizer step moved them; every rank must call it."""
-        if self._synced_at is None:
-            start_engine(self.engine, trainer, pl_module)
-        elif self._synced_at != trainer.global_step:
-            self.engine.sync_weights(pl_module.backbone.named_weights(self.engine.takes_mtp))
-        self._synced_at = trainer.global_step
 
     def _log(self, pl_module: LightningModule, values: dict[str, float]) -> None:
         rows = {name if "/" in name else f"rollout/{name}": value for name, value in values.items()}

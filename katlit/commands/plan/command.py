@@ -39,7 +39,9 @@ class Planner(KatTrainer):
             table: Print a table for these numbers of devices instead.
         """
         if not isinstance(model, KatModule):
-            raise UserError(f"model: {type(model).__name__} is no stage of katlit; plan one of modules.*")
+            raise UserError(
+                f"model: {type(model).__name__} is no stage of katlit; plan one of katlit.modules"
+            )
         available = own_memory(settings.trainer) if memory is None else memory_size(memory)
         job = read_job(model, settings, Overrides(available, rollout_tokens, row_tokens))
         return as_table(job, table) if table else render(job)
@@ -54,7 +56,7 @@ class PlanCLI(KatCLI):
         return {"plan": {"model", "settings"}}
 
     @override
-    def instantiate_classes(self) -> None:
+    def build(self) -> None:
         """Plan, and be done: there is neither trainer nor data."""
         settings = self.config["plan"]
         parser = self._parser("plan")

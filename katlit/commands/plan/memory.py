@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from katlit.commands.plan import activations, logits
 from katlit.commands.plan.activations import Batch
 from katlit.commands.plan.precision import BYTES, Precision
-from katlit.commands.plan.states import Engine, Split, companions, engine_bytes, states
+from katlit.commands.plan.states import Split, companions, states
 from katlit.model.frozen import Placement
 from katlit.model.shape import Shape
 from katlit.stage.needs import Loss
@@ -27,10 +27,11 @@ class Job:
         precision: What the two come to under this strategy.
         batch: What one device sees at a time.
         split: Strategy and devices.
-        engine: Engine of the rollouts, where it shares the device.
+        engine: Bytes that the engine of the rollouts takes of the device.
         memory: Memory of one device, in bytes.
         only_new: Whether, of the model's own layers, only the new ones are trained, and nothing beside them.
         parts: In how many parts a loss is computed.
+        unknown_engine: Class of the engine, where it does not say what it takes.
     """
 
     shape: Shape
@@ -43,10 +44,11 @@ class Job:
     precision: Precision
     batch: Batch
     split: Split
-    engine: Engine | None
+    engine: int
     memory: int
     only_new: bool = False
     parts: int = 1
+    unknown_engine: str | None = None
 
     @property
     def trained(self) -> int:
@@ -95,7 +97,7 @@ def plan(job: Job) -> Plan:
         casts=activations.cast_bytes(shape, precision),
         logits=_logits(job),
         gathered=state.gathered + frozen.gathered,
-        engine=engine_bytes(job.engine, shape, job.memory) if job.engine else 0,
+        engine=job.engine,
         update=state.update,
         host=state.host + frozen.host,
     )

@@ -57,6 +57,7 @@ def render(job: Job) -> str:
             for name, title in _ROWS.items()
             if (number := getattr(planned, name))
         ),
+        *_unknown(job),
         f"{size(planned.total):>12}  at the peak, on each device",
     ]
     if planned.host:
@@ -64,9 +65,16 @@ def render(job: Job) -> str:
     return "\n".join([*lines, "", *_verdict(job, planned)])
 
 
+def _unknown(job: Job) -> list[str]:
+    """A line on an engine that does not say what it takes."""
+    name = job.unknown_engine
+    return [] if name is None else [f"{'unknown':>12}  rollout engine {name}; its method `memory` can say"]
+
+
 def _verdict(job: Job, planned: Plan) -> list[str]:
     if planned.total <= job.memory:
-        return [f"fits: {planned.total / job.memory:.0%} of {size(job.memory)}"]
+        left_out = f", {job.unknown_engine} not counted" if job.unknown_engine else ""
+        return [f"fits: {planned.total / job.memory:.0%} of {size(job.memory)}{left_out}"]
     found = [(title, plan(other)) for title, other in switches(job)]
     helpful = sorted((p.total, title) for title, p in found if p.total < 0.99 * planned.total)
     lines = [f"does not fit into {size(job.memory)}. What would help, each by itself:"]
@@ -89,8 +97,8 @@ def switches(job: Job) -> Iterator[tuple[str, Job]]:
     yield "half the tokens in a batch", replace(job, batch=replace(batch, tokens=half, row_tokens=rows))
     if precision.mixed:
         yield "trainer.precision: bf16-true", half_precision(job)
-    if job.engine is not None:
-        yield "a rollout engine on devices of its own", replace(job, engine=None)
+    if job.engine:
+        yield "a rollout engine on devices of its own", replace(job, engine=0)
     yield from _placements(job)
     if split.devices > 1:
         yield from _splits(job)
@@ -145,7 +153,7 @@ def table(job: Job, devices: Sequence[int]) -> str:
     for title, variant in _variants(job):
         split = [replace(variant, split=replace(variant.split, devices=number)) for number in devices]
         lines.append("| ".join([f"| {title} ", *(f"{_cell(other)} " for other in split)]) + "|")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_unknown(job)] if job.unknown_engine else lines)
 
 
 def _variants(job: Job) -> Iterator[tuple[str, Job]]:

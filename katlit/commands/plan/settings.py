@@ -2,23 +2,40 @@
 
 import re
 from dataclasses import dataclass
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 
+from katlit.callbacks.rollout.sampler import RolloutSampler
 from katlit.commands.plan.activations import Batch
 from katlit.commands.plan.memory import Job
-from katlit.commands.plan.precision import BYTES
-from katlit.commands.plan.states import Engine, Split, Strategy, strategy_precision
+from katlit.commands.plan.states import Split, Strategy, strategy_precision
+from katlit.engines.base import RolloutEngine
 from katlit.errors import UserError
 from katlit.model.outline import backbone_shape, model_shape
+from katlit.parallel.fsdp2 import Fsdp2Strategy
+from katlit.parallel.zero import ZeroStrategy
 from katlit.stage.module import KatModule
 
-_STRATEGIES: dict[str, Strategy] = {"auto": "ddp", "ddp": "ddp", "katlit.parallel.Fsdp2Strategy": "fsdp2"}
 _ZERO: dict[int, Strategy] = {1: "z1", 2: "z2", 3: "z3"}
-_ROLLOUTS = "katlit.callbacks.RolloutSampler"
 _UNITS = {"": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "gb": 10**9, "tb": 10**12}
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """What samples before each step.
+
+    Attributes:
+        engine: Engine that samples, never started.
+        samples: Rollouts of each prompt.
+        row_tokens: Length of the longest packed rows.
+    """
+
+    engine: RolloutEngine
+    samples: int
+    row_tokens: int
 
 
 @dataclass(frozen=True)
@@ -56,6 +73,7 @@ def read_job(module: KatModule, settings: Namespace, overrides: Overrides) -> Jo
     split = read_split(trainer)
     dtype, word = module.backbone.dtype, str(trainer.precision)
     rollouts = _rollouts(trainer)
+    engine = 0 if rollouts is None else rollouts.engine.memory(shape, dtype, overrides.memory)
     companions = [shape] * needs.references
     companions += [model_shape(source, key) for key, source in needs.teachers.items()]
     return Job(
@@ -70,8 +88,9 @@ def read_job(module: KatModule, settings: Namespace, overrides: Overrides) -> Jo
         precision=strategy_precision(dtype, word, split.strategy),
         batch=_batch(module, settings.data.init_args, rollouts, overrides),
         split=split,
-        engine=None if rollouts is None else _engine(rollouts.engine, dtype),
+        engine=engine or 0,
         memory=overrides.memory,
+        unknown_engine=type(rollouts.engine).__name__ if rollouts and engine is None else None,
         only_new=module.backbone.depth is not None and module.backbone.depth.train_only_new,
     )
 
@@ -80,28 +99,49 @@ def read_split(trainer: Namespace) -> Split:
     """Strategy and devices."""
     devices = device_count(trainer.devices) * int(trainer.num_nodes or 1)
     chosen: Any = trainer.strategy or "auto"
-    name = chosen if isinstance(chosen, str) else chosen.class_path
-    if name == "katlit.parallel.ZeroStrategy":
-        given = chosen.init_args
-        return Split(
-            _ZERO[given.stage],
-            devices,
-            given.offload_optimizer,
-            given.offload_parameters,
-            given.bucket_elements,
-        )
-    if name not in _STRATEGIES:
+    if chosen in ("auto", "ddp"):
+        return Split("single" if devices == 1 else "ddp", devices)
+    if _is(chosen, ZeroStrategy):
+        names = ("stage", "offload_optimizer", "offload_parameters", "bucket_elements")
+        stage, *given = _settings(chosen, "trainer.strategy", *names)
+        return Split(_ZERO[stage], devices, *given)
+    if not _is(chosen, Fsdp2Strategy):
+        name = chosen if isinstance(chosen, str) else chosen.class_path
         raise UserError(
             f"trainer.strategy: {name!r} is not planned for; take a file of strategy/, auto or ddp"
         )
-    strategy = _STRATEGIES[name]
-    parallel = 1 if isinstance(chosen, str) else chosen.init_args.get("tensor_parallel_size", 1)
+    (parallel,) = _settings(chosen, "trainer.strategy", "tensor_parallel_size")
     if parallel != 1:
         raise UserError(
             f"trainer.strategy.tensor_parallel_size: {parallel} is not planned for; plan "
             "strategy/fsdp2.yaml on as many devices instead"
         )
-    return Split("single" if devices == 1 and strategy == "ddp" else strategy, devices)
+    return Split("fsdp2", devices)
+
+
+def _is(chosen: Any, base: type) -> bool:
+    """Whether settings name a class or one derived from it, whichever of its names they use."""
+    found = None if isinstance(chosen, str) else resolve_name(chosen.class_path)
+    return isinstance(found, type) and issubclass(found, base)
+
+
+def _settings(chosen: Namespace, key: str, *names: str) -> list[Any]:
+    """Arguments of a class, which one that is derived from ours may have fixed."""
+    given = chosen.get("init_args") or {}
+    if missing := [name for name in names if name not in given]:
+        raise UserError(
+            f"{key}: {chosen.class_path} has no setting {missing[0]}, by which katlit plans; let its "
+            "constructor take it"
+        )
+    return [given[name] for name in names]
+
+
+def _engine(chosen: Namespace) -> RolloutEngine:
+    """Build an engine, of whatever class, to be asked; it allocates nothing before its start."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--engine", type=RolloutEngine)
+    engine: RolloutEngine = parser.instantiate_classes(Namespace(engine=chosen)).engine
+    return engine
 
 
 def device_count(devices: Any) -> int:
@@ -113,20 +153,22 @@ def device_count(devices: Any) -> int:
     return int(devices)
 
 
-def _rollouts(trainer: Namespace) -> Namespace | None:
-    """Settings of the callback that samples, where there is one."""
+def _rollouts(trainer: Namespace) -> Rollouts | None:
+    """What the callback that samples is told, where there is one."""
     for callback in trainer.callbacks or []:
-        if callback.class_path == _ROLLOUTS:
-            return callback.init_args
+        if _is(callback, RolloutSampler):
+            names = ("engine", "samples", "row_tokens")
+            engine, samples, row_tokens = _settings(callback, "trainer.callbacks", *names)
+            return Rollouts(_engine(engine), samples, row_tokens)
     return None
 
 
-def _batch(module: KatModule, data: Namespace, rollouts: Namespace | None, overrides: Overrides) -> Batch:
+def _batch(module: KatModule, data: Namespace, rollouts: Rollouts | None, overrides: Overrides) -> Batch:
     """Tokens of a micro-batch on one device, and the length of its rows."""
     if rollouts is not None:
-        length = overrides.rollout_tokens or int(rollouts.engine.init_args.max_context)
-        tokens = int(data.batch_size) * int(rollouts.samples) * length
-        row = max(int(rollouts.row_tokens), length)
+        length = overrides.rollout_tokens or rollouts.engine.max_context
+        tokens = int(data.batch_size) * rollouts.samples * length
+        row = max(rollouts.row_tokens, length)
     else:
         batches = data.get("batches") or data
         if batches.get("batch_tokens") is None:
@@ -146,17 +188,4 @@ def _row_tokens(data: Namespace, batches: Namespace, tokens: int) -> int:
     if batches.get("packing"):
         return int(batches.get("row_tokens") or tokens)
     engine = data.get("engine")
-    return int(engine.init_args.max_context) if engine else tokens
-
-
-def _engine(chosen: Namespace, dtype: str) -> Engine | None:
-    """The engine, where it is in the training process; one on servers of its own takes nothing here."""
-    given = chosen.init_args
-    if chosen.class_path == "katlit.engines.VLLMEngine":
-        number = BYTES.get(given.dtype, BYTES[dtype])
-        if given.kv_cache_gib is None:
-            return Engine(number, memory_share=given.gpu_memory_utilization)
-        return Engine(number, cache_bytes=int(given.kv_cache_gib * 2**30))
-    if chosen.class_path == "katlit.engines.HFEngine":
-        return Engine(BYTES[given.dtype], cached_tokens=given.batch_size * given.max_context)
-    return None
+    return _engine(engine).max_context if engine else tokens

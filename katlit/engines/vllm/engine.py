@@ -14,14 +14,17 @@ from typing import Any, ClassVar, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from typing_extensions import override
 
 from katlit.engines.base import Completion, RolloutEngine, SamplingParameters
+from katlit.engines.memory import weight_bytes
 from katlit.engines.vllm.isolation import preserved_process, preserved_torch_seed
 from katlit.engines.vllm.mends import forget_expert_kernels, mend_cpu_sampling
 from katlit.engines.vllm.speculation import Drafts, directory_weights, load_drafter, speculation, without_mtp
 from katlit.engines.weights import checked
 from katlit.errors import UserError
 from katlit.metrics.tally import Tally
+from katlit.model.shape import Shape
 
 # Set just before vLLM is imported, and taken back by `close`. In one process, weights are handed over by
 # reference and the start takes seconds. Logging is the program's: no handlers, no record factory of vLLM's.
@@ -114,6 +117,14 @@ class VLLMEngine(RolloutEngine):
     def max_context(self) -> int:
         """Longest prompt plus completion, in tokens."""
         return self._max_context
+
+    @override
+    def memory(self, shape: Shape, dtype: str, device_memory: int) -> int:
+        """Weights and cache, or the share of the device; see `RolloutEngine.memory`."""
+        if self.kv_cache_gib is None:
+            return int(self.gpu_memory_utilization * device_memory)
+        own = dtype if self.dtype == "auto" else self.dtype
+        return weight_bytes(shape, own) + int(self.kv_cache_gib * 2**30)
 
     def start(self, model_directory: Path) -> None:
         """Load the model; see `RolloutEngine.start`."""

@@ -11,13 +11,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
+from katlit.batch import Prompt
 from katlit.errors import UserError
 from katlit.rewards.base import Reward, Sample, Verdict
 from katlit.rewards.code.code_tests import AssertTests, InputOutputTests, tests_of
 from katlit.rewards.code.sandbox import Limits, Sandbox
 from katlit.rewards.code.sandboxed_process import SandboxedProcess, SandboxError, watch
 from katlit.rewards.code.starvation import starved
-from katlit.text.short_line import short_line
+from katlit.text.printable import short_line
 
 _FENCE = "```"
 _STARVED = "CodeReward: the machine was too busy for a program; give fewer workers or more wall_seconds"
@@ -76,6 +77,14 @@ class CodeReward(Reward):
     def __getstate__(self) -> dict[str, Any]:
         """The settings, which are the same before and after use."""
         return {name: value for name, value in self.__dict__.items() if name != "_free"}
+
+    def reference_problem(self, prompt: Prompt) -> str | None:
+        """See `Reward`."""
+        try:
+            tests_of(prompt)
+        except UserError as error:
+            return str(error)
+        return None
 
     def __call__(self, samples: Sequence[Sample]) -> list[Verdict]:
         """See `Reward`."""

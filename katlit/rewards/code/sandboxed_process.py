@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from katlit.rewards.code.starvation import Times, times_of
-from katlit.text.short_line import last_line
+from katlit.text.printable import last_line
 
 _TICK = 0.05  # seconds between looks at threads and files
 _MAX_THREADS = 64

@@ -7,9 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from katlit.batch import Prompt
 from katlit.errors import UserError
 from katlit.rewards.base import Reward, Sample, Verdict
-from katlit.rewards.match import reference_of
+from katlit.rewards.match import empty_reference, reference_of
 from katlit.rewards.math.answers import final_expression, words
 from katlit.rewards.math.lists import equal_lists, split_list
 from katlit.rewards.math.numerals import Numeral, equal, read_numeral
@@ -71,6 +72,12 @@ class MathReward(Reward):
     def __getstate__(self) -> dict[str, Any]:
         """The settings: a copy starts workers of its own."""
         return {name: value for name, value in self.__dict__.items() if name != "_pool"}
+
+    def reference_problem(self, prompt: Prompt) -> str | None:
+        """See `Reward`."""
+        if final_expression(prompt["reference"], self.max_characters):
+            return None
+        return empty_reference(prompt) or f"its reference holds no answer: {prompt['reference']!r:.80}"
 
     def __call__(self, samples: Sequence[Sample]) -> list[Verdict]:
         """See `Reward`."""

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
-from katlit.text.short_line import last_line
+from katlit.text.printable import last_line
 
 START_SECONDS = 120.0  # for a worker to be ready, on a machine that is busy
 MAX_REPLY = 2**16  # bytes

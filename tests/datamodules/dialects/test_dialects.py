@@ -157,3 +157,15 @@ def test_a_template_that_opens_the_thinking_itself(models_root: Path) -> None:
     assert tokenizer.decode(dialect.encode_prompt(ASK, "off")) == f"5 - 3{closed}"
     assert tokenizer.decode(dialect.encode_ballot(ASK)).endswith(closed)
     assert not dialect.read(tokenizer("still at it[end]")["input_ids"], "on", truncated=False).valid
+
+
+def test_the_vocabulary_is_not_listed_for_each_record(
+    plain: PlainDialect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes 80 ms where it has 150k entries."""
+    listed: list[bool] = []
+    for kind in (type(plain.tokenizer), type(plain.tokenizer.backend_tokenizer)):
+        monkeypatch.setattr(kind, "get_vocab", lambda *_, **__: listed.append(True) or {})
+    laid_out(plain, ON)
+    plain.encode_judged(ASK, ON)
+    assert not listed

@@ -63,7 +63,8 @@ def test_each_answer_is_kept_with_its_parts(tmp_path: Path) -> None:
     good, cut = predict(tmp_path, engine, [prompt(0), prompt(1, 80), prompt(2)])
     assert good.pop("tokens") > 10
     assert good == {
-        "id": "p0", "mode": "on", "judge": "j", "think": "é so", "answer": "seven", "violation": None
+        "id": "p0", "question": "0 ", "mode": "on", "judge": "j", "think": "é so", "answer": "seven",
+        "violation": None,
     }  # fmt: skip
     assert (cut["id"], cut["violation"], cut["tokens"]) == ("p2", "truncated", 2)
     assert engine.closed

@@ -45,19 +45,20 @@ def clock(monkeypatch: pytest.MonkeyPatch, *times: float) -> None:
     monkeypatch.setattr("time.perf_counter", lambda: next(left))
 
 
-def trainer(parts: int = 1, *callbacks: Any) -> Any:
+def trainer(*callbacks: Any) -> Any:
     return SimpleNamespace(
-        accumulate_grad_batches=parts,
+        global_step=0,
         callbacks=list(callbacks),
         world_size=1,
         distributed_sampler_kwargs=None,
     )
 
 
-def step(throughput: Throughput, trained: Any, module: Any, data: Any, index: int = 0) -> None:
-    throughput.on_train_batch_start(trained, module, data, index)
+def train_on(throughput: Throughput, trained: Any, module: Any, data: Any, *, ends_step: bool = True) -> None:
+    throughput.on_train_batch_start(trained, module, data, 0)
     throughput.on_after_backward(trained, module)
-    throughput.on_train_batch_end(trained, module, None, data, index)
+    trained.global_step += ends_step
+    throughput.on_train_batch_end(trained, module, None, data, 0)
 
 
 def test_tokens_are_counted_without_padding_and_without_the_time_of_validation(
@@ -67,9 +68,9 @@ def test_tokens_are_counted_without_padding_and_without_the_time_of_validation(
     throughput, module, trained = Throughput(), Module(), trainer()
     data = batch([1, 2, 3, 7], [4, 7, 7, 7])
     throughput.on_train_start(trained, module)
-    step(throughput, trained, module, data)
+    train_on(throughput, trained, module, data)
     throughput.on_validation_end(trained, module)
-    step(throughput, trained, module, data, 1)
+    train_on(throughput, trained, module, data)
     assert module.values("tokens_per_second", "samples_per_second", "step_seconds") == [
         ("tokens_per_second", 2.0, "sum"),
         ("samples_per_second", 1.0, "sum"),
@@ -84,10 +85,11 @@ def test_tokens_are_counted_without_padding_and_without_the_time_of_validation(
 
 def test_the_micro_batches_of_a_step_count_together(monkeypatch: pytest.MonkeyPatch) -> None:
     clock(monkeypatch, 10.0, 10.0, 12.0, 13.0, 13.0, 13.5, 14.0)
-    throughput, module, trained = Throughput(), Module(), trainer(2)
+    throughput, module, trained = Throughput(), Module(), trainer()
     throughput.on_train_start(trained, module)
-    for index, ids in enumerate([[1, 2, 7], [3, 4, 5]]):
-        step(throughput, trained, module, batch(ids), index)
+    train_on(throughput, trained, module, batch([1, 2, 7]), ends_step=False)
+    assert module.logged == []
+    train_on(throughput, trained, module, batch([3, 4, 5]))
     assert module.values("tokens_per_second", "samples_per_second", "forward_backward_share") == [
         ("tokens_per_second", 1.25, "sum"),
         ("samples_per_second", 0.5, "sum"),
@@ -99,9 +101,9 @@ def test_the_time_of_rollouts_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> 
     clock(monkeypatch, 0.0, 0.0, 8.0, 10.0)
     sampler = RolloutSampler(HFEngine())
     sampler.seconds = {"sync": 0.5, "sample": 3.0, "reward": 1.0, "layout": 0.25}
-    throughput, module, trained = Throughput(), Module(), trainer(1, sampler)
+    throughput, module, trained = Throughput(), Module(), trainer(sampler)
     throughput.on_train_start(trained, module)
-    step(throughput, trained, module, batch([1]))
+    train_on(throughput, trained, module, batch([1]))
     shares = {name: value for name, value, _ in module.logged if name.endswith("_share")}
     assert shares == {
         "forward_backward_share": 0.325, "rollout_share": 0.3, "reward_share": 0.1, "sync_share": 0.05
@@ -112,7 +114,7 @@ def test_utilisation_is_that_of_the_formula(monkeypatch: pytest.MonkeyPatch) -> 
     clock(monkeypatch, 0.0, 0.0, 1.0, 2.0)
     throughput, module = Throughput(peak_flops=1e6), Module()
     throughput.on_train_start(trainer(), module)
-    step(throughput, trainer(), module, batch([1, 2, 3, 7], [4, 5, 7, 7]))
+    train_on(throughput, trainer(), module, batch([1, 2, 3, 7], [4, 5, 7, 7]))
     # Two layers: q and o 32·32, k and v 32·16, biases 32 + 2·16, MLP 3·32·48, two norms; a norm, the head.
     layer = 2 * 32 * 32 + 2 * 32 * 16 + 64 + 3 * 32 * 48 + 2 * 32
     active = 2 * layer + 32 + 300 * 32

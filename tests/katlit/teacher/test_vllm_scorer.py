@@ -1,18 +1,10 @@
 """The documented vLLM server says of a teacher what transformers says."""
 
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
 
 import numpy as np
 import pytest
+from serving import serving
 from tinymodel import QWEN, tiny_backbone
 
 from katlit.errors import UserError
@@ -41,42 +33,9 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
 def server(teacher: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Its URL; ended with all its processes."""
     pytest.importorskip("vllm", exc_type=ImportError)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    size = ["--max-model-len=64", "--max-num-seqs=4", f"--kv-cache-memory-bytes={2**27}", "--dtype=float32"]
     log = tmp_path_factory.mktemp("server") / "log"
-    with log.open("w") as file:
-        module = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", teacher]
-        running = subprocess.Popen(
-            [*module, f"--max-logprobs={K}", *size, "--enforce-eager", "--host=127.0.0.1", f"--port={port}"],
-            env=os.environ | {"TORCHDYNAMO_DISABLE": "1"}, stdout=file, stderr=file, start_new_session=True,
-        )  # fmt: skip
-    url = f"http://127.0.0.1:{port}"
-    try:
-        while not answers(f"{url}/health"):
-            assert running.poll() is None, log.read_text()[-4000:]
-            time.sleep(0.5)
+    with serving(teacher, log, "--max-model-len=64", f"--max-logprobs={K}") as url:
         yield url
-    finally:
-        end(running)
-
-
-def end(server: subprocess.Popen[bytes]) -> None:
-    server.send_signal(signal.SIGTERM)
-    with suppress(subprocess.TimeoutExpired):
-        server.wait(timeout=30)
-    with suppress(ProcessLookupError):
-        os.killpg(server.pid, signal.SIGKILL)  # its engine, if it is still there
-    server.wait()
-
-
-def answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 (our own URL)
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 def test_a_server_says_what_transformers_says(server: str, teacher: str) -> None:

@@ -267,6 +267,35 @@ def test_the_template_refuses_other_modes_and_can_leave_the_reply_open() -> None
     assert render_chat(CHAT, tokenize=False).endswith("again<|im_end|>\n")
 
 
+SWITCHES: list[tuple[dict[str, Any], str]] = [
+    ({}, "auto"),
+    ({"thinking": None, "enable_thinking": None, "reasoning_effort": None}, "auto"),
+    ({"thinking": "auto"}, "auto"),
+    ({"thinking": True}, "on"),
+    ({"thinking": False}, "off"),
+    ({"enable_thinking": True}, "on"),
+    ({"enable_thinking": False}, "off"),
+    ({"reasoning_effort": "none"}, "off"),
+    ({"reasoning_effort": "minimal"}, "off"),
+    ({"reasoning_effort": "low"}, "on"),
+    ({"reasoning_effort": "xhigh"}, "on"),
+    ({"reasoning_effort": "none", "enable_thinking": False}, "off"),  # as vLLM adds the second
+    ({"reasoning_effort": "minimal", "enable_thinking": True}, "off"),
+    ({"reasoning_effort": "high", "enable_thinking": True}, "on"),
+    ({"reasoning_effort": "high", "enable_thinking": False}, "off"),
+    ({"thinking": "off", "reasoning_effort": "high", "enable_thinking": True}, "off"),
+    ({"thinking": "auto", "enable_thinking": False}, "auto"),
+]
+
+
+@pytest.mark.parametrize(("words", "thinking"), SWITCHES, ids=str)
+@pytest.mark.parametrize("chat", [CHAT, CHAT[1:]], ids=["system", "no system"])
+def test_the_switches_of_every_client(chat: Any, words: dict[str, Any], thinking: str) -> None:
+    tokenizer = protocol("gpt2").tokenizer
+    text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False, **words)
+    assert text == protocol("gpt2").decode(protocol("gpt2").encode_prompt(chat, thinking))
+
+
 @given(st.lists(st.tuples(st.sampled_from(["system", "user", "assistant", "tool"]), TEXTS), max_size=4))
 def test_jinja_and_python_agree(turns: list[tuple[str, str]]) -> None:
     messages = [{"role": role, "content": content} for role, content in turns]

@@ -24,7 +24,7 @@ class ServerDownError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class SeededPrompt:
     """A prompt and the seed of its completion."""
 
     prompt: Sequence[int]
@@ -76,7 +76,7 @@ class ServerClient:
 
     def generate(
         self,
-        requests: Mapping[int, Request],
+        requests: Mapping[int, SeededPrompt],
         sampling: SamplingParameters,
         weight_version: str,
         done: Callable[[int, Completion, Drafts], None],
@@ -96,7 +96,7 @@ class ServerClient:
 
     async def _generate(
         self,
-        requests: Mapping[int, Request],
+        requests: Mapping[int, SeededPrompt],
         sampling: SamplingParameters,
         weight_version: str,
         done: Callable[[int, Completion, Drafts], None],
@@ -214,7 +214,7 @@ def _session() -> aiohttp.ClientSession:
     )
 
 
-def _body(request: Request, sampling: SamplingParameters) -> dict[str, Any]:
+def _body(request: SeededPrompt, sampling: SamplingParameters) -> dict[str, Any]:
     return {
         "token_ids": list(request.prompt),
         "sampling_params": {

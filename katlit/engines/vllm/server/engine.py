@@ -16,20 +16,22 @@ from typing import ClassVar, Literal
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
+from typing_extensions import override
 
 from katlit.engines.base import Completion, RolloutEngine, SamplingParameters
 from katlit.engines.vllm.mends import MendedSampling
 from katlit.engines.vllm.options import ServerOptions, ServerTimeouts
-from katlit.engines.vllm.server.client import Request, ServerClient, ServerDownError
+from katlit.engines.vllm.server.client import SeededPrompt, ServerClient, ServerDownError
 from katlit.engines.vllm.server.process import ServerProcess, free_port
 from katlit.engines.vllm.server.ranks import Ranks
-from katlit.engines.vllm.server.supervisor import Checkpoint, ServerKeeper
+from katlit.engines.vllm.server.supervisor import Checkpoint, Supervisor
 from katlit.engines.vllm.server.transfer import FileTransfer, NcclTransfer, check_joined, replace_weights
 from katlit.engines.vllm.speculation import Drafts, directory_weights, speculation, without_mtp
 from katlit.engines.weights import Shapes, checked, write_checkpoint
 from katlit.errors import UserError
 from katlit.metrics.tally import Tally
 from katlit.model.export import MTP_FOLDER
+from katlit.model.shape import Shape
 
 _ATTEMPTS = 3  # the first one, one after a restart, one more where that came in between
 _POLL_SECONDS = 0.5
@@ -104,7 +106,7 @@ class VLLMServer(RolloutEngine):
         self._closing = threading.Event()
         self._folder: Path | None = None  # this and the next three are of the first process only
         self._transfer: FileTransfer | NcclTransfer | None = None
-        self._keeper: ServerKeeper | None = None
+        self._supervisor: Supervisor | None = None
         self._restarts = 0  # of the server that the transfer is connected to
         self._call_seeds = torch.Generator().manual_seed(seed)
 
@@ -117,6 +119,11 @@ class VLLMServer(RolloutEngine):
     def max_context(self) -> int:
         """Longest prompt plus completion, in tokens."""
         return self._max_context
+
+    @override
+    def memory(self, shape: Shape, dtype: str, device_memory: int) -> int:
+        """Nothing: the server has devices of its own; see `RolloutEngine.memory`."""
+        return 0
 
     def start(self, model_directory: Path) -> None:
         """Start or join the server; every rank must call it. See `RolloutEngine.start`."""
@@ -188,10 +195,10 @@ class VLLMServer(RolloutEngine):
             if self.takes_mtp:
                 client.post("/collective_rpc", {"method": MendedSampling.mend_sampling.__name__})
 
-        self._keeper = ServerKeeper(launch, prepare, client, checkpoint, self.timeouts.start)
+        self._supervisor = Supervisor(launch, prepare, client, checkpoint, self.timeouts.start)
         self._restarts = 0
         try:
-            self._keeper.start()
+            self._supervisor.start()
         except UserError as error:
             hint = "; vLLM lacks katlit's plugin: install katlit again" if backend in str(error) else ""
             raise UserError(f"{error}{hint}") from None
@@ -217,7 +224,7 @@ class VLLMServer(RolloutEngine):
         self.check_request(prompts, sampling.max_tokens, seeds)
         if seeds is None:
             seeds = torch.randint(2**31, (len(prompts),), generator=self._call_seeds).tolist()
-        requests = dict(enumerate(map(Request, prompts, seeds)))
+        requests = dict(enumerate(map(SeededPrompt, prompts, seeds)))
         completions: dict[int, Completion] = {}
         drafts = Drafts()
 
@@ -251,7 +258,7 @@ class VLLMServer(RolloutEngine):
         return drafts.statistics()
 
     def _wait_until_back(self, problem: str, version: str | None, *, last: bool) -> None:
-        """Wait for a restarted server, which the first process's keeper brings up.
+        """Wait for a restarted server, which the first process's supervisor brings up.
 
         Args:
             problem: Why it has to be waited for.
@@ -263,8 +270,8 @@ class VLLMServer(RolloutEngine):
         deadline = time.monotonic() + 2 * self.timeouts.hang + self.timeouts.start
         while time.monotonic() < deadline:
             client, _ = self._started()  # the main thread may close meanwhile
-            if (keeper := self._keeper) is not None and keeper.failure is not None:
-                raise UserError(keeper.failure)
+            if (supervisor := self._supervisor) is not None and supervisor.failure is not None:
+                raise UserError(supervisor.failure)
             with contextlib.suppress(ServerDownError):
                 if client.get("/weight_info", "weight_version") == version or version is None:
                     return
@@ -328,27 +335,27 @@ class VLLMServer(RolloutEngine):
     def _replace(self, checkpoint: Checkpoint) -> None:
         client, _ = self._started()
         assert self._transfer is not None  # noqa: S101
-        if self._keeper is None:
+        if self._supervisor is None:
             replace_weights(client, self._transfer, checkpoint)
             return
-        with self._keeper.lock:
-            self._keeper.checkpoint = checkpoint
-            if self._restarts != self._keeper.restarts:
+        with self._supervisor.lock:
+            self._supervisor.checkpoint = checkpoint
+            if self._restarts != self._supervisor.restarts:
                 self._transfer.reconnect()
-                self._restarts = self._keeper.restarts
+                self._restarts = self._supervisor.restarts
             replace_weights(client, self._transfer, checkpoint)
 
     def close(self) -> None:
         """End what another thread samples, and our server once the other processes are done or late."""
-        ranks, keeper, folder = self._ranks, self._keeper, self._folder
-        self._ranks = self._client = self._keeper = self._folder = self._transfer = None
+        ranks, supervisor, folder = self._ranks, self._supervisor, self._folder
+        self._ranks = self._client = self._supervisor = self._folder = self._transfer = None
         self._closing.set()
         self._closing = threading.Event()
         try:
             if ranks is not None:
                 ranks.closing(self.timeouts.close)
         finally:
-            if keeper is not None:
-                keeper.close()
+            if supervisor is not None:
+                supervisor.close()
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)

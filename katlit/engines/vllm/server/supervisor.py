@@ -24,7 +24,7 @@ class Checkpoint:
     version: str
 
 
-class ServerKeeper:
+class Supervisor:
     """Owns the server's processes, and a thread that watches them whatever the trainer is waiting for.
 
     Args:
@@ -53,7 +53,7 @@ class ServerKeeper:
         self._start_timeout = start_timeout
         self._closing = threading.Event()
         self._process: ServerProcess | None = None
-        self._thread = threading.Thread(target=self._watch, name="vllm-server-keeper", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name="vllm-server-supervisor", daemon=True)
 
     def start(self) -> None:
         """Start the server, wait until it answers, and watch it from then on.
@@ -68,7 +68,7 @@ class ServerKeeper:
     def process(self) -> ServerProcess:
         """The present processes."""
         if self._process is None:
-            raise RuntimeError("ServerKeeper: not started")
+            raise RuntimeError("Supervisor: not started")
         return self._process
 
     def close(self) -> None:

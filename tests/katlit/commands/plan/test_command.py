@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,8 @@ from tinymodel import QWEN, write_tokenizer
 from katlit.cli import main
 from katlit.commands.plan.settings import memory_size
 from katlit.errors import UserError
+
+README = (Path(__file__).parents[4] / "README.md").read_text(encoding="utf-8")
 
 
 def stage(directory: Path, **changes: object) -> str:
@@ -44,6 +47,17 @@ def test_a_stage_is_planned_without_trainer_devices_or_files(
     assert "512 tokens a device in rows of 512, no gradient checkpointing" in shown
     assert "fits: " in shown
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", re.findall(r"^katlit (plan .*)$", README, re.MULTILINE))
+def test_the_tables_of_the_readme_are_what_its_commands_print(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command.split()) == 0, capsys.readouterr().err
+    shown = capsys.readouterr().out
+    rows = [line for line in shown.splitlines() if line.startswith(("| fsdp2", "| z3"))]
+    assert len(rows) == 4
+    assert "\n".join(rows) in README
 
 
 def test_a_bare_configuration_needs_no_tokenizer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ from katlit.commands.plan.activations import Batch, cast_bytes, kept_bytes, work
 from katlit.commands.plan.memory import Job, plan
 from katlit.commands.plan.precision import precision_of
 from katlit.commands.plan.report import render, switches, table
-from katlit.commands.plan.states import Engine, Split
+from katlit.commands.plan.states import Split
 from katlit.model.shape import Shape
 
 SHAPE = Shape(
@@ -24,7 +24,7 @@ JOB = Job(
     precision=precision_of("float32", "32-true", zero=False),
     batch=Batch(64, 16),
     split=Split(),
-    engine=Engine(4, cache_bytes=5000),
+    engine=6136,
     memory=10**6,
 )
 
@@ -33,7 +33,7 @@ def test_the_parts_add_up() -> None:
     planned = plan(JOB)
     assert (planned.parameters, planned.gradients, planned.optimizer) == (1712, 1136, 2272)
     assert planned.companions == 300 * 4
-    assert planned.engine == 284 * 4 + 5000
+    assert planned.engine == 6136
     assert planned.activations == kept_bytes(SHAPE, JOB.precision, JOB.batch, with_mtp=False) + working_bytes(
         SHAPE, JOB.precision, JOB.batch
     )
@@ -73,7 +73,7 @@ def test_two_frozen_models_are_both_counted() -> None:
 
 
 def test_an_update_counts_where_it_is_larger_than_a_step() -> None:
-    tiny = replace(JOB, batch=Batch(0, 16), losses=(), engine=None)
+    tiny = replace(JOB, batch=Batch(0, 16), losses=(), engine=0)
     with pytest.raises(ValueError, match="max"):
         plan(tiny)
     planned = plan(replace(tiny, losses=("log_probs",)))

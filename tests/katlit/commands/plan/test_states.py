@@ -3,15 +3,7 @@
 import pytest
 
 from katlit.commands.plan.precision import Precision, precision_of
-from katlit.commands.plan.states import (
-    Engine,
-    Split,
-    States,
-    Strategy,
-    engine_bytes,
-    states,
-    strategy_precision,
-)
+from katlit.commands.plan.states import Split, States, Strategy, states, strategy_precision
 from katlit.errors import UserError
 from katlit.model.shape import Shape
 
@@ -99,10 +91,3 @@ def test_offloading_moves_to_the_host() -> None:
 
 def test_one_device_gathers_nothing() -> None:
     assert states(SHAPE, 428, FLOAT32, Split("fsdp2", 1)).gathered == 0
-
-
-def test_engines() -> None:
-    assert engine_bytes(Engine(2, cache_bytes=1000), SHAPE, 0) == 284 * 2 + 1000
-    # keys and values of two layers, two wide, two bytes
-    assert engine_bytes(Engine(2, cached_tokens=10), SHAPE, 0) == 284 * 2 + 10 * 2 * 2 * 2 * 2
-    assert engine_bytes(Engine(2, memory_share=0.3), SHAPE, 1000) == 300

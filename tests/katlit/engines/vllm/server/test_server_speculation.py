@@ -77,8 +77,8 @@ def test_model_and_module_come_with_a_sync(running: Running) -> None:
 def test_a_server_that_was_started_again_drafts_with_the_present_module(running: Running) -> None:
     train(running.backbone, 5)
     running.sync()
-    (http_server,) = psutil.Process(running.engine._keeper.process.group).children()
+    (http_server,) = psutil.Process(running.engine._supervisor.process.group).children()
     http_server.kill()
     assert_greedy(running.backbone, PROMPTS, running.engine.generate(PROMPTS, GREEDY))
-    assert running.engine._keeper.restarts == 1
+    assert running.engine._supervisor.restarts == 1
     assert_present(running)

@@ -1,0 +1,138 @@
+"""What is planned does not depend on the name by which settings know a class."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jsonargparse import Namespace
+from tinymodel import QWEN, write_tokenizer
+
+from katlit.cli import main
+from katlit.commands.plan.memory import Job
+from katlit.commands.plan.report import render, table
+from katlit.commands.plan.settings import Overrides, read_job, read_split
+from katlit.commands.plan.states import Split
+from katlit.errors import UserError
+from katlit.model.backbone import Backbone
+from katlit.modules import StepSRPO
+
+MEMORY = 10**9
+HF = {"batch_size": 2, "max_context": 32, "dtype": "bfloat16"}
+VLLM = {"max_context": 32, "kv_cache_gib": 0.01}
+HF_NAMES = ["katlit.engines.HFEngine", "katlit.engines.hf.HFEngine", "derived.DerivedHF"]
+VLLM_NAMES = ["katlit.engines.VLLMEngine", "katlit.engines.vllm.engine.VLLMEngine", "derived.DerivedVLLM"]
+SAMPLERS = [
+    "katlit.callbacks.RolloutSampler",
+    "katlit.callbacks.rollout.sampler.RolloutSampler",
+    "derived.DerivedSampler",
+]
+ZERO = {"stage": 2, "offload_optimizer": True, "offload_parameters": False, "bucket_elements": 100}
+
+
+def named(class_path: str, **arguments: Any) -> Namespace:
+    return Namespace(class_path=class_path, init_args=Namespace(**arguments))
+
+
+def settings(engine: Namespace | None, sampler: str = SAMPLERS[0]) -> Namespace:
+    """Those of a run, parsed, as far as they are read."""
+    given = {"samples": 2, "row_tokens": 16} | ({} if engine is None else {"engine": engine})
+    callbacks = [named("katlit.callbacks.ModeWatch"), named(sampler, **given)]
+    trainer = Namespace(devices=1, num_nodes=1, strategy="auto", precision=None, callbacks=callbacks)
+    return Namespace(trainer=trainer, data=Namespace(init_args=Namespace(batch_size=4)))
+
+
+@pytest.fixture(scope="module")
+def job() -> Callable[..., Job]:
+    stage = StepSRPO(Backbone(config=QWEN | {"vocab_size": 100}))
+    return lambda *what: read_job(stage, settings(*what), Overrides(MEMORY))
+
+
+@pytest.mark.parametrize(("names", "arguments"), [(HF_NAMES, HF), (VLLM_NAMES, VLLM)], ids=["hf", "vllm"])
+def test_the_plan_is_the_same_by_every_name_of_an_engine(
+    names: list[str], arguments: dict[str, Any], job: Callable[..., Job]
+) -> None:
+    shown = {render(job(named(name, **arguments))) for name in names}
+    shown |= {render(job(named(names[0], **arguments), sampler)) for sampler in SAMPLERS}
+    (text,) = shown
+    assert "  rollout engine in process" in text
+
+
+def test_a_users_own_engine_is_asked(job: Callable[..., Job]) -> None:
+    found = job(named("derived.Speaking", share=0.25))
+    assert found.engine == MEMORY // 4 + found.shape.parameters
+    assert found.batch.tokens == 4 * 2 * 64  # its own context
+    assert "238.4 MiB  rollout engine in process" in render(found)
+
+
+def test_an_engine_without_an_answer_is_named(job: Callable[..., Job]) -> None:
+    found = job(named("derived.Silent"))
+    line = "     unknown  rollout engine Silent; its method `memory` can say"
+    assert line in render(found).splitlines()
+    assert render(found).endswith("of 953.7 MiB, Silent not counted")
+    assert table(found, [2]).splitlines()[-2:] == ["", line]
+
+
+def test_a_server_takes_nothing(job: Callable[..., Job]) -> None:
+    found = job(named("katlit.engines.VLLMServer", max_context=64))
+    assert "engine" not in render(found) + table(found, [2])
+
+
+def test_a_sampler_that_hides_its_engine_is_refused(job: Callable[..., Job]) -> None:
+    with pytest.raises(UserError, match=r"trainer.callbacks: derived.FixedSampler has no setting engine"):
+        job(None, "derived.FixedSampler")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "expected"),
+    [
+        ("katlit.parallel.ZeroStrategy", ZERO, Split("z2", 4, offload_optimizer=True, bucket=100)),
+        ("katlit.parallel.zero.ZeroStrategy", ZERO, Split("z2", 4, offload_optimizer=True, bucket=100)),
+        ("derived.DerivedZero", ZERO, Split("z2", 4, offload_optimizer=True, bucket=100)),
+        ("katlit.parallel.Fsdp2Strategy", {"tensor_parallel_size": 1}, Split("fsdp2", 4)),
+        ("katlit.parallel.fsdp2.Fsdp2Strategy", {"tensor_parallel_size": 1}, Split("fsdp2", 4)),
+        ("derived.DerivedFsdp2", {"tensor_parallel_size": 1}, Split("fsdp2", 4)),
+    ],
+)
+def test_a_strategy_is_the_same_by_every_name(name: str, arguments: dict[str, Any], expected: Split) -> None:
+    assert read_split(Namespace(devices=4, num_nodes=1, strategy=named(name, **arguments))) == expected
+
+
+def test_a_strategy_that_hides_its_stage_is_refused() -> None:
+    with pytest.raises(UserError, match=r"trainer.strategy: derived.FixedZero has no setting stage"):
+        read_split(Namespace(devices=4, num_nodes=1, strategy=named("derived.FixedZero")))
+
+
+def written(directory: Path, engine: dict[str, Any]) -> str:
+    """Settings of stage 3 in a file."""
+    backbone = {"config": QWEN, "tokenizer": write_tokenizer(directory / "tokenizer")}
+    sampler = {"class_path": SAMPLERS[0], "init_args": {"engine": engine}}
+    model = {"backbone": {"class_path": "katlit.model.Backbone", "init_args": backbone}}
+    path = directory / "run.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "seed_everything": 1,
+                "trainer": {"callbacks": [sampler]},
+                "model": {"class_path": "katlit.modules.StepSRPO", "init_args": model},
+                "data": {"class_path": "katlit.datamodules.PromptData", "init_args": {"batch_size": 4}},
+            }
+        )
+    )
+    return str(path)
+
+
+def test_the_command_asks_the_class_that_a_file_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = written(tmp_path, {"class_path": "derived.DerivedHF", "init_args": HF})
+    assert main(["plan", "-c", run, "--memory=1GiB"]) == 0
+    assert "rollout engine in process" in capsys.readouterr().out
+
+
+def test_what_an_engine_refuses_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = written(tmp_path, {"class_path": "derived.DerivedHF", "init_args": HF | {"batch_size": 0}})
+    assert main(["plan", "-c", run, "--memory=1GiB"]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.endswith("callbacks[0].init_args.engine.init_args.batch_size: 0; give at least 1")

@@ -16,10 +16,12 @@ from katlit.datamodules.contents import Contents, contents_of, require_same
 from katlit.datamodules.dialects.base import Dialect
 from katlit.datamodules.dialects.dialects import load_dialect
 from katlit.datamodules.dialects.habits import ThinkingSettings
+from katlit.datamodules.fitting import fitting
 from katlit.datamodules.labelling.base import Labeller
 from katlit.datamodules.labelling.cache import cache_file, cached_records, fingerprint, hash_model
 from katlit.datamodules.labelling.chat_model import ChatModel
 from katlit.datamodules.labelling.probe import settle
+from katlit.datamodules.labelling.rejections import report
 from katlit.datamodules.loader import EpochLoader, share_of
 from katlit.datamodules.records import Record, read_records
 from katlit.datamodules.references import say_unverified, verifiable
@@ -134,7 +136,7 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
         if self._path is None:
             sources = self._require_sources()
             inputs = self._inputs(sources, self._chat_models(sources, ask=False))
-            key = fingerprint(inputs, self._contents, self._load_prompts())
+            key = fingerprint(inputs, self._model_hashes, self._load_prompts())
             self._path = cache_file(self._cache_dir, self.kind, key)
         return self._path
 
@@ -142,7 +144,7 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
         """The labeller's models; how they think is as far known as it can be without asking, if not `ask`."""
         if self._models is None:
             names = sources.labeller.models()
-            self._contents = [hash_model(name) for name in names]
+            self._model_hashes = [hash_model(name) for name in names]
             self._models = [
                 ChatModel(
                     name, sources.engine, self._sampling, self._ballot_tokens, self._ballot_template,
@@ -150,7 +152,7 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
                 )
                 for name in names
             ]  # fmt: skip
-        for model, contents in zip(self._models, self._contents, strict=True):
+        for model, contents in zip(self._models, self._model_hashes, strict=True):
             settle(model, self._cache_dir, contents, ask=ask)
         return self._models
 
@@ -176,7 +178,9 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
         prompts = self._load_prompts()
         for model in models:
             model.check(prompts)
-        return sources.labeller.label(prompts, models, sources.accuracy)
+        records = sources.labeller.label(prompts, models, sources.accuracy)
+        report([model.rejections for model in models], records, len(prompts), self.records_path())
+        return records
 
     def _require_sources(self) -> Sources:
         if self._sources is None:
@@ -223,13 +227,8 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
         records = read_records(path)
         documents = self.encode(records)
         self.lengths = [len(document.token_ids) for document in documents]
-        usable = [index for index, length in enumerate(self.lengths) if length <= self._batches.batch_tokens]
+        usable = fitting(records, self.lengths, self._batches.batch_tokens, path)
         self.dropped = len(documents) - len(usable)
-        if not usable:
-            raise UserError(
-                f"{self.records_path()}: all {len(documents)} documents are longer than "
-                f"batch_tokens={self._batches.batch_tokens}; raise it"
-            )
         # By query, not by record: a query may have several, with the same answer.
         queries = list(dict.fromkeys(records[index].id for index in usable))
         order = Random(self._batches.seed).sample(queries, len(queries))  # noqa: S311 (a split)

@@ -13,11 +13,12 @@ from katlit.datamodules.labelling.base import Labeller
 from katlit.datamodules.records import Record, read_records
 from katlit.datamodules.sources.base import PromptSource
 from katlit.datamodules.teachers.cached_teacher import CachedTeacher
-from katlit.datamodules.teachers.part import DistillDocument, divide
+from katlit.datamodules.teachers.part import TeacherPart, encode_student
 from katlit.engines.base import RolloutEngine, SamplingParameters
 from katlit.model.pretrained import load_tokenizer
 from katlit.packing import Document, collate
 from katlit.rewards import Reward
+from katlit.teacher.by_mode import ByMode, teachers_of
 from katlit.text.protocol import Protocol, prepare_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,9 @@ class DistillData(LabelledData[DistillBatch]):
 
     Args:
         student_tokenizer: Directory or name of the student's tokenizer; markers are added where missing.
-        teacher: Directory of the teacher: a model of ours, or any chat model with a template.
+        teacher: Directory of the teacher: a model of ours, or any chat model with a template. Two are a
+            mapping: `think_on` names the teacher of the think-on records, `think_off` that of the others.
+            Without one, records are for a stage whose `kd` is none.
         prompts: Queries to label; not needed with `records_file`.
         engine: Engine that samples the teachers; closed after labelling.
         accuracy: Scorer that verifies the teacher's answers; each prompt's own verifier if not given.
@@ -49,9 +52,7 @@ class DistillData(LabelledData[DistillBatch]):
         records_file: Use these records (JSON Lines) instead of labelling.
         cache_dir: Folder of the labelled records.
         cached_teacher: What the teacher says of the records, written once, for a stage whose
-            `teacher_placement` is cached.
-        think_on_teacher: Directory of another teacher, for the think-on records.
-        think_on_cached_teacher: What that one says of its records.
+            `teacher_placement` is cached; of two teachers each has a folder of its own in it.
     """
 
     kind = "distill"
@@ -59,7 +60,7 @@ class DistillData(LabelledData[DistillBatch]):
     def __init__(
         self,
         student_tokenizer: str,
-        teacher: str,
+        teacher: ByMode[str] | None = None,
         prompts: PromptSource | None = None,
         engine: RolloutEngine | None = None,
         accuracy: Reward | None = None,
@@ -72,17 +73,16 @@ class DistillData(LabelledData[DistillBatch]):
         records_file: str | None = None,
         cache_dir: str = "outputs/cache",
         cached_teacher: CachedTeacher | None = None,
-        think_on_teacher: str | None = None,
-        think_on_cached_teacher: CachedTeacher | None = None,
     ) -> None:
         super().__init__(
             prompts, engine, accuracy, labeller, sampling, ballot_tokens, ballot_template, thinking,
             batches, records_file, cache_dir,
         )  # fmt: skip
         self.student_tokenizer = student_tokenizer
-        self.teacher = teacher
-        second = None if think_on_teacher == teacher else think_on_teacher
-        self._parts = divide(teacher, second, cached_teacher, think_on_cached_teacher)
+        self._parts = [
+            TeacherPart(one, None if cached_teacher is None else cached_teacher.of(one))
+            for one in teachers_of(teacher, "data.teacher")
+        ]
         self.unpaired_share = 0.0  # of the student's targets, known after `setup`
 
     def prepare_data(self) -> None:
@@ -98,22 +98,26 @@ class DistillData(LabelledData[DistillBatch]):
         documents = self._encode(records)
         for part in self._parts:
             part.open_cache()
-        targets = sum(sum(document.student.loss_mask) for document in documents)
-        pairs = sum(len(document.pairs) for document in documents)
-        self.unpaired_share = 1.0 - pairs / targets
-        logger.info("distillation: %.2f %% of %d targets are unpaired", 100 * self.unpaired_share, targets)
-        self._students = [document.student for document in documents]
-        return self._students
+        self._students = documents
+        if self._parts:
+            targets = sum(sum(document.loss_mask) for document in documents)
+            pairs = sum(len(document.pairs) for part in self._parts for document in part.documents.values())
+            self.unpaired_share = 1.0 - pairs / targets
+            logger.info(
+                "distillation: %.2f %% of %d targets are unpaired", 100 * self.unpaired_share, targets
+            )
+        return documents
 
-    def _encode(self, records: list[Record]) -> list[DistillDocument]:
+    def _encode(self, records: list[Record]) -> list[Document]:
         tokenizer = load_tokenizer(self.student_tokenizer, "data.student_tokenizer")
         prepare_tokenizer(tokenizer)
         student = KatlitDialect(Protocol(tokenizer))
         self._pad_id = student.pad_id
-        found: dict[int, DistillDocument] = {}
         for part in self._parts:
-            part.encode(records, student, self.dialect_of(part.teacher, part.key))
-            found |= part.documents
+            part.encode(records, student, self.dialect_of(part.teacher.name, part.teacher.key))
+        if not self._parts:
+            return [encode_student(record, student) for record in records]
+        found = {n: document.student for part in self._parts for n, document in part.documents.items()}
         return [found[number] for number in range(len(records))]
 
     def build(self, rows: list[list[int]]) -> DistillBatch:
@@ -125,8 +129,8 @@ class DistillData(LabelledData[DistillBatch]):
             lengths = [len(document.token_ids) for document in documents]
             first = place * tokens["input_ids"].shape[1]
             starts |= zip(row, accumulate(lengths, initial=first), strict=False)
-        theirs, *others = (part.tokens(rows, starts) for part in self._parts)
-        batch = cast("DistillBatch", {**tokens, **theirs})
-        if others:
-            batch["think_on"] = others[0]
+        parts = [part.tokens(rows, starts) for part in self._parts]
+        batch = cast("DistillBatch", {**tokens, **(parts[0] if parts else {})})
+        if len(parts) == 2:
+            batch["think_on"] = parts[1]
         return batch

@@ -27,10 +27,11 @@ from katlit.model.pretrained import load_config, load_model, load_tokenizer, out
 from katlit.stage.module import DEFAULT_OPTIMIZATION, KatModule
 from katlit.stage.needs import Needs
 from katlit.stage.optimization import Optimization
+from katlit.teacher.by_mode import ByMode, Teacher, teachers_of
 from katlit.teacher.comparison import LiveTeacher, ToldTeacher
 from katlit.text.shared_tokens import shared_tokens
 
-_TEACHER, _THINK_ON_TEACHER = "model.teacher", "model.think_on_teacher"
+_TEACHER = "model.teacher"
 
 
 class DistillMTP(KatModule):
@@ -46,7 +47,8 @@ class DistillMTP(KatModule):
 
     Args:
         backbone: The student.
-        teacher: Name or directory of a Hugging Face causal language model; needed unless `kd` is none.
+        teacher: Name or directory of a Hugging Face causal language model; needed unless `kd` is none. Two
+            are a mapping: `think_on` is the teacher of the think-on records, `think_off` that of the others.
         optimization: AdamW and its schedule.
         kd: Universal Logit Distillation for two vocabularies, generalised Jensen-Shannon for one, or none.
         uld_matching: What `uld` compares: tokens by rank alone, or hybrid, where tokens that both
@@ -58,14 +60,12 @@ class DistillMTP(KatModule):
         teacher_placement: Where a teacher's weights are, see `katlit.model.frozen.FrozenModel`; or `cached`:
             nowhere, the data bring its likeliest tokens (`cached_teacher`), and `kd` compares these and the
             rest (`katlit.losses.top_k`).
-        think_on_teacher: Teacher of the think-on records, where these have one of their own; then `teacher`
-            is that of the think-off records.
     """
 
     def __init__(
         self,
         backbone: Backbone,
-        teacher: str | None = None,
+        teacher: ByMode[str] | None = None,
         optimization: Optimization = DEFAULT_OPTIMIZATION,
         kd: Literal["uld", "jsd", "none"] = "uld",
         uld_matching: Literal["rank", "hybrid"] = "rank",
@@ -74,15 +74,13 @@ class DistillMTP(KatModule):
         temperature: float = 1.0,
         mtp_weight: float = 0.3,
         teacher_placement: Placement | Literal["cached"] = "device",
-        think_on_teacher: str | None = None,
     ) -> None:
         require(kd_weight >= 0, "kd_weight", kd_weight, "0 or more")
         require(mtp_weight >= 0, "mtp_weight", mtp_weight, "0 or more")
         require(0 <= beta <= 1, "beta", beta, "a number from 0 (forward KL) to 1 (reverse KL)")
         require(temperature > 0, "temperature", temperature, "a number above 0")
         super().__init__(backbone, optimization)
-        self.teacher = teacher
-        self.think_on_teacher = None if think_on_teacher == teacher else think_on_teacher
+        self.teachers = teachers_of(teacher, _TEACHER)
         self.kd = kd
         self.uld_matching = uld_matching
         self.kd_weight = kd_weight
@@ -101,7 +99,7 @@ class DistillMTP(KatModule):
     def needs(self) -> Needs:
         if self.kd == "none":
             return Needs(("log_probs",))
-        teachers = self._sources()
+        teachers = {teacher.key: teacher.name for teacher in self._require_teachers()}
         if self.teacher_placement == "cached":
             return Needs(("top_k",), len(teachers))
         return Needs((self.kd,), len(teachers), teachers, placement=self.teacher_placement)
@@ -109,14 +107,12 @@ class DistillMTP(KatModule):
     @override
     def load_companions(self) -> None:
         if self.kd != "none":
-            self._teachers = [self._load(key, source) for key, source in self._sources().items()]
+            self._teachers = [self._load(teacher.key, teacher.name) for teacher in self._require_teachers()]
 
-    def _sources(self) -> dict[str, str]:
-        """The teachers, by the setting that names them."""
-        if self.teacher is None:
+    def _require_teachers(self) -> list[Teacher]:
+        if not self.teachers:
             raise UserError(f"{_TEACHER}: not given; kd {self.kd!r} needs one, or set kd to none")
-        sources = {_TEACHER: self.teacher}
-        return sources | ({_THINK_ON_TEACHER: self.think_on_teacher} if self.think_on_teacher else {})
+        return self.teachers
 
     def _load(self, key: str, source: str) -> LiveTeacher | ToldTeacher:
         if self.teacher_placement == "cached":
@@ -239,8 +235,8 @@ class DistillMTP(KatModule):
         parts = _parts(batch)
         if len(parts) != len(self._teachers):
             raise UserError(
-                f"{_THINK_ON_TEACHER}: the stage has {len(self._teachers)} of the teachers, the data have "
-                f"{len(parts)}; give {_THINK_ON_TEACHER} and data.think_on_teacher alike"
+                f"{_TEACHER}: the stage has {len(self._teachers)} of the teachers, the data have "
+                f"{len(parts)}; give {_TEACHER} and data.teacher alike"
             )
         return parts
 
@@ -262,13 +258,16 @@ class DistillMTP(KatModule):
 
 
 def _parts(batch: DistillBatch) -> list[TeacherTokens]:
-    """What the data say of each teacher."""
+    """What the data say of each teacher; nothing where they have none."""
+    if "student_targets" not in batch:
+        return []
     return [batch, batch["think_on"]] if "think_on" in batch else [batch]
 
 
 def _student_targets(batch: DistillBatch) -> Tensor:
     """Targets [P] that have a teacher; those of the first one come first."""
-    return torch.cat([part["student_targets"] for part in _parts(batch)])
+    none = batch["input_ids"].new_empty(0)
+    return torch.cat([none, *(part["student_targets"] for part in _parts(batch))])
 
 
 def _predictors(hidden: list[Tensor], targets: Tensor) -> Tensor:

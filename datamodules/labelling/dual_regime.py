@@ -20,9 +20,12 @@ from katlit.datamodules.labelling.votes import (
     votes_by_mode,
 )
 from katlit.datamodules.records import Record
-from katlit.errors import require
+from katlit.errors import UserError, require
 from katlit.rewards import Reward
+from katlit.teacher.by_mode import ByMode, teachers_of
 from katlit.text.protocol import Mode
+
+_TEACHER = "data.labeller.teacher"
 
 
 @dataclass(frozen=True)  # no slots: jsonargparse merges a partial override by vars()
@@ -33,8 +36,8 @@ class DualRegime(Labeller):
     no reference the first well-formed answer is kept, unverified.
 
     Attributes:
-        teacher: Directory of the model that votes, and answers in both modes, or without thinking only.
-        think_on_teacher: Directory of another one, which answers where thinking is voted for.
+        teacher: Directory of the model that votes and answers in both modes. Two are a mapping: `think_off`
+            votes, and answers without thinking, `think_on` answers with thinking.
         ballots: Votes of the teacher on whether a query needs reasoning; a tie is think-off.
         tries: Most samples drawn for a query until one is verified.
         epsilon: Share of the queries that get a random regime instead of the voted one, so that each regime
@@ -46,8 +49,7 @@ class DualRegime(Labeller):
         seed: Seed of all sampling.
     """
 
-    teacher: str
-    think_on_teacher: str | None = None
+    teacher: ByMode[str] | None = None
     ballots: int = 5
     tries: int = 4
     epsilon: float = 0.0
@@ -56,7 +58,8 @@ class DualRegime(Labeller):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse counts and shares that are none."""
+        """Refuse counts and shares that are none, and teachers that are not named by mode."""
+        teachers_of(self.teacher, _TEACHER)
         require(self.tries >= 1, "tries", self.tries, "at least 1")
         require(self.ballots >= 0, "ballots", self.ballots, "0 or more")
         for key in ("epsilon", "forced"):
@@ -66,14 +69,14 @@ class DualRegime(Labeller):
             require(0 < self.think_share < 1, "think_share", self.think_share, "one between 0 and 1, or null")
 
     def models(self) -> list[str]:
-        """Return the teacher, and the one of the think-on records where it is another."""
-        return list(dict.fromkeys([self.teacher, self.think_on_teacher or self.teacher]))
+        """Return the teacher that votes, and the one of the think-on records where it is another."""
+        if self.teacher is None:
+            raise UserError(f"{_TEACHER}: not given; name the model that labels, or give data.records_file")
+        return [teacher.name for teacher in teachers_of(self.teacher, _TEACHER)]
 
     def settings(self) -> dict[str, Any]:
         """Return all but the names of the teachers."""
-        return {
-            name: value for name, value in asdict(self).items() if name not in ("teacher", "think_on_teacher")
-        }
+        return {name: value for name, value in asdict(self).items() if name != "teacher"}
 
     def label(self, prompts: Sequence[Prompt], models: Sequence[ChatModel], accuracy: Reward) -> list[Record]:
         """Let the first teacher vote, and each regime's teacher answer, by rejection sampling."""
@@ -135,7 +138,7 @@ def _solve(
             replies = teacher.sample([prompt["messages"] for prompt in chosen], mode.value, seeds)
             drawn += sum(map(len, replies))
             for index, samples in zip(pending, replies, strict=True):
-                if accepted := accept(prompts[index], samples, mode, accuracy):
+                if accepted := accept(prompts[index], samples, mode, teacher, accuracy):
                     solutions[index] = accepted[0]
             pending = [index for index in pending if index not in solutions]
             if not pending:

@@ -14,12 +14,14 @@ from katlit.datamodules.teachers.top_k_shards import CacheDtype, TopKShards, pla
 from katlit.errors import UserError
 from katlit.model.pretrained import load_config, load_tokenizer
 from katlit.output import replace_file
+from katlit.teacher.by_mode import ByMode, Teacher, by_mode, setting_of
 from katlit.teacher.scorer import TeacherScorer, TopK, Transcript
 
 logger = logging.getLogger(__name__)
 
 _MANIFEST = "manifest.json"
 _DIGITS = 24
+_SCORER = "data.cached_teacher.scorer"
 _CHECKED = ("teacher", "tokenizer", "k", "dtype", "data")
 
 
@@ -31,11 +33,12 @@ class CachedTeacher:
     nothing of the student, so several may be distilled from it.
 
     Args:
-        directory: Where the shards are, or will be.
+        directory: Where the shards are, or will be; of two teachers each has a folder in it.
         k: Likeliest tokens kept of each distribution.
         dtype: Type of the log-probabilities on disk.
         shard_tokens: Response tokens of a shard; at most one shard is lost where writing is killed.
-        scorer: Who asks the teacher; not needed where the cache is complete.
+        scorer: Who asks the teacher; not needed where the cache is complete. Two are a mapping with the keys
+            `think_on` and `think_off`, one for each teacher.
     """
 
     def __init__(
@@ -44,7 +47,7 @@ class CachedTeacher:
         k: int = 64,
         dtype: CacheDtype = "float16",
         shard_tokens: int = 2**16,
-        scorer: TeacherScorer | None = None,
+        scorer: ByMode[TeacherScorer] | None = None,
     ) -> None:
         if k < 1 or shard_tokens < 1:
             raise UserError(f"cached_teacher: k {k} and shard_tokens {shard_tokens} must be at least 1")
@@ -55,6 +58,26 @@ class CachedTeacher:
         self.scorer = scorer
         self._shards: TopKShards | None = None
         self._starts: list[int] = []
+
+    def of(self, teacher: Teacher) -> "CachedTeacher":
+        """Return the cache of one teacher: this one, or of two teachers one in a folder named after the mode.
+
+        Raises:
+            UserError: where scorers are not named by mode, or one teacher has two.
+        """
+        scorers = None if self.scorer is None else by_mode(self.scorer, _SCORER)
+        if len(teacher.modes) == 1:
+            (mode,) = teacher.modes
+            folder, scorer = (
+                str(self.directory / setting_of(mode)),
+                None if scorers is None else scorers[mode],
+            )
+            return CachedTeacher(folder, self.k, self.dtype, self.shard_tokens, scorer)
+        if isinstance(self.scorer, dict):
+            raise UserError(
+                f"{_SCORER}: two are given, but there is one teacher; give one, or name two teachers"
+            )
+        return self
 
     def write(self, teacher: str, transcripts: Sequence[Transcript]) -> None:
         """Write what is missing; the scorer is closed on any way out.
@@ -68,7 +91,7 @@ class CachedTeacher:
         ends = manifest["shards"]
         missing = [number for number, path in enumerate(self._paths(manifest)) if not path.is_file()]
         if missing:
-            if self.scorer is None:
+            if not isinstance(self.scorer, TeacherScorer):
                 raise UserError(
                     f"{self.directory}: {len(missing)} of {len(ends)} shards are missing; give "
                     "cached_teacher a scorer to write them"

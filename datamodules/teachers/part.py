@@ -1,6 +1,6 @@
 """A teacher's part of a data set: the records that it wrote, in its tokens beside the student's."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +16,8 @@ from katlit.datamodules.records import Record
 from katlit.datamodules.teachers.cached_teacher import CachedTeacher
 from katlit.errors import UserError
 from katlit.packing import Document, fill_rows
+from katlit.teacher.by_mode import Teacher
 from katlit.teacher.scorer import Transcript
-from katlit.text.protocol import Mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +29,27 @@ class DistillDocument:
     pairs: list[tuple[int, int]]
 
 
-def encode_pair(record: Record, student: KatlitDialect, teacher: Dialect) -> DistillDocument:
-    """Encode a record for student and teacher, each in its dialect.
+def encode_student(record: Record, student: KatlitDialect) -> Document:
+    """Encode a record for the student.
 
     The judge is read, not trained: whether to think is learnt in stage 2 (our choice).
     """
+    prompt = _encode_prompt(record, student)
+    reply = [token for piece in student.lay_out(record.response()) for token in piece.token_ids]
+    return Document(prompt + reply, [False] * len(prompt) + [True] * len(reply))
+
+
+def _encode_prompt(record: Record, dialect: Dialect) -> list[int]:
+    """Encode what a record's response goes on from: its mode is forced, or its judge was written."""
+    if record.forced:
+        return dialect.encode_prompt(record.messages, record.regime.value)
+    return dialect.encode_judged(record.messages, record.response())
+
+
+def encode_pair(record: Record, student: KatlitDialect, teacher: Dialect) -> DistillDocument:
+    """Encode a record for student and teacher, each in its dialect."""
     response = record.response()
-    prompt, teacher_prompt = (
-        dialect.encode_prompt(record.messages, record.regime.value)
-        if record.forced
-        else dialect.encode_judged(record.messages, response)
-        for dialect in (student, teacher)
-    )
+    prompt, teacher_prompt = _encode_prompt(record, student), _encode_prompt(record, teacher)
     pieces = student.lay_out(response)
     teacher_pieces = teacher.lay_out(response)
     reply = [token for piece in pieces for token in piece.token_ids]
@@ -61,18 +70,12 @@ class TeacherPart:
     """The records of some regimes, which one teacher wrote.
 
     Args:
-        key: The setting that names the teacher.
-        teacher: Its directory or name.
-        regimes: Regimes of its records.
+        teacher: The teacher, and the regimes of its records.
         cache: What it says of them, where that is on disk.
     """
 
-    def __init__(
-        self, key: str, teacher: str, regimes: Collection[Mode], cache: CachedTeacher | None
-    ) -> None:
-        self.key = key
+    def __init__(self, teacher: Teacher, cache: CachedTeacher | None = None) -> None:
         self.teacher = teacher
-        self.regimes = regimes
         self.cache = cache
         self.documents: dict[int, DistillDocument] = {}  # by the number of the record in the data set
 
@@ -86,24 +89,24 @@ class TeacherPart:
         self.documents = {
             number: encode_pair(record, student, dialect)
             for number, record in enumerate(reported(records, "records encoded"))
-            if record.regime in self.regimes
+            if record.regime in self.teacher.modes
         }
         if records and not self.documents:
-            (regime,) = self.regimes
+            (regime,) = self.teacher.modes
             raise UserError(
-                f"{self.key}: {self.teacher!r} has nothing to teach: none of the {len(records)} records is "
-                f"think-{regime.value}; name one teacher only, or label more prompts"
+                f"{self.teacher.key}: {self.teacher.name!r} has nothing to teach: none of the {len(records)} "
+                f"records is think-{regime.value}; name one teacher only, or label more prompts"
             )
 
     def write_cache(self) -> None:
         """Ask the teacher for what its cache still lacks."""
         if self.cache is not None:
-            self.cache.write(self.teacher, self._transcripts())
+            self.cache.write(self.teacher.name, self._transcripts())
 
     def open_cache(self) -> None:
         """Map the cache, on every rank."""
         if self.cache is not None:
-            self.cache.open(self.teacher, self._transcripts())
+            self.cache.open(self.teacher.name, self._transcripts())
             self._transcript = {number: place for place, number in enumerate(self.documents)}
 
     def _transcripts(self) -> list[Transcript]:
@@ -153,40 +156,3 @@ class TeacherPart:
             ids.append(top.ids.astype(np.int32))
             log_probs.append(top.log_probs.astype(np.float32))
         return torch.from_numpy(np.concatenate(ids)), torch.from_numpy(np.concatenate(log_probs))
-
-
-def divide(
-    teacher: str,
-    think_on_teacher: str | None,
-    cached_teacher: CachedTeacher | None,
-    think_on_cached_teacher: CachedTeacher | None,
-) -> list[TeacherPart]:
-    """Give each regime its teacher: one for both, or one each.
-
-    Raises:
-        UserError: where caches are not given alike, or share a directory.
-    """
-    caches = cached_teacher, think_on_cached_teacher
-    if think_on_teacher is None:
-        if think_on_cached_teacher is not None:
-            raise UserError(
-                "data.think_on_cached_teacher: given, but there is one teacher; give data.think_on_teacher, "
-                "another one than data.teacher"
-            )
-        return [TeacherPart("data.teacher", teacher, list(Mode), cached_teacher)]
-    if caches.count(None) == 1:
-        raise UserError(
-            "data.cached_teacher, data.think_on_cached_teacher: one of them is missing, but there are two "
-            "teachers; each needs a cache, or neither"
-        )
-    if cached_teacher and think_on_cached_teacher:
-        directory = cached_teacher.directory
-        if directory.resolve() == think_on_cached_teacher.directory.resolve():
-            raise UserError(
-                f"data.think_on_cached_teacher.directory: {str(directory)!r} is that of data.cached_teacher; "
-                "give it one of its own"
-            )
-    return [
-        TeacherPart("data.teacher", teacher, [Mode.THINK_OFF], cached_teacher),
-        TeacherPart("data.think_on_teacher", think_on_teacher, [Mode.THINK_ON], think_on_cached_teacher),
-    ]

@@ -202,14 +202,16 @@ def test_a_marker_on_one_side_only(protocols: dict[str, Protocol], fast: Any) ->
 
 
 @pytest.mark.parametrize("packing", [False, True])
-def test_batches_hold_both_sides_and_the_right_pairs(build: Any, make_engine: Any, packing: bool) -> None:
+def test_batches_hold_both_sides_and_the_right_pairs(
+    build: Any, make_engine: Any, models_root: Path, packing: bool
+) -> None:
     batches = BatchSettings(batch_tokens=700, packing=packing, row_tokens=300, validation_share=0.2)
     data = ready(build(make_engine(), batches=batches))
     assert len(data.train_indices) == 16
     assert len(data.validation_indices) == 4
     assert not set(data.train_indices) & set(data.validation_indices)
     student = Protocol(AutoTokenizer.from_pretrained(data.student_tokenizer))
-    teacher = Protocol(AutoTokenizer.from_pretrained(data.teacher))
+    teacher = Protocol(AutoTokenizer.from_pretrained(str(models_root / "ours-characters")))
     for batch in [*data.train_dataloader(), *data.val_dataloader()]:
         assert batch["input_ids"].shape == batch["position_ids"].shape == batch["loss_mask"].shape
         assert (batch["input_ids"] != student.pad_id).float().mean() >= MIN_FILL
@@ -269,13 +271,18 @@ def test_nothing_to_label_and_batches_that_are_too_small(
         UserError, match="DistillData: nothing to label; give prompts, a labeller and an engine"
     ):
         DistillData(str(models_root / "ours"), str(models_root / "ours")).prepare_data()
-    with pytest.raises(UserError, match="all 20 documents are longer than batch_tokens=10"):
+    with pytest.raises(UserError, match=r"^data\.batches\.batch_tokens: 10; all 20 think-off documents"):
         ready(build(make_engine(), batches=BatchSettings(batch_tokens=10)))
 
 
-def test_over_long_documents_are_dropped_and_counted(build: Any, make_engine: Any) -> None:
+def test_over_long_documents_are_dropped_and_counted(
+    build: Any, make_engine: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     lengths = ready(build(make_engine(wants=by_size))).lengths
     budget = max(lengths) - 1
     data = ready(build(make_engine(), batches=BatchSettings(batch_tokens=budget)))
     assert data.dropped == lengths.count(max(lengths)) > 0
     assert len(data.train_indices) + len(data.validation_indices) == 20 - data.dropped
+    message = f"data: {data.dropped} of 20 documents are longer than batch_tokens={budget} and left out: "
+    assert message + f"{data.dropped} think-on, such as '" in caplog.text
+    assert f"({max(lengths)} tokens)" in caplog.text

@@ -27,7 +27,8 @@ RECORDS = [
 ]  # fmt: skip
 SURE = QWEN | {"initializer_range": 0.5}
 # The bytes, and words of its own; with our markers and padding these are the tokens of each teacher's model.
-WORDS = {"teacher": (), "think_on_teacher": ("and", "check", "so")}
+WORDS = {"think_off": ("but", "if", "or"), "think_on": ("and", "check", "so")}
+TEACHER = "--model.init_args.teacher"
 
 
 @pytest.fixture(scope="module")
@@ -44,19 +45,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def vocabulary(folder: Path, name: str) -> int:
-    return int(json.loads((folder / name / "config.json").read_text())["vocab_size"])
+def vocabulary(folder: Path) -> int:
+    """Tokens of either teacher."""
+    return int(json.loads((folder / "think_on" / "config.json").read_text())["vocab_size"])
+
+
+def named(folder: Path, teachers: int) -> list[str]:
+    """No teacher, one, or each by its mode."""
+    names = [f"{TEACHER}.{mode}={folder}/{mode}" for mode in WORDS]
+    return names if teachers == 2 else [f"{TEACHER}={folder}/think_off"][:teachers]
 
 
 def words_of(command: str, folder: Path, run: Path, teachers: int, *words: str) -> list[str]:
     """A command of two steps: the settings of stage 1, and `words` after them."""
     run.mkdir(exist_ok=True)
     backbone, batches = "--model.init_args.backbone.init_args", "--data.init_args.batches"
-    second = [f"--model.init_args.think_on_teacher={folder}/think_on_teacher"] if teachers == 2 else []
     return [
         command, "-c", f"{ROOT}/configs/base.yaml", "-c", f"{ROOT}/configs/stage/distill.yaml",
         f"{backbone}.config={json.dumps(QWEN)}", f"{backbone}.tokenizer={folder}/student",
-        f"--model.init_args.teacher={folder}/teacher", *second,
+        *named(folder, teachers),
         f"--data.init_args.student_tokenizer={folder}/student",
         f"--data.init_args.records_file={folder}/records.jsonl",
         f"{batches}.validation_share=0.0", f"{batches}.packing=true", f"{batches}.row_tokens=100",
@@ -72,13 +79,12 @@ def katlit(*arguments: Any) -> None:
 
 def cached(folder: Path, run: Path, teachers: int, k: int | None) -> list[str]:
     """The documented settings, with k tokens of each teacher, or all."""
-    names = {"teacher": "cached_teacher", "think_on_teacher": "think_on_cached_teacher"}
-    files = ["cached", "two_cached"][:teachers]
-    words = [word for name in files for word in ("-c", f"{ROOT}/configs/teacher/{name}.yaml")]
-    for name, setting in list(names.items())[:teachers]:
-        given = f"--data.init_args.{setting}.init_args"
-        words += [f"{given}.directory={run}/{setting}", f"{given}.k={k or vocabulary(folder, name)}"]
-    return words
+    given = "--data.init_args.cached_teacher.init_args"
+    k = k or vocabulary(folder)
+    words = ["-c", f"{ROOT}/configs/teacher/cached.yaml", f"{given}.directory={run}/cached", f"{given}.k={k}"]
+    return words + (
+        [f"{given}.scorer.{mode}=katlit.teacher.HFScorer" for mode in WORDS] if teachers == 2 else []
+    )
 
 
 def logged(run: Path) -> list[dict[str, float]]:
@@ -101,14 +107,31 @@ def test_a_teacher_on_disk_teaches_what_the_live_one_does(
         run = tmp_path / name
         katlit("label", folder, run, teachers, *cached(folder, run, teachers, k))
         assert not (run / "log.jsonl").exists()
-        caches = sorted(path.parent.name for path in run.glob("*/manifest.json"))
-        assert caches == ["cached_teacher", "think_on_cached_teacher"][:teachers]
-        written = {path: path.stat().st_mtime_ns for path in run.glob("*/*.safetensors")}
+        caches = sorted(path.parent.name for path in run.rglob("manifest.json"))
+        assert caches == (["think_off", "think_on"] if teachers == 2 else ["cached"])
+        written = {path: path.stat().st_mtime_ns for path in (run / "cached").rglob("*.safetensors")}
         katlit("fit", folder, run, teachers, *cached(folder, run, teachers, k))
         assert written == {path: path.stat().st_mtime_ns for path in written}  # nobody is asked again
     assert distilled(tmp_path / "all") == pytest.approx(live, rel=2e-4)  # log-probabilities of 16 bits
     if teachers == 1:
         assert 0 < distilled(tmp_path / "few")[0] < live[0]  # less is known of the teacher, so less differs
+
+
+def test_no_teacher_is_needed_where_nothing_is_distilled(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    katlit("fit", folder, tmp_path, 0, "--model.init_args.kd=none")
+    rows = logged(tmp_path)
+    assert len(rows) == 2
+    assert all("train/ce" in row and "train/kd" not in row for row in rows)
+    bare = tmp_path / "bare.yaml"
+    bare.write_text("data: {init_args: {teacher: null}}")
+    given = words_of("fit", folder, tmp_path, 1)
+    assert main([*given, "-c", str(bare)]) == 2
+    told = (
+        "model.teacher: the stage has 1 of the teachers, the data have 0; give model.teacher and data.teacher"
+    )
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -154,7 +177,7 @@ def test_vllm_has_two_teachers_write_what_transformers_has_them_write(
     pytest.importorskip("vllm", exc_type=ImportError)
     monkeypatch.chdir(ROOT)
     second = noisy(ROOT / "assets/teacher", tmp_path / "second")
-    two = [f"--model.init_args.think_on_teacher={second}"]
+    two = [f"{TEACHER}={{think_off: assets/teacher, think_on: {second}}}"]
     hf = ["--data.init_args.engine=katlit.engines.HFEngine"]
 
     def labelled(name: str, *words: str) -> list[Record]:
@@ -181,14 +204,14 @@ def test_a_cache_of_the_other_teacher_is_refused(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     katlit("label", folder, tmp_path, 2, *cached(folder, tmp_path, 2, 8))
-    for name in ("cached_teacher", "think_on_cached_teacher"):
-        (tmp_path / name).rename(tmp_path / f"was_{name}")
-    (tmp_path / "was_cached_teacher").rename(tmp_path / "think_on_cached_teacher")
-    (tmp_path / "was_think_on_cached_teacher").rename(tmp_path / "cached_teacher")
+    caches = tmp_path / "cached"
+    (caches / "think_off").rename(caches / "other")
+    (caches / "think_on").rename(caches / "think_off")
+    (caches / "other").rename(caches / "think_on")
     with pytest.raises(AssertionError):
         katlit("fit", folder, tmp_path, 2, *cached(folder, tmp_path, 2, 8))
     error = capsys.readouterr().err
-    assert "cached_teacher: this teacher's cache has teacher '" in error
+    assert "cached/think_off: this teacher's cache has teacher '" in error
     assert "; tokenizer '" in error
     assert "; data '" in error
 
@@ -198,11 +221,12 @@ def test_both_teachers_are_planned(folder: Path, tmp_path: Path, capsys: pytest.
     words = [
         "plan", "-c", f"{ROOT}/configs/base.yaml", "-c", f"{ROOT}/configs/stage/distill.yaml",
         f"{backbone}.config={json.dumps(QWEN)}", f"{backbone}.tokenizer={folder}/student",
-        f"--model.init_args.teacher={folder}/teacher", "--data.init_args.student_tokenizer=none",
-        "--memory=1GiB",
+        "--data.init_args.student_tokenizer=none", "--memory=1GiB",
     ]  # fmt: skip
-    for number, second in ((1, []), (2, [f"--model.init_args.think_on_teacher={folder}/think_on_teacher"])):
-        assert main([*words, *second]) == 0
+    for number in (1, 2):
+        assert main([*words, *named(folder, number)]) == 0
         assert capsys.readouterr().out.count("companion  ") == number
-    assert main([*words, "--model.init_args.think_on_teacher=./gone"]) == 2
-    assert "model.think_on_teacher: directory './gone' does not exist" in capsys.readouterr().err
+    assert main([*words, *named(folder, 2), f"{TEACHER}.think_on=./gone"]) == 2
+    assert "model.teacher.think_on: directory './gone' does not exist" in capsys.readouterr().err
+    assert main([*words, f"{TEACHER}.think_on=./gone"]) == 2
+    assert capsys.readouterr().err.count(".teacher: its keys are ['think_on']; give think_on and") == 1

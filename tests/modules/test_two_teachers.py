@@ -73,12 +73,15 @@ def batch_of_two() -> tuple[dict[str, Any], list[tuple[bool, dict[str, Tensor]]]
     return batch | parts[0] | {"think_on": parts[1]}, alone
 
 
+def named(think_off: str, think_on: str) -> dict[str, str]:
+    return {"think_on": think_on, "think_off": think_off}
+
+
 def built(directory: Path, *sources: str, **settings: Any) -> DistillMTP:
     torch.manual_seed(0)
-    stage = DistillMTP(
-        tiny_backbone(directory, mtp_depth=1), sources[0], Optimization(learning_rate=1e-2),
-        think_on_teacher=sources[1] if len(sources) > 1 else None, **settings,
-    )  # fmt: skip
+    teacher = named(*sources) if len(sources) > 1 else sources[0]
+    backbone = tiny_backbone(directory, mtp_depth=1)
+    stage = DistillMTP(backbone, teacher, Optimization(learning_rate=1e-2), **settings)
     stage.configure_model()
     stage.log_training = lambda values: None
     return stage
@@ -155,26 +158,25 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         (built(tmp_path, first, second), one, "has 2 of the teachers, the data have 1"),
         (built(tmp_path, first), two, "has 1 of the teachers, the data have 2"),
     ):
-        with pytest.raises(UserError, match=rf"^model\.think_on_teacher: the stage {message}; give"):
+        with pytest.raises(UserError, match=rf"^model\.teacher: the stage {message}; give"):
             stage.training_step(batch, 0)
-    with pytest.raises(UserError, match=r"^model\.think_on_teacher: directory './gone' does not exist"):
+    with pytest.raises(UserError, match=r"^model\.teacher\.think_on: directory './gone' does not exist"):
         built(tmp_path, first, "./gone")
     for placement in ("device", "cached"):
-        with pytest.raises(UserError, match=r"jsd needs one vocabulary, but that of model\.think_on_teacher"):
+        with pytest.raises(UserError, match=r"one vocabulary, but that of model\.teacher\.think_on"):
             built(tmp_path, first, second, kd="jsd", teacher_placement=placement)
-    with pytest.raises(UserError, match=r"model\.teacher: not given"):
-        DistillMTP(tiny_backbone(tmp_path), think_on_teacher=second).configure_model()
+    for keys in (["think_on"], ["on", "off"], ["think_on", "think_off", "auto"], []):
+        with pytest.raises(UserError, match=r"^model\.teacher: its keys are \[.*\]; give think_on and"):
+            DistillMTP(tiny_backbone(tmp_path), dict.fromkeys(keys, second))
     with pytest.raises(UserError, match=r"cached, but the data have no teacher"):
         built(tmp_path, first, second, teacher_placement="cached").training_step(two, 0)
 
 
 def test_what_a_plan_counts(tmp_path: Path) -> None:
     backbone = tiny_backbone(tmp_path)
-    both = DistillMTP(backbone, "a", think_on_teacher="b", teacher_placement="sharded")
-    sources = {"model.teacher": "a", "model.think_on_teacher": "b"}
+    both = DistillMTP(backbone, named("a", "b"), teacher_placement="sharded")
+    sources = {"model.teacher.think_off": "a", "model.teacher.think_on": "b"}
     assert both.needs() == Needs(("uld",), 2, sources, placement="sharded")
-    cached = DistillMTP(backbone, "a", think_on_teacher="b", teacher_placement="cached")
+    cached = DistillMTP(backbone, named("a", "b"), teacher_placement="cached")
     assert cached.needs() == Needs(("top_k",), 2)
-    assert DistillMTP(backbone, "a", think_on_teacher="a").needs() == Needs(
-        ("uld",), 1, {"model.teacher": "a"}
-    )
+    assert DistillMTP(backbone, named("a", "a")).needs() == Needs(("uld",), 1, {"model.teacher": "a"})

@@ -91,9 +91,9 @@ def test_stage_1_reads_the_teacher_as_it_wrote(build: Any, family: Family) -> No
     data = build(family, Actor(family))
     data.prepare_data()
     data.setup("fit")
-    teacher: Any = load_tokenizer(data.teacher, "teacher")
-    student: Any = load_tokenizer(data.student_tokenizer, "student")
     (part,) = data._parts
+    teacher: Any = load_tokenizer(part.teacher.name, "teacher")
+    student: Any = load_tokenizer(data.student_tokenizer, "student")
     for number, document in part.documents.items():
         text = teacher.decode(document.teacher.token_ids)
         assert text.endswith(family.end)

@@ -14,6 +14,8 @@ from katlit.datamodules.jsonl import write_rows
 from katlit.datamodules.records import read_records
 from katlit.errors import UserError
 from katlit.model.pretrained import load_tokenizer
+from katlit.teacher import HFScorer
+from katlit.teacher.by_mode import teachers_of
 from katlit.text.protocol import Mode, Protocol
 
 ROWS = [
@@ -28,12 +30,12 @@ def data(tmp_path: Path, models_root: Path) -> Callable[..., DistillData]:
     """From a file of records; teachers are given by the names of their directories."""
 
     def make(first: str, second: str | None = None, rows: Any = ROWS, **settings: Any) -> DistillData:
+        names = {"think_off": str(models_root / first), "think_on": str(models_root / (second or first))}
         write_rows(tmp_path / "records.jsonl", rows)
         batches = BatchSettings(batch_tokens=300, packing=True, row_tokens=150, validation_share=0.0)
         return DistillData(
-            str(models_root / "ours"), str(models_root / first),
-            records_file=str(tmp_path / "records.jsonl"), batches=batches,
-            think_on_teacher=None if second is None else str(models_root / second), **settings,
+            str(models_root / "ours"), names if second else names["think_off"],
+            records_file=str(tmp_path / "records.jsonl"), batches=batches, **settings,
         )  # fmt: skip
 
     return make
@@ -52,12 +54,11 @@ def test_labels_come_from_the_teacher_of_their_regime(
 
     def labelled(engine: Any, second: str | None) -> DistillData:
         ours, prompts = str(models_root / "ours"), FilePrompts(str(tmp_path / "prompts.jsonl"))
-        other = None if second is None else str(models_root / second)
+        teacher = {"think_off": ours, "think_on": str(models_root / second)} if second else ours
+        labeller = DualRegime(teacher, ballots=3)
         made = DistillData(
-            ours, ours, prompts, engine,
-            labeller=DualRegime(ours, other, ballots=3), think_on_teacher=other,
-            cache_dir=str(tmp_path / "cache"),
-        )  # fmt: skip
+            ours, teacher, prompts, engine, labeller=labeller, cache_dir=str(tmp_path / "cache")
+        )
         made.prepare_data()
         return made
 
@@ -117,21 +118,40 @@ def test_a_teacher_named_twice_is_one(data: Callable[..., DistillData]) -> None:
     assert "think_on" not in next(iter(ready(data("ours", "ours")).train_dataloader()))
 
 
+def test_each_teacher_has_a_cache_and_a_scorer_of_its_own(tmp_path: Path) -> None:
+    scorers = {"think_on": HFScorer(), "think_off": HFScorer()}
+    both = CachedTeacher(str(tmp_path), k=5, dtype="float32", shard_tokens=7, scorer=scorers)
+    found = {
+        teacher.key: both.of(teacher) for teacher in teachers_of(dict(zip(scorers, "ab", strict=True)), "t")
+    }
+    assert {key: cache.directory for key, cache in found.items()} == {
+        f"t.{name}": tmp_path / name for name in scorers
+    }
+    assert {key: cache.scorer for key, cache in found.items()} == {
+        f"t.{name}": scorer for name, scorer in scorers.items()
+    }
+    assert {(cache.k, cache.dtype, cache.shard_tokens) for cache in found.values()} == {(5, "float32", 7)}
+    (one,) = teachers_of("a", "t")
+    alone = CachedTeacher(str(tmp_path))
+    assert alone.of(one) is alone
+
+
 def test_mistakes_are_named(data: Callable[..., DistillData], tmp_path: Path) -> None:
-    caches = [CachedTeacher(str(tmp_path / name)) for name in ("a", "a", "b")]
-    for second, settings, message in (
-        (None, {"think_on_cached_teacher": caches[0]}, "given, but there is one teacher"),
-        ("ours-characters", {"cached_teacher": caches[0]}, "one of them is missing, but there are"),
-        ("ours-characters", {"think_on_cached_teacher": caches[0]}, "one of them is missing"),
-        ("ours-characters", {"cached_teacher": caches[0], "think_on_cached_teacher": caches[1]},
-         "think_on_cached_teacher.directory: '.*/a' is that of data.cached_teacher"),
-    ):  # fmt: skip
-        with pytest.raises(UserError, match=rf"^data\..*{message}"):
-            data("ours", second, **settings)
-    for rows, key, regime in ((ROWS[1:3], "think_on_teacher", "on"), (ROWS[:1], "teacher", "off")):
+    for second, keys, message in (
+        (None, ["think_on", "think_off"], "two are given, but there is one teacher; give one, or"),
+        ("ours", ["think_on", "think_off"], "two are given, but there is one teacher"),
+        ("ours-characters", ["think_on"], r"its keys are \['think_on'\]; give think_on and think_off"),
+    ):
+        cached = CachedTeacher(str(tmp_path), scorer={key: HFScorer() for key in keys})
+        with pytest.raises(UserError, match=rf"^data\.cached_teacher\.scorer: {message}"):
+            data("ours", second, cached_teacher=cached)
+    with pytest.raises(UserError, match=r"^data\.labeller\.teacher: its keys are \['think_off'\]; give"):
+        DualRegime({"think_off": "ours"})
+    for rows, regime in ((ROWS[1:3], "on"), (ROWS[:1], "off")):
         with pytest.raises(
-            UserError, match=rf"^data\.{key}: '.*' has nothing to teach: .* think-{regime}; name"
+            UserError,
+            match=rf"^data\.teacher\.think_{regime}: '.*' has nothing to teach: .* think-{regime}; name",
         ):
             ready(data("ours", "ours-characters", rows))
-    with pytest.raises(UserError, match=r"^data\.think_on_teacher: directory"):
+    with pytest.raises(UserError, match=r"^data\.teacher\.think_on: directory"):
         ready(data("ours", "gone"))

@@ -1,10 +1,8 @@
 """Base of the supervised stages' data: label once, read on every rank, split, batch."""
 
-import logging
 import pickle
 from abc import abstractmethod
 from array import array
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from katlit.datamodules.contents import Contents, contents_of, require_same
 from katlit.datamodules.dialects.base import Dialect
 from katlit.datamodules.dialects.dialects import load_dialect
 from katlit.datamodules.dialects.habits import ThinkingSettings
+from katlit.datamodules.fitting import fitting
 from katlit.datamodules.labelling.base import Labeller
 from katlit.datamodules.labelling.cache import cache_file, cached_records, fingerprint, hash_model
 from katlit.datamodules.labelling.chat_model import ChatModel
@@ -31,9 +30,6 @@ from katlit.engines.base import RolloutEngine, SamplingParameters
 from katlit.errors import UserError, require
 from katlit.packing import Document, plan_epoch
 from katlit.rewards import AccuracyReward, Reward
-from katlit.text.protocol import Mode
-
-logger = logging.getLogger(__name__)
 
 BatchT = TypeVar("BatchT", bound=TokenBatch)
 
@@ -232,9 +228,8 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
         records = read_records(path)
         documents = self.encode(records)
         self.lengths = [len(document.token_ids) for document in documents]
-        usable = [index for index, length in enumerate(self.lengths) if length <= self._batches.batch_tokens]
+        usable = fitting(records, self.lengths, self._batches.batch_tokens, path)
         self.dropped = len(documents) - len(usable)
-        self._report_dropped(records, set(usable))
         # By query, not by record: a query may have several, with the same answer.
         queries = list(dict.fromkeys(records[index].id for index in usable))
         order = Random(self._batches.seed).sample(queries, len(queries))  # noqa: S311 (a split)
@@ -266,26 +261,6 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
         """
         self._saved = state_dict.get("documents")
         self._require_saved()
-
-    def _report_dropped(self, records: Sequence[Record], usable: set[int]) -> None:
-        """Say which documents are longer than a batch; refuse to leave out all of a mode."""
-        most = self._batches.batch_tokens
-        dropped = [index for index in range(len(records)) if index not in usable]
-        for mode in Mode:
-            own = [index for index, record in enumerate(records) if record.regime is mode]
-            if own and usable.isdisjoint(own):
-                raise UserError(
-                    f"data.batches.batch_tokens: {most}; all {len(own)} think-{mode.value} documents of "
-                    f"{self.records_path()} are longer, the shortest has {min(self.lengths[i] for i in own)} "
-                    f"tokens and the longest {max(self.lengths[i] for i in own)}; raise it"
-                )
-        if dropped:
-            counts = Counter(f"think-{records[index].regime.value}" for index in dropped)
-            logger.warning(
-                "data: %d of %d documents are longer than batch_tokens=%d and left out: %s, such as %s",
-                len(dropped), len(records), most, ", ".join(f"{n} {mode}" for mode, n in counts.items()),
-                ", ".join(f"{records[i].id!r:.40} ({self.lengths[i]} tokens)" for i in dropped[:3]),
-            )  # fmt: skip
 
     def _plan(self, indices: Sequence[int], epoch: int) -> list[list[list[int]]]:
         plan = plan_epoch(

@@ -36,9 +36,9 @@ class ThinkingSettings:
         habit: `switch`: the chat template is told by variables. `always`: the model thinks unless its thought
             is closed for it, empty. `never`: it is asked to reason step by step, and what it writes before
             `marker` is its thought. `probe`: what the template tells, else what the model does when asked.
-        on: Variables of the template for thinking; if none are given, `enable_thinking`, `thinking` and
-            `reasoning_effort` are tried.
-        off: Variables of the template for not thinking.
+        variables_on: Variables of the template for thinking; if none are given, `enable_thinking`,
+            `thinking` and `reasoning_effort` are tried.
+        variables_off: Variables of the template for not thinking.
         opening: What begins a thought.
         closing: What ends a thought.
         instruction: Follows the question where a model that never thinks is to reason; holds the marker.
@@ -46,8 +46,8 @@ class ThinkingSettings:
     """
 
     habit: Literal["probe", "switch", "always", "never"] = "probe"
-    on: dict[str, Any] = field(default_factory=dict)
-    off: dict[str, Any] = field(default_factory=dict)
+    variables_on: dict[str, Any] = field(default_factory=dict)
+    variables_off: dict[str, Any] = field(default_factory=dict)
     opening: str = "<think>"
     closing: str = "</think>"
     instruction: str = (
@@ -97,13 +97,13 @@ def read_template(tokenizer: Any, name: str, settings: ThinkingSettings) -> Habi
     """
     needed = needed_variables(tokenizer, name)
     on, off = _switch(tokenizer, needed, settings)
-    given = list(dict.fromkeys([*settings.on, *settings.off]))
+    given = list(dict.fromkeys([*settings.variables_on, *settings.variables_off]))
     if (settings.habit == "switch" or given) and on == off:
         usual = list(dict.fromkeys(variable for variable, *_ in _SWITCHES))
         raise UserError(
             f"thinking.habit: {settings.habit}, but the chat template of {name} writes the same prompt for "
-            f"all values of {', '.join(given or usual)}; give other thinking.on and thinking.off, or a habit "
-            "without"
+            f"all values of {', '.join(given or usual)}; give other thinking.variables_on and variables_off, "
+            "or a habit without"
         )
     if settings.habit == "probe":
         habit, certain = _told(tokenizer, needed, on, off, settings)
@@ -116,8 +116,9 @@ def _switch(
     tokenizer: Any, needed: dict[str, Any], settings: ThinkingSettings
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The first variables that make a difference; none at all if no variables do."""
-    given = [(settings.on, settings.off)] if settings.on or settings.off else []
-    for on, off in given or [({name: yes}, {name: no}) for name, yes, no in _SWITCHES]:
+    given = settings.variables_on, settings.variables_off
+    usual = [({name: yes}, {name: no}) for name, yes, no in _SWITCHES]
+    for on, off in [given] if any(given) else usual:
         prompts = [_rendered(tokenizer, needed | variables) for variables in (on, off)]
         if None not in prompts and prompts[0] != prompts[1]:
             return on, off

@@ -19,8 +19,8 @@ from katlit.text.protocol import Mode, ParsedResponse, Thinking
 
 logger = logging.getLogger(__name__)
 
-_THINKING = ThinkingSettings()
 _FIRST = 16  # prompts whose ballots are read before any other is asked for
+_THINKING = ThinkingSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +67,8 @@ class ChatModel:
         self.sampling = sampling
         self.ballot_tokens = ballot_tokens
         self._tokenizer = load_tokenizer(directory, "model")
-        self.dialect: Dialect = choose_dialect(
-            self._tokenizer, directory, ballot_template, declared_ends(directory, "model"), thinking
-        )
+        ends = declared_ends(directory, "model")
+        self.dialect: Dialect = choose_dialect(self._tokenizer, directory, ballot_template, ends, thinking)
         self.skipped = 0
         self.unread = 0
         self.rejections = Rejections(directory)

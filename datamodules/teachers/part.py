@@ -85,7 +85,6 @@ class TeacherPart:
         Raises:
             UserError: where none is.
         """
-        key, name = self.teacher.key, self.teacher.name
         self._pad_id = dialect.pad_id
         self.documents = {
             number: encode_pair(record, student, dialect)
@@ -95,8 +94,8 @@ class TeacherPart:
         if records and not self.documents:
             (regime,) = self.teacher.modes
             raise UserError(
-                f"{key}: {name!r} has nothing to teach: none of the {len(records)} records is "
-                f"think-{regime.value}; name one teacher only, or label more prompts"
+                f"{self.teacher.key}: {self.teacher.name!r} has nothing to teach: none of the {len(records)} "
+                f"records is think-{regime.value}; name one teacher only, or label more prompts"
             )
 
     def write_cache(self) -> None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from jsonargparse import ArgumentParser
 
 from katlit.datamodules.dialects.habits import (
     Habit,
@@ -60,13 +61,22 @@ def test_a_mark_in_the_vocabulary_makes_a_thinking_model_the_better_guess(fast: 
 
 def test_what_the_user_says_is_certain(fast: Any) -> None:
     tokenizer = with_template(fast, "{{ depth }}" + TURNS + "<think>")
-    found = read_template(tokenizer, "t", ThinkingSettings("switch", on={"depth": 9}, off={"depth": 0}))
+    found = read_template(tokenizer, "t", ThinkingSettings("switch", {"depth": 9}, {"depth": 0}))
     assert (found.habit, found.certain, found.on, found.off) == ("switch", True, {"depth": 9}, {"depth": 0})
     assert read_template(tokenizer, "t", ThinkingSettings("never")).habit == "never"
     with pytest.raises(
-        UserError, match=r"thinking\.habit: switch, .* all values of level; give other thinking\.on"
+        UserError, match=r"thinking\.habit: switch, .* all values of level; give other thinking\.variables_on"
     ):
-        read_template(tokenizer, "t", ThinkingSettings("switch", on={"level": 1}, off={"level": 0}))
+        read_template(tokenizer, "t", ThinkingSettings("switch", {"level": 1}, {"level": 0}))
+
+
+def test_settings_are_read_from_yaml_as_they_are_written() -> None:
+    """`on` and `off` would be truth values as keys."""
+    parser = ArgumentParser()
+    parser.add_argument("--thinking", type=ThinkingSettings)
+    text = "thinking: {habit: switch, variables_on: {depth: high}, variables_off: {depth: none}}"
+    read = parser.instantiate_classes(parser.parse_string(text)).thinking
+    assert read == ThinkingSettings("switch", {"depth": "high"}, {"depth": "none"})
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,12 @@
 
 import logging
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import pytest
 from chatfamilies import DEFAULT_SYSTEM, FAMILIES, IF_OFF, Actor, Family, chat, save, thinks
 
@@ -34,15 +36,15 @@ def build(
         prompt["messages"] = [{"role": "system", "content": SYSTEM}, *prompt["messages"]]
     write_rows(tmp_path / "prompts.jsonl", (dict(prompt) for prompt in prompts))
 
-    def make(family: Family, engine: RolloutEngine, **thinking: Any) -> DistillData:
-        teacher = tmp_path / "teacher"
-        save(family, teacher)
+    def make(family: Family, engine: RolloutEngine, name: str | None = None, **thinking: Any) -> DistillData:
+        teacher = name or str(tmp_path / "teacher")
+        save(family, tmp_path / "teacher")
         return DistillData(
             student_tokenizer=str(models_root / "ours"),
-            teacher=str(teacher),
+            teacher=teacher,
             prompts=FilePrompts(str(tmp_path / "prompts.jsonl")),
             engine=engine,
-            labeller=DualRegime(str(teacher), ballots=1),
+            labeller=DualRegime(teacher, ballots=1),
             sampling=SamplingParameters(max_tokens=200),
             thinking=ThinkingSettings(**family.settings | thinking),
             cache_dir=str(tmp_path / "cache"),
@@ -89,9 +91,9 @@ def test_stage_1_reads_the_teacher_as_it_wrote(build: Any, family: Family) -> No
     data = build(family, Actor(family))
     data.prepare_data()
     data.setup("fit")
-    teacher: Any = load_tokenizer(data._parts[0].teacher.name, "teacher")
-    student: Any = load_tokenizer(data.student_tokenizer, "student")
     (part,) = data._parts
+    teacher: Any = load_tokenizer(part.teacher.name, "teacher")
+    student: Any = load_tokenizer(data.student_tokenizer, "student")
     for number, document in part.documents.items():
         text = teacher.decode(document.teacher.token_ids)
         assert text.endswith(family.end)
@@ -105,6 +107,31 @@ def test_stage_1_reads_the_teacher_as_it_wrote(build: Any, family: Family) -> No
         assert (SYSTEM in prompt) == (number % 2 == 0)
         assert ("add" in reply) == (number >= 4)
         assert reply.count(family.end) == 1
+
+
+def test_a_teacher_is_named_as_on_the_hub(
+    build: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = FAMILIES["always thinks, and the template opens the thought"]
+    data = build(family, Actor(family))
+    (tmp_path / "teacher" / "model.safetensors").write_bytes(b"weights")
+    records = labelled(data)
+    cached = tmp_path / "hub" / "models--someone--teacher"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text(40 * "0")
+    shutil.copytree(tmp_path / "teacher", cached / "snapshots" / (40 * "0"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    idle = Actor(family)
+    named = build(family, idle, name="someone/teacher")
+    assert named.records_path() == data.records_path()  # known by its contents
+    assert labelled(named) == records
+    named.setup("fit")
+    assert idle.starts == 0
+    data.records_path().unlink()
+    assert {record.teacher for record in labelled(build(family, idle, name="someone/teacher"))} == {
+        "someone/teacher"
+    }
 
 
 def test_a_teacher_whose_turns_nothing_ends_is_one_line(build: Any) -> None:

@@ -1,7 +1,9 @@
 """Base of the supervised stages' data: label once, read on every rank, split, batch."""
 
+import logging
 import pickle
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from katlit.batch import Prompt, TokenBatch
 from katlit.datamodules.labelling.base import Labeller
 from katlit.datamodules.labelling.cache import cache_file, cached_records, fingerprint
 from katlit.datamodules.labelling.chat_model import ChatModel
+from katlit.datamodules.labelling.rejections import report
 from katlit.datamodules.loader import EpochLoader, share_of
 from katlit.datamodules.records import Record, read_records
 from katlit.datamodules.sources.base import PromptSource
@@ -21,6 +24,9 @@ from katlit.engines.base import RolloutEngine, SamplingParameters
 from katlit.errors import UserError, require
 from katlit.packing import Document, plan_epoch
 from katlit.rewards import AccuracyReward, Reward
+from katlit.text.protocol import Mode
+
+logger = logging.getLogger(__name__)
 
 BatchT = TypeVar("BatchT", bound=TokenBatch)
 
@@ -140,7 +146,10 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
             ChatModel(name, sources.engine, self._sampling, self._ballot_tokens, self._ballot_template)
             for name in sources.labeller.models()
         ]
-        return sources.labeller.label(self._load_prompts(), models, sources.accuracy)
+        prompts = self._load_prompts()
+        records = sources.labeller.label(prompts, models, sources.accuracy)
+        report([model.rejections for model in models], records, len(prompts), self.records_path())
+        return records
 
     def _require_sources(self) -> Sources:
         if self._sources is None:
@@ -179,11 +188,7 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
         self.lengths = [len(document.token_ids) for document in documents]
         usable = [index for index, length in enumerate(self.lengths) if length <= self._batches.batch_tokens]
         self.dropped = len(documents) - len(usable)
-        if not usable:
-            raise UserError(
-                f"{self.records_path()}: all {len(documents)} documents are longer than "
-                f"batch_tokens={self._batches.batch_tokens}; raise it"
-            )
+        self._report_dropped(records, set(usable))
         # By query, not by record: a query may have several, with the same answer.
         queries = list(dict.fromkeys(records[index].id for index in usable))
         order = Random(self._batches.seed).sample(queries, len(queries))  # noqa: S311 (a split)
@@ -192,6 +197,26 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
         chosen = set(order[:count])
         self.validation_indices = [index for index in usable if records[index].id in chosen]
         self.train_indices = [index for index in usable if records[index].id not in chosen]
+
+    def _report_dropped(self, records: Sequence[Record], usable: set[int]) -> None:
+        """Say which documents are longer than a batch; refuse to leave out all of a mode."""
+        most = self._batches.batch_tokens
+        dropped = [index for index in range(len(records)) if index not in usable]
+        for mode in Mode:
+            own = [index for index, record in enumerate(records) if record.regime is mode]
+            if own and usable.isdisjoint(own):
+                raise UserError(
+                    f"data.batches.batch_tokens: {most}; all {len(own)} think-{mode.value} documents of "
+                    f"{self.records_path()} are longer, the shortest has {min(self.lengths[i] for i in own)} "
+                    f"tokens and the longest {max(self.lengths[i] for i in own)}; raise it"
+                )
+        if dropped:
+            counts = Counter(f"think-{records[index].regime.value}" for index in dropped)
+            logger.warning(
+                "data: %d of %d documents are longer than batch_tokens=%d and left out: %s, such as %s",
+                len(dropped), len(records), most, ", ".join(f"{n} {mode}" for mode, n in counts.items()),
+                ", ".join(f"{records[i].id!r:.40} ({self.lengths[i]} tokens)" for i in dropped[:3]),
+            )  # fmt: skip
 
     def _plan(self, indices: Sequence[int], epoch: int) -> list[list[list[int]]]:
         plan = plan_epoch(

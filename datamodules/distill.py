@@ -11,7 +11,7 @@ from katlit.datamodules.labelling.base import Labeller
 from katlit.datamodules.records import Record, read_records
 from katlit.datamodules.sources.base import PromptSource
 from katlit.datamodules.teachers.cached_teacher import CachedTeacher
-from katlit.datamodules.teachers.part import DistillDocument, TeacherPart
+from katlit.datamodules.teachers.part import TeacherPart, encode_student
 from katlit.engines.base import RolloutEngine, SamplingParameters
 from katlit.model.pretrained import load_tokenizer
 from katlit.packing import Document, collate
@@ -36,6 +36,7 @@ class DistillData(LabelledData[DistillBatch]):
         student_tokenizer: Directory or name of the student's tokenizer; markers are added where missing.
         teacher: Directory of the teacher: a model of ours, or any chat model with a template. Two are a
             mapping: `think_on` names the teacher of the think-on records, `think_off` that of the others.
+            Without one, records are for a stage whose `kd` is none.
         prompts: Queries to label; not needed with `records_file`.
         engine: Engine that samples the teachers; closed after labelling.
         accuracy: Scorer that verifies the teacher's answers; each prompt's own verifier if not given.
@@ -55,7 +56,7 @@ class DistillData(LabelledData[DistillBatch]):
     def __init__(
         self,
         student_tokenizer: str,
-        teacher: ByMode[str],
+        teacher: ByMode[str] | None = None,
         prompts: PromptSource | None = None,
         engine: RolloutEngine | None = None,
         accuracy: Reward | None = None,
@@ -92,22 +93,26 @@ class DistillData(LabelledData[DistillBatch]):
         documents = self._encode(records)
         for part in self._parts:
             part.open_cache()
-        targets = sum(sum(document.student.loss_mask) for document in documents)
-        pairs = sum(len(document.pairs) for document in documents)
-        self.unpaired_share = 1.0 - pairs / targets
-        logger.info("distillation: %.2f %% of %d targets are unpaired", 100 * self.unpaired_share, targets)
-        self._students = [document.student for document in documents]
-        return self._students
+        self._students = documents
+        if self._parts:
+            targets = sum(sum(document.loss_mask) for document in documents)
+            pairs = sum(len(document.pairs) for part in self._parts for document in part.documents.values())
+            self.unpaired_share = 1.0 - pairs / targets
+            logger.info(
+                "distillation: %.2f %% of %d targets are unpaired", 100 * self.unpaired_share, targets
+            )
+        return documents
 
-    def _encode(self, records: list[Record]) -> list[DistillDocument]:
+    def _encode(self, records: list[Record]) -> list[Document]:
         tokenizer = load_tokenizer(self.student_tokenizer, "data.student_tokenizer")
         prepare_tokenizer(tokenizer)
         student = KatlitDialect(Protocol(tokenizer))
         self._pad_id = student.pad_id
-        found: dict[int, DistillDocument] = {}
         for part in self._parts:
             part.encode(records, student, self._ballot_template)
-            found |= part.documents
+        if not self._parts:
+            return [encode_student(record, student) for record in records]
+        found = {n: document.student for part in self._parts for n, document in part.documents.items()}
         return [found[number] for number in range(len(records))]
 
     def build(self, rows: list[list[int]]) -> DistillBatch:
@@ -119,8 +124,8 @@ class DistillData(LabelledData[DistillBatch]):
             lengths = [len(document.token_ids) for document in documents]
             first = place * tokens["input_ids"].shape[1]
             starts |= zip(row, accumulate(lengths, initial=first), strict=False)
-        theirs, *others = (part.tokens(rows, starts) for part in self._parts)
-        batch = cast("DistillBatch", {**tokens, **theirs})
-        if others:
-            batch["think_on"] = others[0]
+        parts = [part.tokens(rows, starts) for part in self._parts]
+        batch = cast("DistillBatch", {**tokens, **(parts[0] if parts else {})})
+        if len(parts) == 2:
+            batch["think_on"] = parts[1]
         return batch

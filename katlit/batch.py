@@ -51,7 +51,8 @@ class DistillBatch(TokenBatch, TeacherTokens):
     """A student's tokens, and the teacher's of the same text.
 
     Where think-on records have a teacher of their own, each record is in the part of the one that wrote it,
-    and a teacher that wrote none has a row of padding: all processes read all teachers.
+    and a teacher that wrote none has a row of padding: all processes read all teachers. Data without a
+    teacher leave out all that is a teacher's.
     """
 
     think_on: NotRequired[TeacherTokens]

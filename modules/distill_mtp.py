@@ -258,13 +258,16 @@ class DistillMTP(KatModule):
 
 
 def _parts(batch: DistillBatch) -> list[TeacherTokens]:
-    """What the data say of each teacher."""
+    """What the data say of each teacher; nothing where they have none."""
+    if "student_targets" not in batch:
+        return []
     return [batch, batch["think_on"]] if "think_on" in batch else [batch]
 
 
 def _student_targets(batch: DistillBatch) -> Tensor:
     """Targets [P] that have a teacher; those of the first one come first."""
-    return torch.cat([part["student_targets"] for part in _parts(batch)])
+    none = batch["input_ids"].new_empty(0)
+    return torch.cat([none, *(part["student_targets"] for part in _parts(batch))])
 
 
 def _predictors(hidden: list[Tensor], targets: Tensor) -> Tensor:

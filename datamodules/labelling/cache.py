@@ -9,7 +9,6 @@ from typing import Any
 
 from katlit.batch import Prompt
 from katlit.datamodules.records import Record, read_records, write_records
-from katlit.errors import UserError
 from katlit.output import require_writable
 
 logger = logging.getLogger(__name__)
@@ -77,18 +76,13 @@ def cached_records(path: Path, build: Callable[[], list[Record]]) -> list[Record
     """Read records from the cache, or build and store them.
 
     Raises:
-        UserError: if the folder cannot be written (before anything is built), or no record came out.
+        UserError: if the folder cannot be written (before anything is built).
     """
     if path.is_file():
         logger.info("labels: read from %s, nothing is sampled", path)
         return read_records(path)
     require_writable(path.parent, "cache_dir")  # hours of sampling must not end at a read-only folder
     records = build()
-    if not records:
-        raise UserError(
-            f"{path.name}: labelling kept no record; no sample was verified correct. "
-            "Check the model and the scorer, or raise tries, samples or max_tokens"
-        )
     if not path.is_file():  # else another run was quicker, and trains on what it wrote
         write_records(path, records)
     return read_records(path)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
+from katlit.batch import Prompt
 from katlit.datamodules.dialects.dialects import (
     BALLOT_TEMPLATE,
     Ballot,
@@ -13,27 +14,38 @@ from katlit.datamodules.dialects.dialects import (
     Messages,
     choose_dialect,
 )
+from katlit.datamodules.labelling.rejections import Reason, Rejections
 from katlit.engines.base import Completion, RolloutEngine, SamplingParameters
+from katlit.errors import UserError
 from katlit.model.pretrained import load_tokenizer
-from katlit.text.protocol import ParsedResponse, Thinking
+from katlit.text.printable import escaped
+from katlit.text.protocol import Mode, ParsedResponse, Thinking
 
 logger = logging.getLogger(__name__)
+
+_FIRST = 16  # prompts whose ballots are read before any other is asked for
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One reply of a model; `tokens` counts all that it generated."""
+    """One reply of a model."""
 
     parsed: ParsedResponse
-    tokens: int
+    token_ids: Sequence[int]
     truncated: bool
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the model generated."""
+        return len(self.token_ids)
 
 
 class ChatModel:
     """A model behind an engine; a context manager that starts the engine and always closes it.
 
     Prompts that do not fit the engine's context are skipped: they get no samples and no ballots, and
-    `skipped` counts them.
+    `skipped` counts them. `rejections` holds what a labeller did not keep of its replies, and `unread` counts
+    the ballots that are no vote.
 
     Args:
         directory: Hugging Face directory of the model.
@@ -55,8 +67,11 @@ class ChatModel:
         self.engine = engine
         self.sampling = sampling
         self.ballot_tokens = ballot_tokens
-        self.dialect: Dialect = choose_dialect(load_tokenizer(directory, "model"), directory, ballot_template)
+        self._tokenizer = load_tokenizer(directory, "model")
+        self.dialect: Dialect = choose_dialect(self._tokenizer, directory, ballot_template)
         self.skipped = 0
+        self.unread = 0
+        self.rejections = Rejections(directory)
 
     def __enter__(self) -> "ChatModel":
         try:
@@ -88,18 +103,65 @@ class ChatModel:
     def _reply(self, completion: Completion, thinking: Thinking) -> Reply:
         truncated = completion.finish_reason == "length"
         parsed = self.dialect.read(completion.token_ids, thinking, truncated=truncated)
-        return Reply(parsed, len(completion.token_ids), truncated)
+        return Reply(parsed, completion.token_ids, truncated)
+
+    def reject(self, reply: Reply, reason: Reason, mode: Mode, prompt: Prompt, why: str) -> None:
+        """Count a reply that is not kept.
+
+        Args:
+            reply: The reply.
+            reason: Why it is not kept.
+            mode: The mode that was asked for.
+            prompt: What it answers.
+            why: The reason in more words.
+        """
+        self.rejections.add(reason, mode, prompt["id"], why, self._text(reply.token_ids))
+
+    def _text(self, token_ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=False))
 
     def ballots(self, prompts: Sequence[Messages], seeds: Sequence[Sequence[int]]) -> list[list[Ballot]]:
-        """Collect votes on "does this need multi-step reasoning?", one a seed, without unreadable ones."""
+        """Collect votes on "does this need multi-step reasoning?", one a seed, without unreadable ones.
+
+        Raises:
+            UserError: where none of the first ones can be read; nothing else has been asked then.
+        """
+        before = self.unread
+        votes = self._ballots(prompts[:_FIRST], seeds[:_FIRST])
+        votes += self._ballots(prompts[_FIRST:], seeds[_FIRST:], was_read=any(votes))
+        if self.unread > before:
+            logger.warning(
+                "%s: %d ballots are no vote and do not count, %d are votes",
+                self.directory, self.unread - before, sum(map(len, votes)),
+            )  # fmt: skip
+        return votes
+
+    def _ballots(
+        self, prompts: Sequence[Messages], seeds: Sequence[Sequence[int]], *, was_read: bool = False
+    ) -> list[list[Ballot]]:
         encoded = [self.dialect.encode_ballot(messages) for messages in prompts]
         sampling = replace(
             self.sampling, stop_token_ids=self.dialect.ballot_stop_ids, max_tokens=self.ballot_tokens
         )
-        return [
-            [ballot for completion in completions if (ballot := self._ballot(completion)) is not None]
-            for completions in self._generate(encoded, sampling, seeds)
-        ]
+        generated = self._generate(encoded, sampling, seeds)
+        read = [[self._ballot(completion) for completion in completions] for completions in generated]
+        votes = [[ballot for ballot in ballots if ballot is not None] for ballots in read]
+        asked = [completion for completions in generated for completion in completions]
+        unread = len(asked) - sum(map(len, votes))
+        if unread and not was_read and not any(votes):
+            self._refuse_ballots(asked)
+        self.unread += unread
+        return votes
+
+    def _refuse_ballots(self, asked: Sequence[Completion]) -> None:
+        """Say what the first ballots look like, none of which is a vote."""
+        cut = sum(completion.finish_reason == "length" for completion in asked)
+        text = escaped(self._text(asked[0].token_ids))
+        raise UserError(
+            f"data.ballot_tokens: {self.ballot_tokens}; none of the first {len(asked)} ballots of "
+            f"{self.directory!r} is a vote, {cut} were cut there, and the first one is '{text:.160}'; raise "
+            "it for a model that thinks first, change data.ballot_template, or name another model to vote"
+        )
 
     def _ballot(self, completion: Completion) -> Ballot | None:
         truncated = completion.finish_reason == "length"

@@ -20,7 +20,7 @@ from katlit.datamodules.labelling.votes import (
     votes_by_mode,
 )
 from katlit.datamodules.records import Record
-from katlit.errors import require
+from katlit.errors import UserError, require
 from katlit.rewards import Reward
 from katlit.teacher.by_mode import ByMode, teachers_of
 from katlit.text.protocol import Mode
@@ -49,7 +49,7 @@ class DualRegime(Labeller):
         seed: Seed of all sampling.
     """
 
-    teacher: ByMode[str]
+    teacher: ByMode[str] | None = None
     ballots: int = 5
     tries: int = 4
     epsilon: float = 0.0
@@ -70,6 +70,8 @@ class DualRegime(Labeller):
 
     def models(self) -> list[str]:
         """Return the teacher that votes, and the one of the think-on records where it is another."""
+        if self.teacher is None:
+            raise UserError(f"{_TEACHER}: not given; name the model that labels, or give data.records_file")
         return [teacher.name for teacher in teachers_of(self.teacher, _TEACHER)]
 
     def settings(self) -> dict[str, Any]:
@@ -136,7 +138,7 @@ def _solve(
             replies = teacher.sample([prompt["messages"] for prompt in chosen], mode.value, seeds)
             drawn += sum(map(len, replies))
             for index, samples in zip(pending, replies, strict=True):
-                if accepted := accept(prompts[index], samples, mode, accuracy):
+                if accepted := accept(prompts[index], samples, mode, teacher, accuracy):
                     solutions[index] = accepted[0]
             pending = [index for index in pending if index not in solutions]
             if not pending:

@@ -94,7 +94,7 @@ class MajorityVote(Labeller):
         records: list[Record] = []
         forced: list[Record] = []
         for index, prompt in enumerate(prompts):
-            accepted = {mode: accept(prompt, samples[mode][index], mode, accuracy) for mode in Mode}
+            accepted = {mode: accept(prompt, samples[mode][index], mode, student, accuracy) for mode in Mode}
             drawn = {mode: len(samples[mode][index]) for mode in Mode}
             record = _vote(prompt, accepted, drawn, ballots[index], judges, self, student.directory)
             if record is not None:

@@ -5,7 +5,8 @@ import time
 from collections.abc import Sequence
 
 from katlit.batch import Prompt
-from katlit.datamodules.labelling.chat_model import Reply
+from katlit.datamodules.labelling.chat_model import ChatModel, Reply
+from katlit.datamodules.labelling.rejections import Reason
 from katlit.datamodules.records import Record
 from katlit.rewards import Reward, Sample, verdicts_of
 from katlit.text.protocol import Mode
@@ -13,14 +14,40 @@ from katlit.text.protocol import Mode
 logger = logging.getLogger(__name__)
 
 
-def accept(prompt: Prompt, replies: Sequence[Reply], mode: Mode, accuracy: Reward) -> list[Reply]:
-    """Keep what is well formed, in the mode that was asked for, and correct where that can be told."""
-    formed = [reply for reply in replies if reply.parsed.valid and reply.parsed.mode is mode]
+def accept(
+    prompt: Prompt, replies: Sequence[Reply], mode: Mode, model: ChatModel, accuracy: Reward
+) -> list[Reply]:
+    """Keep what is well formed, in the mode that was asked for, and correct where that can be told.
+
+    The model counts what is not kept.
+    """
+    formed: list[Reply] = []
+    for reply in replies:
+        fault = _fault(reply, mode)
+        if fault is None:
+            formed.append(reply)
+        else:
+            model.reject(reply, fault, mode, prompt, str(reply.parsed.violation or ""))
     if not prompt["reference"]:
         return formed
     samples = [Sample(prompt, reply.parsed, reply.truncated, tokens=reply.tokens) for reply in formed]
-    verdicts = verdicts_of(accuracy, samples)
-    return [reply for reply, verdict in zip(formed, verdicts, strict=True) if (verdict.value or 0) >= 1]
+    accepted: list[Reply] = []
+    for reply, verdict in zip(formed, verdicts_of(accuracy, samples), strict=True):
+        if verdict.value is not None and verdict.value >= 1:
+            accepted.append(reply)
+        else:
+            reason = Reason.UNJUDGED if verdict.value is None else Reason.WRONG
+            model.reject(reply, reason, mode, prompt, verdict.reason)
+    return accepted
+
+
+def _fault(reply: Reply, mode: Mode) -> Reason | None:
+    """What can be told to be wrong with a reply without knowing the answer."""
+    if reply.truncated:
+        return Reason.TRUNCATED
+    if reply.parsed.mode not in (mode, None):
+        return Reason.MODE
+    return None if reply.parsed.valid and reply.parsed.mode is mode else Reason.MALFORMED
 
 
 def record_of(

@@ -28,18 +28,27 @@ class DistillDocument:
     pairs: list[tuple[int, int]]
 
 
-def encode_pair(record: Record, student: KatlitDialect, teacher: Dialect) -> DistillDocument:
-    """Encode a record for student and teacher, each in its dialect.
+def encode_student(record: Record, student: KatlitDialect) -> Document:
+    """Encode a record for the student.
 
     The judge is read, not trained: whether to think is learnt in stage 2 (our choice).
     """
+    prompt = _encode_prompt(record, student)
+    reply = [token for piece in student.lay_out(record.response()) for token in piece.token_ids]
+    return Document(prompt + reply, [False] * len(prompt) + [True] * len(reply))
+
+
+def _encode_prompt(record: Record, dialect: Dialect) -> list[int]:
+    """Encode what a record's response goes on from: its mode is forced, or its judge was written."""
+    if record.forced:
+        return dialect.encode_prompt(record.messages, record.regime.value)
+    return dialect.encode_judged(record.messages, record.response())
+
+
+def encode_pair(record: Record, student: KatlitDialect, teacher: Dialect) -> DistillDocument:
+    """Encode a record for student and teacher, each in its dialect."""
     response = record.response()
-    prompt, teacher_prompt = (
-        dialect.encode_prompt(record.messages, record.regime.value)
-        if record.forced
-        else dialect.encode_judged(record.messages, response)
-        for dialect in (student, teacher)
-    )
+    prompt, teacher_prompt = _encode_prompt(record, student), _encode_prompt(record, teacher)
     pieces = student.lay_out(response)
     teacher_pieces = teacher.lay_out(response)
     reply = [token for piece in pieces for token in piece.token_ids]

@@ -268,13 +268,18 @@ def test_nothing_to_label_and_batches_that_are_too_small(
         UserError, match="DistillData: nothing to label; give prompts, a labeller and an engine"
     ):
         DistillData(str(models_root / "ours"), str(models_root / "ours")).prepare_data()
-    with pytest.raises(UserError, match="all 20 documents are longer than batch_tokens=10"):
+    with pytest.raises(UserError, match=r"^data\.batches\.batch_tokens: 10; all 20 think-off documents"):
         ready(build(make_engine(), batches=BatchSettings(batch_tokens=10)))
 
 
-def test_over_long_documents_are_dropped_and_counted(build: Any, make_engine: Any) -> None:
+def test_over_long_documents_are_dropped_and_counted(
+    build: Any, make_engine: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     lengths = ready(build(make_engine(wants=by_size))).lengths
     budget = max(lengths) - 1
     data = ready(build(make_engine(), batches=BatchSettings(batch_tokens=budget)))
     assert data.dropped == lengths.count(max(lengths)) > 0
     assert len(data.train_indices) + len(data.validation_indices) == 20 - data.dropped
+    message = f"data: {data.dropped} of 20 documents are longer than batch_tokens={budget} and left out: "
+    assert message + f"{data.dropped} think-on, such as '" in caplog.text
+    assert f"({max(lengths)} tokens)" in caplog.text

@@ -51,9 +51,9 @@ def vocabulary(folder: Path) -> int:
 
 
 def named(folder: Path, teachers: int) -> list[str]:
-    """One teacher, or each by its mode."""
+    """No teacher, one, or each by its mode."""
     names = [f"{TEACHER}.{mode}={folder}/{mode}" for mode in WORDS]
-    return names if teachers == 2 else [f"{TEACHER}={folder}/think_off"]
+    return names if teachers == 2 else [f"{TEACHER}={folder}/think_off"][:teachers]
 
 
 def words_of(command: str, folder: Path, run: Path, teachers: int, *words: str) -> list[str]:
@@ -115,6 +115,23 @@ def test_a_teacher_on_disk_teaches_what_the_live_one_does(
     assert distilled(tmp_path / "all") == pytest.approx(live, rel=2e-4)  # log-probabilities of 16 bits
     if teachers == 1:
         assert 0 < distilled(tmp_path / "few")[0] < live[0]  # less is known of the teacher, so less differs
+
+
+def test_no_teacher_is_needed_where_nothing_is_distilled(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    katlit("fit", folder, tmp_path, 0, "--model.init_args.kd=none")
+    rows = logged(tmp_path)
+    assert len(rows) == 2
+    assert all("train/ce" in row and "train/kd" not in row for row in rows)
+    bare = tmp_path / "bare.yaml"
+    bare.write_text("data: {init_args: {teacher: null}}")
+    given = words_of("fit", folder, tmp_path, 1)
+    assert main([*given, "-c", str(bare)]) == 2
+    told = (
+        "model.teacher: the stage has 1 of the teachers, the data have 0; give model.teacher and data.teacher"
+    )
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.slow

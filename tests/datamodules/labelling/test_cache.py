@@ -42,8 +42,12 @@ def test_the_first_of_two_writers_is_read_by_both(tmp_path: Path) -> None:
 
 def test_errors_leave_no_file_and_come_before_the_work(tmp_path: Path) -> None:
     path = tmp_path / "cache" / "records.jsonl"
+
+    def fail() -> list[Record]:
+        raise UserError("labelling kept no record")
+
     with pytest.raises(UserError, match="labelling kept no record"):
-        cached_records(path, list)
+        cached_records(path, fail)
     assert list(path.parent.iterdir()) == []
     (tmp_path / "file").write_text("")
 

@@ -7,6 +7,7 @@ import pytest
 from katlit.batch import Prompt
 from katlit.datamodules.labelling.chat_model import ChatModel
 from katlit.engines.base import SamplingParameters
+from katlit.errors import UserError
 from katlit.text.protocol import Mode
 
 SAMPLING = SamplingParameters(max_tokens=200)
@@ -44,8 +45,10 @@ def test_a_ballot_ends_at_the_mode_marker(
         votes = model.ballots(messages, [[0, 1, 2], [3, 4]])
     assert [[ballot.mode.value for ballot in ballots] for ballots in votes] == [["off"] * 3, ["on"] * 2]
     assert votes[1][0].reason == "because of 1+4"
-    with ChatModel(str(models_root / "ours"), engine, SAMPLING, ballot_tokens=3) as model:
-        assert model.ballots(messages, [[0], [1]]) == [[], []]
+    short = ChatModel(str(models_root / "ours"), engine, SAMPLING, ballot_tokens=3)
+    told = r"^data\.ballot_tokens: 3; none of the first 2 ballots of '.*' is a vote, 2 were cut there"
+    with short, pytest.raises(UserError, match=told):
+        short.ballots(messages, [[0], [1]])
 
 
 def test_prompts_that_do_not_fit_are_skipped_and_counted(

@@ -1,5 +1,6 @@
 """Base of the supervised stages' data: label once, read on every rank, split, batch."""
 
+import logging
 import pickle
 from abc import abstractmethod
 from array import array
@@ -30,6 +31,8 @@ from katlit.engines.base import RolloutEngine, SamplingParameters
 from katlit.errors import UserError, require
 from katlit.packing import Document, plan_epoch
 from katlit.rewards import AccuracyReward, Reward
+
+logger = logging.getLogger(__name__)
 
 BatchT = TypeVar("BatchT", bound=TokenBatch)
 

@@ -1,6 +1,5 @@
 """Base of the supervised stages' data: label once, read on every rank, split, batch."""
 
-import logging
 import pickle
 from abc import abstractmethod
 from array import array
@@ -31,8 +30,6 @@ from katlit.engines.base import RolloutEngine, SamplingParameters
 from katlit.errors import UserError, require
 from katlit.packing import Document, plan_epoch
 from katlit.rewards import AccuracyReward, Reward
-
-logger = logging.getLogger(__name__)
 
 BatchT = TypeVar("BatchT", bound=TokenBatch)
 
@@ -98,6 +95,7 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
         self.prepare_data_per_node = False  # what is sampled twice differs
         self._sources: Sources | None = None
         if prompts is not None and labeller is not None and engine is not None:
+            engine.require_room(sampling)
             self._sources = Sources(prompts, labeller, engine, accuracy or AccuracyReward())
         self._sampling = sampling
         self._ballot_tokens = ballot_tokens
@@ -175,7 +173,7 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
             "sampling": asdict(self._sampling),
             "ballots": self._ballot_tokens,
             "dialects": [model.dialect.settings() for model in models],
-            "accuracy": pickle.dumps(sources.accuracy, protocol=4).hex(),
+            "accuracy": _pickled(sources.accuracy).hex(),
         }
 
     def _label(self, sources: Sources, models: list[ChatModel]) -> list[Record]:
@@ -286,3 +284,19 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
         return EpochLoader(
             lambda _: self._plan(self.validation_indices, 0), self.build, share_of(self.trainer, steps=False)
         )
+
+
+def _pickled(reward: Reward) -> bytes:
+    """The reward with its settings, in one sequence of bytes.
+
+    Raises:
+        UserError: where it keeps what cannot be written down, such as an open file, a lock or a lambda.
+    """
+    try:
+        return pickle.dumps(reward, protocol=4)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"data.init_args.accuracy: {type(reward).__name__} cannot be pickled ({error}), but the cache of "
+            "the data is named by its settings; keep only settings as attributes, and open all else when it "
+            "is first called"
+        ) from error

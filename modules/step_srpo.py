@@ -21,6 +21,7 @@ from katlit.losses.reduce import token_mean
 from katlit.model.backbone import Backbone
 from katlit.model.dropout import remove_dropout
 from katlit.model.frozen import FrozenModel, Placement
+from katlit.rollout.fillers import require_one_sampler, require_prompts
 from katlit.stage.module import DEFAULT_OPTIMIZATION, KatModule
 from katlit.stage.needs import Needs
 from katlit.stage.optimization import Optimization
@@ -94,6 +95,9 @@ class StepSRPO(KatModule):
     @override
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> Tensor:
         """Update on a batch that the rollout callback filled; writes its `advantages` and `logprob_gap`."""
+        if "rollout_ids" not in batch:
+            require_prompts(self.trainer, batch)
+            require_one_sampler(self.trainer, "fit")
         for later in batch.get("later", []):
             later["old_log_probs"] = self._present_log_probs(later)
         numbers = self.step_numbers(batch)

@@ -60,6 +60,7 @@ class Evaluation(Callback):
         self.engine = engine
         self.accuracy = accuracy or AccuracyReward()
         self.sampling = sampling or SamplingParameters(temperature=0.0)
+        engine.require_room(self.sampling)
         self.policies: list[Thinking] = policies or ["auto", "on", "off"]
         self.directory = directory
         self.resamples = resamples

@@ -46,6 +46,7 @@ class Prediction(Callback):
     ) -> None:
         self.engine = engine
         self.sampling = sampling or SamplingParameters()
+        engine.require_room(self.sampling)
         self.thinking: Thinking = thinking
         self.directory = directory
         self.seed = seed

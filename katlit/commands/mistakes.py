@@ -1,8 +1,10 @@
 """What a class refuses of its settings comes to: one line with its key, its value, and what to do."""
 
+import os
 import re
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from jsonargparse import add_instantiator
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -108,6 +110,34 @@ def check_trainer(settings: dict[str, Any]) -> None:
     parts, clip = settings["accumulate_grad_batches"], settings["gradient_clip_val"]
     require(parts >= 1, "trainer.accumulate_grad_batches", parts, "at least 1")
     require(clip is None or clip >= 0, "trainer.gradient_clip_val", clip, "0 or more, or null")
+    _check_devices(settings["accelerator"], settings["devices"])
+
+
+def _check_devices(accelerator: Any, devices: Any) -> None:
+    """Refuse more devices than there are; Lightning starts any number of processes on the CPU."""
+    kind = _accelerator(accelerator)
+    if kind is None:
+        return
+    number = torch.cuda.device_count() if kind == "gpu" else os.cpu_count() or 1
+    require(number > 0, "trainer.accelerator", accelerator, "cpu: this machine has no gpu that torch can use")
+    numbers = [int(word) for word in re.findall(r"-?\d+", str(devices))]
+    among = isinstance(devices, list) or "," in str(devices)  # then these are places, from 0
+    what = "cores" if kind == "cpu" else "gpus"
+    require(
+        max(numbers, default=0) + among <= number,
+        "trainer.devices",
+        devices,
+        f"places below {number}" if among else f"{number} at most, the {what} of this machine",
+    )
+
+
+def _accelerator(name: Any) -> Literal["cpu", "gpu"] | None:
+    """What an accelerator comes to; None for those of other makes."""
+    if name == "auto":
+        return "gpu" if torch.cuda.is_available() else "cpu"
+    if name in ("gpu", "cuda"):
+        return "gpu"
+    return "cpu" if name == "cpu" else None
 
 
 def of_interpolation(error: Exception, command: str) -> UserError:

@@ -41,9 +41,9 @@ def of_parser(message: str, arguments: Sequence[str], keys: Collection[str] = ()
     """What jsonargparse says of a command line, in short.
 
     Args:
-        message: Of many lines, perhaps.
+        message: The message, perhaps of many lines.
         arguments: The command line.
-        keys: Those that its command knows.
+        keys: Keys that the command knows.
     """
     if message.startswith("Unexpected config"):
         name = _without_keys(arguments)

@@ -147,6 +147,18 @@ class RolloutEngine(ABC):
     def max_context(self) -> int:
         """Longest prompt plus completion, in tokens."""
 
+    def require_room(self, sampling: SamplingParameters) -> None:
+        """Refuse completions that leave no room for a prompt, so that every prompt would be skipped.
+
+        Raises:
+            UserError: naming both lengths.
+        """
+        if sampling.max_tokens >= self.max_context:
+            raise UserError(
+                f"sampling.max_tokens: {sampling.max_tokens}, but the engine's max_context is "
+                f"{self.max_context}, prompt included; lower max_tokens, or raise max_context"
+            )
+
     def fits(self, prompt: Sequence[int], max_tokens: int) -> bool:
         """Whether the prompt and `max_tokens` new tokens stay within the context."""
         return len(prompt) + max_tokens <= self.max_context

@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from katlit.engines.base import Completion, RolloutEngine, SamplingParameters
 from katlit.engines.memory import cache_bytes, weight_bytes
+from katlit.engines.positions import require_positions
 from katlit.engines.weights import checked
 from katlit.errors import UserError
 from katlit.model.experts import unpacked
@@ -69,6 +70,7 @@ class HFEngine(RolloutEngine):
         self.close()
         if not (model_directory / "config.json").is_file():
             raise UserError(f"{model_directory}: no config.json; give a Hugging Face model directory")
+        require_positions(model_directory, self._max_context)
         model = AutoModelForCausalLM.from_pretrained(
             model_directory, dtype=getattr(torch, self.dtype), attn_implementation="sdpa"
         )

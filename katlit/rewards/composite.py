@@ -1,6 +1,7 @@
 """Accuracy by the prompt's own verifier, and the weighted sum that the policy is trained on."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from katlit.rewards.math.reward import MathReward
 from katlit.rewards.task import TaskReward
 
 ACCURACY = "accuracy"
+_LOGGED = re.compile(r"[\w\-. ]+", re.ASCII)  # names that MLflow takes as a part of a metric's
 
 
 class AccuracyReward(Reward):
@@ -77,8 +79,8 @@ class CompositeReward:
         weights: A weight for each component; default: accuracy 1.0, format 0.2.
 
     Raises:
-        UserError: where the names of rewards and weights differ, "accuracy" is missing, or a weight is no
-            finite number.
+        UserError: where the names of rewards and weights differ, "accuracy" is missing, a name cannot be
+            logged, or a weight is no finite number.
     """
 
     def __init__(
@@ -92,6 +94,11 @@ class CompositeReward:
             raise UserError(
                 f"reward: components {sorted(self.rewards)} and weights {sorted(self.weights)}; both need "
                 f"the same names, {ACCURACY!r} among them"
+            )
+        if wrong := [name for name in self.rewards if not _LOGGED.fullmatch(name)]:
+            raise UserError(
+                f"reward: a component is called {wrong[0]!r}, which MLflow cannot log; use letters, digits, "
+                "_, -, . and spaces"
             )
         if not all(map(math.isfinite, self.weights.values())):
             raise UserError(f"reward: weights {self.weights}; give finite numbers")

@@ -1,5 +1,6 @@
 """Who samples for the batches of prompts, which hold nothing to train on until then."""
 
+from collections.abc import Mapping
 from typing import Protocol as Interface
 from typing import runtime_checkable
 
@@ -25,6 +26,24 @@ class Judges(Samples, Interface):
 
     def reference_problem(self, prompt: Prompt) -> str | None:
         """Why no answer to a prompt can be judged; None where one can."""
+
+
+def require_prompts(trainer: Trainer, batch: Mapping[str, object]) -> None:
+    """Refuse batches that have nothing to sample answers to.
+
+    Args:
+        trainer: The trainer, whose data module the message names.
+        batch: A batch of its data.
+
+    Raises:
+        UserError: naming the data module to use.
+    """
+    if "prompts" not in batch:
+        data = getattr(trainer, "datamodule", None) or trainer.train_dataloader
+        raise UserError(
+            f"data: {type(data).__name__} gives batches without prompts, but stage 3 samples answers to "
+            "prompts; use katlit.datamodules.PromptData"
+        )
 
 
 def require_one_sampler(trainer: Trainer, stage: str) -> Samples:

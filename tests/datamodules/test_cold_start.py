@@ -13,6 +13,7 @@ from katlit.datamodules.cold_start import encode_record
 from katlit.datamodules.jsonl import write_rows
 from katlit.datamodules.records import Record, read_records, write_records
 from katlit.errors import UserError
+from katlit.rewards import MatchReward, Reward
 from katlit.text.protocol import Mode, Protocol
 
 RECORD = Record(
@@ -25,12 +26,15 @@ RECORD = Record(
 def build(tmp_path: Path, models_root: Path, sums: list[Prompt]) -> Callable[..., ColdStartData]:
     write_rows(tmp_path / "prompts.jsonl", (dict(prompt) for prompt in sums))
 
-    def make(engine: Any, batches: BatchSettings | None = None, **settings: Any) -> ColdStartData:
+    def make(
+        engine: Any, batches: BatchSettings | None = None, accuracy: Reward | None = None, **settings: Any
+    ) -> ColdStartData:
         return ColdStartData(
             student=str(models_root / "ours"),
             labeller=MajorityVote(str(models_root / "ours"), **settings),
             prompts=FilePrompts(str(tmp_path / "prompts.jsonl")),
             engine=engine,
+            accuracy=accuracy,
             cache_dir=str(tmp_path / "cache"),
             batches=batches or BatchSettings(),
         )
@@ -117,6 +121,14 @@ def test_labels_become_batches_and_are_made_once(build: Any, make_engine: Any, m
         assert sum(token in markers for token in targets) == len(batch["input_ids"])
         seen += len(batch["input_ids"])
     assert seen == 20
+
+
+def test_a_reward_that_cannot_be_written_down_is_one_line(build: Any, make_engine: Any) -> None:
+    reward = MatchReward()
+    reward.key = lambda text: text.lower()  # type: ignore[attr-defined]
+    data = build(make_engine(), accuracy=reward)
+    with pytest.raises(UserError, match=r"^data.init_args.accuracy: MatchReward cannot be pickled .*lambda"):
+        data.prepare_data()
 
 
 def test_judge_phrases_and_seeds_change_the_labels(build: Any, make_engine: Any) -> None:

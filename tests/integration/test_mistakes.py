@@ -1,13 +1,17 @@
 """A mistake in a command line or a settings file is one line that names key, value and mend, and status 2."""
 
 import logging
+import os
 import shlex
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import yaml
 
 from katlit.cli import main
+from katlit.commands.mistakes import check_trainer
+from katlit.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 BASE = "-c configs/base.yaml --trainer.logger=false"
@@ -26,6 +30,8 @@ OPTIMIZATION = "--model.init_args.optimization"
 AGGREGATION = "--model.init_args.aggregation"
 BACKBONE = "--model.init_args.backbone.init_args"
 TASKS = "--data.init_args.train=katlit.datamodules.TaskPrompts --data.init_args.train.families"
+
+CORES = f"{os.cpu_count()} at most"
 
 # Words of the command line, and what the line must say.
 TABLE = [
@@ -61,7 +67,8 @@ TABLE = [
     (f"{STAGE3} --trainer.precision=bf16-mixd", ["trainer.precision", "bf16-mixd", "'bf16-mixed'", "'32'"]),
     (f"{STAGE3} --trainer.accelerator=abacus", ["trainer.accelerator", "abacus", "cuda"]),
     (f"{STAGE3} --trainer.accelerator=cpu --trainer.devices=-3", ["trainer.devices", "-3", "int > 0"]),
-    (f"{STAGE3} --trainer.accelerator=gpu --trainer.devices=99", ["trainer.", "gpu"]),
+    (f"{STAGE3} --trainer.accelerator=gpu --trainer.devices=9999", ["trainer.", "gpu"]),
+    (f"{STAGE3} --trainer.accelerator=cpu --trainer.devices=9999", ["trainer.devices", "9999", CORES]),
     (f"{STAGE3} --trainer.num_nodes=0", ["trainer.num_nodes", "0", "positive"]),
     (f"{STAGE3} --trainer.limit_train_batches=-1", ["trainer.limit_train_batches", "-1", "[0.0, 1.0]"]),
     (f"{STAGE3} --trainer.accumulate_grad_batches=0", ["accumulate_grad_batches", "0", "at least 1"]),
@@ -79,6 +86,8 @@ TABLE = [
     (f"{BARE3} -c forced_share.yaml", ["trainer.callbacks[0]", "forced_share 2.0", "from 0 to 1"]),
     (f"{BARE3} -c max_unjudged_share.yaml", ["max_unjudged_share: -1.0", "from 0 to 1"]),
     (f"{BARE3} -c row_tokens.yaml", ["trainer.callbacks[0]", "row_tokens: 0", "at least 1"]),
+    (f"{BARE3} -c sampling.yaml", ["sampling.max_tokens: 8192", "max_context", "lower max_tokens"]),
+    (f"{BARE3} -c reward.yaml", ["reward", "'sum(words)'", "MLflow", "letters"]),
     (f"{BARE3} -c sampl.yaml", ["callbacks.init_args.sampl", "RolloutSampler", "nearest is samples"]),
     (f"{BARE3} -c engine.yaml", ["init_args.engine", "HfEngin", "nearest is katlit.engines.HFEngine"]),
     # the model
@@ -123,6 +132,8 @@ TABLE = [
     (f"{STAGE2} {DATA}.records_file=missing.jsonl", ["missing.jsonl", "give the path"]),
     (f"{STAGE2} {DATA}.sampling.temperature=-1", ["sampling.temperature", "-1", "0.01"]),
     (f"{STAGE2} {DATA}.sampling.max_tokens=0", ["sampling.max_tokens", "0", "at least 1"]),
+    (f"{STAGE2} {FILE[:-5].replace('train', 'prompts')}.path=good.jsonl {DATA}.sampling.max_tokens=8192",
+     ["sampling.max_tokens", "8192", "max_context"]),
     (f"{STAGE2} {DATA}.labeller.init_args.samples=few", ["labeller.init_args.samples", "few", "int"]),
     (f"{STAGE2} {DATA}.labeller.init_args.samples=0", ["labeller.init_args.samples", "0", "at least 1"]),
     (f"{STAGE2} {DATA}.labeller.init_args.forced=2", ["labeller.init_args.forced", "2.0", "from 0 to 1"]),
@@ -134,7 +145,12 @@ TABLE = [
 # Of the one sampler: a list of callbacks can only be replaced as a whole.
 SAMPLERS = {
     "samples": 1, "extra_rounds": 0, "forced_share": 2, "max_unjudged_share": -1, "row_tokens": 0, "sampl": 3,
-    "engine": {"class_path": "katlit.engines.HfEngin"},
+    "engine": {"class_path": "katlit.engines.HfEngin"}, "sampling": {"max_tokens": 8192},
+    "reward": {
+        "rewards": {"accuracy": {"class_path": "katlit.rewards.AccuracyReward"},
+                    "sum(words)": {"class_path": "katlit.rewards.FormatReward"}},
+        "weights": {"accuracy": 1.0, "sum(words)": 0.1},
+    },
 }  # fmt: skip
 FILES = {
     "file": "",
@@ -188,6 +204,24 @@ def test_a_mistake_is_one_line(
     assert error.endswith(f"{line}\n")
     assert "Traceback" not in error
     assert [text for text in named if text not in line] == [], line
+
+
+@pytest.mark.parametrize(("devices", "gpus", "told"), [
+    (3, 2, "trainer.devices: 3; give 2 at most, the gpus of this machine"),
+    ("-1", 2, None),
+    ([0, 2], 2, r"trainer.devices: \[0, 2\]; give places below 2"),
+    ([1], 2, None),
+    ("auto", 0, "trainer.accelerator: gpu; give cpu"),
+])  # fmt: skip
+def test_gpus_are_counted(
+    devices: object, gpus: int, told: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    settings = {
+        "accumulate_grad_batches": 1, "gradient_clip_val": None, "accelerator": "gpu", "devices": devices
+    }  # fmt: skip
+    with pytest.raises(UserError, match=told) if told else nullcontext():
+        check_trainer(settings)
 
 
 def test_the_strategies_of_ours_are_files() -> None:

@@ -18,7 +18,7 @@ def build(kind: str, tied: bool) -> PreTrainedModel:
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
-        "max_position_embeddings": 256,
+        "max_position_embeddings": 2048,
         "tie_word_embeddings": tied,
         "initializer_range": 0.1,
         "bos_token_id": None,

@@ -22,7 +22,7 @@ QWEN: dict[str, Any] = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
+    "max_position_embeddings": 2048,
     "tie_word_embeddings": False,
     "initializer_range": 0.2,
 }

@@ -17,6 +17,7 @@ from katlit.errors import UserError, require
 from katlit.metrics.policy import PolicyMetrics
 from katlit.parallel.collectives import gathered
 from katlit.rewards import CompositeReward
+from katlit.rollout.fillers import require_prompts
 from katlit.rollout.flat_groups import OnFlatGroups
 from katlit.rollout.lookahead import AheadState
 from katlit.rollout.requests import RolloutSettings, forced_modes
@@ -112,6 +113,7 @@ class RolloutSampler(Callback):
         )
         self.engine = engine
         self.sampling = sampling or SamplingParameters()
+        engine.require_room(self.sampling)
         self._settings = RolloutSettings(reward or CompositeReward(), self.sampling, seed)
         self.max_logprob_gap = max_logprob_gap
         self.max_staleness = max_staleness
@@ -151,6 +153,7 @@ class RolloutSampler(Callback):
 
         The prompts of a window are sampled together, before its first optimizer step.
         """
+        require_prompts(trainer, batch)
         if batch_idx == 0:
             measure_epoch(trainer)
         window = batch.get("window", [batch])

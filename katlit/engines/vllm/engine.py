@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from katlit.engines.base import Completion, RolloutEngine, SamplingParameters
 from katlit.engines.memory import weight_bytes
+from katlit.engines.positions import require_positions
 from katlit.engines.vllm.isolation import preserved_process, preserved_torch_seed
 from katlit.engines.vllm.mends import forget_expert_kernels, mend_cpu_sampling
 from katlit.engines.vllm.options import VLLMOptions
@@ -103,6 +104,7 @@ class VLLMEngine(RolloutEngine):
         self.close()
         if VLLMEngine._running is not None:
             raise RuntimeError("VLLMEngine: another one runs in this process; close it first")
+        require_positions(model_directory, self._max_context)
         self._call_seeds.manual_seed(self.seed)
         weights = directory_weights(model_directory, self.takes_mtp)
         self._shapes = {name: weight.shape for name, weight in weights}

@@ -19,6 +19,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from katlit.engines.base import Completion, RolloutEngine, SamplingParameters
+from katlit.engines.positions import require_positions
 from katlit.engines.vllm.mends import MendedSampling
 from katlit.engines.vllm.options import ServerOptions, ServerTimeouts
 from katlit.engines.vllm.server.client import SeededPrompt, ServerClient, ServerDownError
@@ -149,6 +150,7 @@ class VLLMServer(RolloutEngine):
         """Start or join on the first process; what the others need to know."""
         if not (model_directory / "config.json").is_file():
             raise UserError(f"{model_directory}: no config.json; give a Hugging Face model directory")
+        require_positions(model_directory, self._max_context)
         if self.directory is not None and not self.directory.is_dir():
             raise UserError(f"directory: {self.directory} is no folder; make it, or give null")
         weights = directory_weights(model_directory, self.takes_mtp)

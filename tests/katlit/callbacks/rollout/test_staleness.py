@@ -14,7 +14,7 @@ from torch import Tensor
 
 from katlit.callbacks.checkpoint import StepCheckpoint
 from katlit.callbacks.rollout.sampler import RolloutSampler
-from katlit.engines import HFEngine, VLLMEngine
+from katlit.engines import HFEngine, SamplingParameters, VLLMEngine
 from katlit.engines.base import Completion
 from katlit.errors import UserError
 from katlit.model.backbone import Backbone
@@ -294,7 +294,8 @@ def test_an_engine_in_the_trainers_process_is_refused(engine: Any) -> None:
 
 def test_a_loader_that_does_not_look_ahead_is_refused() -> None:
     trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    sampler = RolloutSampler(Beside(), sampling=SamplingParameters(max_tokens=12), max_staleness=1)
     with pytest.raises(
         UserError, match=r"max_staleness: 1, but a NoneType does not say which batches come next"
     ):
-        RolloutSampler(Beside(), max_staleness=1).on_train_start(trainer, torch.nn.Module())  # type: ignore[arg-type]
+        sampler.on_train_start(trainer, torch.nn.Module())  # type: ignore[arg-type]

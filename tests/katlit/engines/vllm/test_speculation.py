@@ -202,7 +202,7 @@ def test_what_cannot_draft_is_refused(tmp_path: Path) -> None:
     plain.export(tmp_path / "plain")
     with pytest.raises(UserError, match=r"the model has no MTP modules; train them in stage 1"):
         speculation(tmp_path / "plain", 1, 64)
-    qwen = tiny_backbone(tmp_path, QWEN, mtp_depth=1)
+    qwen = tiny_backbone(tmp_path, QWEN | {"max_position_embeddings": 128}, mtp_depth=1)
     qwen.materialize()
     qwen.export(tmp_path / "qwen")
     assert speculation(tmp_path / "qwen", 2, 123)["max_model_len"] == 128

@@ -8,8 +8,8 @@ from types import CodeType
 from typing import Any
 
 _MODULES = (
-    "bisect", "collections", "copy", "datetime", "functools", "heapq", "itertools", "json", "math", "operator",
-    "random", "re", "string", "sys", "typing",
+    "bisect", "collections", "copy", "datetime", "functools", "heapq", "itertools", "json", "math",
+    "operator", "random", "re", "string", "sys", "typing",
 )  # fmt: skip
 # By module, the first that has it. Not what would hide a built-in name, such as `math.pow`.
 _NAMES = {

@@ -8,6 +8,7 @@ from typing import Any
 
 from katlit.batch import Prompt
 from katlit.errors import UserError
+from katlit.rewards.code.agreement import same_value
 from katlit.rewards.code.plain_data import ATTRIBUTES
 
 _FORMS = '{"inputs": [...], "outputs": [...]} or {"asserts": [...]}'
@@ -15,10 +16,17 @@ _FORMS = '{"inputs": [...], "outputs": [...]} or {"asserts": [...]}'
 
 @dataclass(frozen=True, slots=True)
 class InputOutputTests:
-    """What the program is to print for what it reads."""
+    """What the program is to print for what it reads.
+
+    Args:
+        inputs: What it reads, a text a test.
+        outputs: What it is to print, likewise.
+        tolerance: By how much numbers in its output may be off (`same_output`).
+    """
 
     inputs: list[str]
     outputs: list[str]
+    tolerance: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,33 +45,91 @@ class AssertTests:
 
 
 def tests_of(prompt: Prompt) -> InputOutputTests | AssertTests:
-    """Read the tests: JSON of one of two forms, both our choice.
+    """Read the tests: JSON of one of three forms, of which the second is our choice.
 
-    - `{"inputs": [...], "outputs": [...]}`: texts, one pair a test.
+    - `{"inputs": [...], "outputs": [...]}`: texts, or lists of lines, one pair a test; perhaps with
+      `"tolerance": 1e-6`, by which numbers may be off.
     - `{"asserts": [...]}`: Python, usually `assert f(2) == 4`, run in order in one name space; a piece may
       also import, define or loop. What the program must define goes into `"names": [...]`; it may be left out
       where the pieces use exactly one name that they do not define and that is not built in.
 
+    - `{"fn_name": "f", "inputs": [...], "outputs": [...]}`: what a function, or a method of `Solution`, is
+      given and to return, as APPS, TACO and LiveCodeBench write it (`_calls`); with a tolerance, perhaps.
+
     Raises:
-        UserError: where the reference has neither form.
+        UserError: where the reference has none of these forms.
     """
     try:
         form = json.loads(prompt["reference"])
     except (json.JSONDecodeError, RecursionError) as error:
         raise _wrong(prompt, f"is not JSON ({error})") from error
     keys = set(form) if isinstance(form, dict) else set()
-    if keys == {"inputs", "outputs"}:
-        return _input_output(prompt, form)
+    if {"inputs", "outputs"} <= keys <= {"inputs", "outputs", "fn_name", "tolerance"}:
+        return _input_output(prompt, form) if form.get("fn_name") is None else _calls(prompt, form)
     if keys in ({"asserts"}, {"asserts", "names"}):
         return _asserts(prompt, form)
     raise _wrong(prompt, f"has the keys {sorted(keys)}" if keys else "is not a JSON object with keys")
 
 
 def _input_output(prompt: Prompt, form: dict[str, Any]) -> InputOutputTests:
-    inputs, outputs = _texts(prompt, form, "inputs"), _texts(prompt, form, "outputs")
-    if len(inputs) != len(outputs):
+    joined = {
+        key: ["\n".join(entry) if _is_texts(entry) else entry for entry in form[key]]
+        for key in ("inputs", "outputs")
+        if isinstance(form[key], list)
+    }
+    inputs, outputs = (_texts(prompt, form | joined, key) for key in ("inputs", "outputs"))
+    _require_pairs(prompt, inputs, outputs)
+    return InputOutputTests(inputs, outputs, _tolerance(prompt, form))
+
+
+def _calls(prompt: Prompt, form: dict[str, Any]) -> AssertTests:
+    """Asserts for a function by its name, with inputs and outputs as judges of functions write them.
+
+    An input is a list of arguments, or a text with one in JSON on each line; an output is the result, where
+    it is a text as JSON. A result that stands in a list of its own, as in APPS, is meant as well.
+    """
+    name, inputs, outputs = (form[key] for key in ("fn_name", "inputs", "outputs"))
+    if not (
+        isinstance(name, str)
+        and name.isidentifier()
+        and isinstance(inputs, list)
+        and isinstance(outputs, list)
+    ):
+        raise _wrong(prompt, f"needs a name as 'fn_name' and lists as 'inputs' and 'outputs', not {name!r}")
+    _require_pairs(prompt, inputs, outputs)
+    tolerance = _tolerance(prompt, form)
+    asserts = []
+    for given, result in zip(inputs, outputs, strict=True):
+        try:
+            arguments = (
+                [json.loads(line) for line in given.splitlines()] if isinstance(given, str) else [*given]
+            )
+            wanted = (
+                [json.loads(result)] if isinstance(result, str) and isinstance(given, str) else _meant(result)
+            )
+        except (ValueError, TypeError, RecursionError) as error:
+            raise _wrong(prompt, f"has a call that cannot be read ({error})") from error
+        asserts.append(
+            f"assert any(same_value({name}(*{arguments!r}), one, {tolerance}) for one in {wanted!r})"
+        )
+    asserts[0] = f"from {same_value.__module__} import same_value\nfrom math import inf, nan\n{asserts[0]}"
+    return AssertTests(asserts, [name])
+
+
+def _meant(result: Any) -> list[Any]:
+    return [result, *result] if isinstance(result, list) and len(result) == 1 else [result]
+
+
+def _require_pairs(prompt: Prompt, inputs: list[Any], outputs: list[Any]) -> None:
+    if len(inputs) != len(outputs) or not inputs:
         raise _wrong(prompt, f"has {len(inputs)} inputs and {len(outputs)} outputs")
-    return InputOutputTests(inputs, outputs)
+
+
+def _tolerance(prompt: Prompt, form: dict[str, Any]) -> float:
+    tolerance = form.get("tolerance", 0.0)
+    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 <= tolerance < 1:
+        raise _wrong(prompt, f"has the tolerance {tolerance!r}, not a number from 0 to less than 1")
+    return float(tolerance)
 
 
 def _asserts(prompt: Prompt, form: dict[str, Any]) -> AssertTests:
@@ -88,7 +154,7 @@ def _about_objects(trees: list[ast.Module], names: list[str]) -> bool:
     modules = {
         alias.asname or alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names
     }
-    return any(name[0].isupper() for name in names) or any(
+    return any(name[:1].isupper() for name in names) or any(
         isinstance(node, ast.Attribute)
         and node.attr not in ATTRIBUTES
         and _root(node) not in modules | {"self"}
@@ -121,9 +187,13 @@ def _undefined(trees: list[ast.Module]) -> list[str]:
 
 def _texts(prompt: Prompt, form: dict[str, Any], key: str) -> list[str]:
     values = form[key]
-    if not isinstance(values, list) or not values or not all(isinstance(value, str) for value in values):
+    if not _is_texts(values) or not values:
         raise _wrong(prompt, f"needs a list of texts, at least one, as {key!r}")
     return values
+
+
+def _is_texts(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
 
 
 def _wrong(prompt: Prompt, what: str) -> UserError:

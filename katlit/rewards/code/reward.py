@@ -14,6 +14,7 @@ from typing import IO, Any
 from katlit.batch import Prompt
 from katlit.errors import UserError
 from katlit.rewards.base import Reward, Sample, Verdict
+from katlit.rewards.code.agreement import same_output
 from katlit.rewards.code.answer_program import program_of
 from katlit.rewards.code.code_tests import AssertTests, InputOutputTests, tests_of
 from katlit.rewards.code.sandbox import Limits, Sandbox
@@ -22,6 +23,7 @@ from katlit.rewards.code.starvation import starved
 from katlit.text.printable import short_line
 
 _STARVED = "CodeReward: the machine was too busy for a program; give fewer workers or more wall_seconds"
+_MODULES = ("agreement", "offered", "plain_data", "remote")  # that run in the sandbox too, in this order
 _SPARE_BYTES = 1 << 16  # that a program may print beyond what is expected
 
 
@@ -119,7 +121,8 @@ class CodeReward(Reward):
                 ending = process.ending()
             if ending.late and starved(ending.times):
                 return Verdict(None, _STARVED, timed_out=True)
-            failure = ending.failure or ("" if _lines(ending.output) == _lines(wanted) else "wrong output")
+            same = same_output(ending.output, wanted, tests.tolerance)
+            failure = ending.failure or ("" if same else "wrong output")
             if failure:
                 return _failed(number, total, failure)
         return Verdict(1.0, f"passed {total} tests")
@@ -145,7 +148,7 @@ class CodeReward(Reward):
             _source("assertions"),
             {"__name__": "__main__", "task": task},
             descriptors=descriptors,
-            modules={f"{__package__}.{name}": _source(name) for name in ("offered", "plain_data", "remote")},
+            modules={f"{__package__}.{name}": _source(name) for name in _MODULES},
         )
 
 
@@ -196,7 +199,3 @@ def _end_of(answer: SandboxedProcess) -> str:
 
 def _failed(number: int, total: int, why: str) -> Verdict:
     return Verdict(0.0, f"test {number} of {total}: {short_line(why)}")
-
-
-def _lines(output: bytes) -> list[bytes]:
-    return [line.rstrip() for line in output.rstrip().split(b"\n")]

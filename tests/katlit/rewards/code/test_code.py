@@ -585,10 +585,32 @@ def test_a_machine_that_cannot_confine_is_refused_unless_accepted(monkeypatch: p
 
 def test_the_forms_in_the_docs_are_read() -> None:
     lines = (Path(__file__).parents[4] / "docs/real.md").read_text(encoding="utf-8").splitlines()
-    forms = [line for line in lines if line.startswith(('{"inputs"', '{"asserts"'))]
-    assert len(forms) == 2
+    forms = [line for line in lines if line.startswith(('{"inputs"', '{"asserts"', '{"fn_name"'))]
+    assert len(forms) == 3
     assert verdict(forms[0], "print(sum(map(int, input().split())))") == Verdict(1.0, "passed 2 tests")
-    assert verdict(forms[1], "def double(x): return 2 * x") == Verdict(1.0, "passed 2 tests")
+    for form in forms[1:]:
+        assert verdict(form, "def double(x): return 2 * x") == Verdict(1.0, "passed 2 tests")
+
+
+def test_the_line_in_the_docs_converts_a_row_of_livecodebench() -> None:
+    text = (Path(__file__).parents[4] / "docs/real.md").read_text(encoding="utf-8")
+    (line,) = [part for part in text.split("```python\n")[1:] if part.startswith("cases =")]
+    for name, given in (("f", "1\n[2, 3]"), (None, "1\n2 3\n")):
+        cases = [{"input": given, "output": "6", "testtype": "any"}]
+        metadata = {"func_name": name} if name else {}
+        space = {
+            "json": json,
+            "row": {"public_test_cases": json.dumps(cases), "metadata": json.dumps(metadata)},
+        }
+        exec(line.partition("```")[0], space)  # noqa: S102 (our own docs)
+        answer = "def f(a, b): return a + sum(b)" if name else "print(sum(map(int, open(0).read().split())))"
+        assert verdict(space["reference"], answer) == Verdict(1.0, "passed 1 tests")
+
+
+def test_a_tolerance_holds_for_what_is_printed() -> None:
+    tests = {"inputs": ["3\n"], "outputs": ["0.333333333\n"]}
+    assert verdict(tests, "print(1 / int(input()))").value == 0.0
+    assert verdict(tests | {"tolerance": 1e-6}, "print(1 / int(input()))").value == 1.0
 
 
 @pytest.mark.parametrize(

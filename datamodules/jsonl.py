@@ -1,6 +1,7 @@
 """JSON Lines, or one JSON array, in; JSON Lines out: errors name file and line, nothing is half written."""
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from katlit.errors import UserError
 from katlit.output import replace_file
 
 _DECODER = json.JSONDecoder()
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # half of a character, escaped
 
 
 class Row(NamedTuple):
@@ -26,7 +28,8 @@ def read_rows(path: Path) -> list[Row]:
     """
     text = read_text(path)
     found = _array(path, text) if text.lstrip().startswith("[") else _lines(path, text)
-    rows = [Row(where, _checked(values, where)) for where, values in found]
+    escaped = _SURROGATE.search(text) is not None
+    rows = [Row(where, _object(values, where, escaped=escaped)) for where, values in found]
     if not rows:
         raise UserError(f"{path}: the data set is empty; it needs at least one JSON object, one a line")
     return rows
@@ -93,11 +96,13 @@ def _decode(text: str, place: int, where: str, line_start: int) -> tuple[Any, in
         raise UserError(f"{where}: malformed JSON: {error}") from error
 
 
-def _checked(values: Any, where: str) -> dict[str, Any]:
+def _object(values: Any, where: str, *, escaped: bool) -> dict[str, Any]:
+    """An object without lone surrogates; in UTF-8 they can only be escaped."""
     if not isinstance(values, dict):
         raise UserError(f"{where}: expected a JSON object, found {type(values).__name__}")
     try:
-        json.dumps(values, ensure_ascii=False).encode()
+        if escaped:
+            json.dumps(values, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise UserError(
             f"{where}: {error.object[error.start : error.start + 1]!a} is half of a character (a lone "

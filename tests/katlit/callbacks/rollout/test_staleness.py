@@ -295,7 +295,5 @@ def test_an_engine_in_the_trainers_process_is_refused(engine: Any) -> None:
 def test_a_loader_that_does_not_look_ahead_is_refused() -> None:
     trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
     sampler = RolloutSampler(Beside(), sampling=SamplingParameters(max_tokens=12), max_staleness=1)
-    with pytest.raises(
-        UserError, match=r"max_staleness: 1, but a NoneType does not say which batches come next"
-    ):
+    with pytest.raises(UserError, match=r"max_staleness: 1, but a NoneType does not say which batches come"):
         sampler.on_train_start(trainer, torch.nn.Module())  # type: ignore[arg-type]

@@ -74,7 +74,7 @@ def test_a_hundred_right_and_a_hundred_wrong_programs() -> None:
     assert len(problems) == 20
     assert [value for *_, value in table].count(1.0) == 100
     assert [value for *_, value in table].count(0.0) == 100
-    verdicts = CodeReward(cpu_seconds=2)([entry for _, entry, _ in table])
+    verdicts = CodeReward(cpu_seconds=2, wall_seconds=120.0)([entry for _, entry, _ in table])
     misjudged = {
         name: found.reason
         for (name, _, value), found in zip(table, verdicts, strict=True)

@@ -24,6 +24,7 @@ _REWRITES = [
         (r"\\(?:quad|qquad)(?![a-zA-Z])|(?<!\\)\\[,;: ]|~", " "),
         (r"\\(?:leq|geq|neq)(?![a-zA-Z])", lambda m: m[0][:3]),
         (r"\\textnormal(?![a-zA-Z])", r"\\text"),
+        (r"(?<=\d)\s*\\text\s*\{\s*(?:percent|percentage|pct)\s*\}", r"\\%"),
         (r"\*\*(?=\s*[\d(a-z-])", "^"),
         (r"(?<![\\a-zA-Z])sqrt\(([^()]*)\)", r"\\sqrt{\1}"),
         (r"(?<![\\a-zA-Z])pi(?![a-zA-Z])", r"\\pi "),

@@ -1,6 +1,5 @@
 """Base of the supervised stages' data: label once, read on every rank, split, batch."""
 
-import pickle
 from abc import abstractmethod
 from array import array
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from katlit.datamodules.dialects.dialects import load_dialect
 from katlit.datamodules.dialects.habits import ThinkingSettings
 from katlit.datamodules.fitting import fitting
 from katlit.datamodules.labelling.base import Labeller
-from katlit.datamodules.labelling.cache import cache_file, cached_records, fingerprint, hash_model
+from katlit.datamodules.labelling.cache import cache_file, cached_records, fingerprint, hash_model, pickled
 from katlit.datamodules.labelling.chat_model import ChatModel
 from katlit.datamodules.labelling.probe import settle
 from katlit.datamodules.labelling.rejections import report
@@ -173,7 +172,7 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
             "sampling": asdict(self._sampling),
             "ballots": self._ballot_tokens,
             "dialects": [model.dialect.settings() for model in models],
-            "accuracy": _pickled(sources.accuracy).hex(),
+            "accuracy": pickled(sources.accuracy).hex(),
         }
 
     def _label(self, sources: Sources, models: list[ChatModel]) -> list[Record]:
@@ -284,19 +283,3 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
         return EpochLoader(
             lambda _: self._plan(self.validation_indices, 0), self.build, share_of(self.trainer, steps=False)
         )
-
-
-def _pickled(reward: Reward) -> bytes:
-    """The reward with its settings, in one sequence of bytes.
-
-    Raises:
-        UserError: where it keeps what cannot be written down, such as an open file, a lock or a lambda.
-    """
-    try:
-        return pickle.dumps(reward, protocol=4)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise UserError(
-            f"data.init_args.accuracy: {type(reward).__name__} cannot be pickled ({error}), but the cache of "
-            "the data is named by its settings; keep only settings as attributes, and open all else when it "
-            "is first called"
-        ) from error

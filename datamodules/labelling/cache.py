@@ -3,14 +3,17 @@
 import hashlib
 import json
 import logging
+import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from katlit.batch import Prompt
 from katlit.datamodules.records import Record, read_records, write_records
+from katlit.errors import UserError
 from katlit.model.hub import local_directory
 from katlit.output import require_writable
+from katlit.rewards import Reward
 
 logger = logging.getLogger(__name__)
 
@@ -85,3 +88,19 @@ def cached_records(path: Path, build: Callable[[], list[Record]]) -> list[Record
     if not path.is_file():  # else another run was quicker, and trains on what it wrote
         write_records(path, records)
     return read_records(path)
+
+
+def pickled(reward: Reward) -> bytes:
+    """The reward with its settings, in one sequence of bytes.
+
+    Raises:
+        UserError: where it keeps what cannot be written down, such as an open file, a lock or a lambda.
+    """
+    try:
+        return pickle.dumps(reward, protocol=4)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"data.init_args.accuracy: {type(reward).__name__} cannot be pickled ({error}), but the cache of "
+            "the data is named by its settings; keep only settings as attributes, and open all else when it "
+            "is first called"
+        ) from error

@@ -9,9 +9,11 @@ from random import Random
 from typing import Any, Generic, TypeVar
 
 from lightning import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 
 from katlit.batch import Prompt, TokenBatch
 from katlit.datamodules.contents import Contents, contents_of, require_same
+from katlit.datamodules.conversations import read_conversation
 from katlit.datamodules.dialects.base import Dialect
 from katlit.datamodules.dialects.dialects import load_dialect
 from katlit.datamodules.dialects.habits import ThinkingSettings
@@ -171,6 +173,7 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
             "labeller": [type(sources.labeller).__qualname__, sources.labeller.settings()],
             "sampling": asdict(self._sampling),
             "ballots": self._ballot_tokens,
+            "context": sources.engine.max_context,  # longer prompts are left out
             "dialects": [model.dialect.settings() for model in models],
             "accuracy": pickled(sources.accuracy).hex(),
         }
@@ -196,13 +199,21 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
         if self._prompts is None:
             sources, key = self._require_sources(), "data.init_args.prompts"
             self._prompts = verifiable(
-                sources.prompts.load(),
-                lambda prompt: sources.accuracy.reference_problem(prompt) if prompt["reference"] else None,
+                [self._checked(prompt, sources.prompts) for prompt in sources.prompts.load()],
+                lambda prompt: (
+                    sources.accuracy.reference_problem(prompt) if prompt["reference"].strip() else None
+                ),
                 sources.prompts,
                 key,
             )
             say_unverified(self._prompts, key)
         return self._prompts
+
+    @staticmethod
+    def _checked(prompt: Prompt, source: PromptSource) -> Prompt:
+        """What a source of the user's own brings is held to what records are read by."""
+        messages = read_conversation(prompt["messages"], source.place(prompt["id"]), "messages")
+        return prompt | {"messages": messages}
 
     def prepare_data(self) -> None:
         """Label the prompts, unless the records exist; the engine is closed on any way out."""
@@ -246,7 +257,9 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
 
     def _require_saved(self) -> None:
         """Refuse documents that are not the checkpoint's, as soon as both are known."""
-        if self._saved is not None and self._contents is not None:
+        if self._saved is None or self._contents is None:
+            return
+        if self.trainer is None or self.trainer.state.fn in (None, TrainerFn.FITTING):
             require_same([self._saved], [self._contents], f"{type(self).__name__} ({self.records_path()})")
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Conversations as data sets have them, read into turns that teacher and student render alike."""
 
+import re
 from typing import Any
 
 from katlit.errors import UserError
@@ -10,6 +11,8 @@ Turn = dict[str, str]
 ROLES = ("system", "user", "assistant", "tool")
 _SHARE_GPT = {"human": "user", "gpt": "assistant"}  # the names that it has for our roles
 _CALLS = ("tool_calls", "function_call")
+# A thought that the prompt opened, as R1's template does: only its end is in the reply.
+_CLOSED_ALONE = re.compile(r"^[ \t]*</think>[ \t]*$", re.MULTILINE)
 
 
 def read_conversation(turns: Any, where: str, name: str, *, cut_last_reply: bool = False) -> list[Turn]:
@@ -33,9 +36,9 @@ def read_conversation(turns: Any, where: str, name: str, *, cut_last_reply: bool
             f"{where}: field '{name}' must be a non-empty list of {{role, content}} turns, "
             f"found {turns!r:.80}"
         )
+    if cut_last_reply and len(turns) > 1 and _role(turns[-1], f"{where}: '{name}'") == "assistant":
+        turns = turns[:-1]
     read = [_turn(turn, f"{where}: turn {number} of '{name}'") for number, turn in enumerate(turns, 1)]
-    if cut_last_reply and read[-1]["role"] == "assistant":
-        read.pop()
     if all(turn["role"] != "user" for turn in read):
         raise UserError(f"{where}: '{name}' has no turn of the user; a prompt needs one")
     if read[-1]["role"] == "assistant":
@@ -80,7 +83,9 @@ def _content(content: Any, where: str) -> str:
 
 def _without_thinking(content: str, where: str) -> str:
     answer = answer_of(content)
-    if answer.lstrip().startswith("<think>") and "</think>" not in answer:
+    opened = answer.lstrip().startswith("<think>")
+    if opened and "</think>" not in answer:
         raise UserError(f"{where}: its <think> is never closed, so it has no answer; leave out the row")
-    _, closed, after = answer.rpartition("</think>")
-    return after.lstrip("\n") if closed else answer
+    if not opened and _CLOSED_ALONE.search(answer) is None:
+        return answer  # it only speaks of the mark
+    return answer.rpartition("</think>")[2].lstrip("\n")

@@ -54,7 +54,7 @@ def _lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             where = f"{path}:{number}"
-            value, end = _decode(line, len(line) - len(line.lstrip()), where, line_start=0)
+            value, end = _decode(line, len(line) - len(line.lstrip()), where)
             if rest := line[end:].strip():
                 raise UserError(f"{where}: malformed JSON at column {end + 1}: extra data {rest!r:.40}")
             yield where, value
@@ -66,7 +66,7 @@ def _array(path: Path, text: str) -> Iterator[tuple[str, Any]]:
     while not text.startswith("]", place):
         line, counted = line + text.count("\n", counted, place), place
         where = f"{path}:{line}"
-        value, end = _decode(text, place, where, line_start=text.rfind("\n", 0, place) + 1)
+        value, end = _decode(text, place, where)
         yield where, value
         place = _skip(text, end)
         if text.startswith(",", place):
@@ -84,14 +84,13 @@ def _skip(text: str, place: int) -> int:
     return place
 
 
-def _decode(text: str, place: int, where: str, line_start: int) -> tuple[Any, int]:
+def _decode(text: str, place: int, where: str) -> tuple[Any, int]:
     """The JSON value that begins at a place, and where it ends."""
     try:
         return _DECODER.raw_decode(text, place)
     except json.JSONDecodeError as error:
-        raise UserError(
-            f"{where}: malformed JSON at column {error.pos - line_start + 1}: {error.msg}"
-        ) from error
+        column = error.pos - text.rfind("\n", 0, error.pos)
+        raise UserError(f"{where}: malformed JSON at column {column}: {error.msg}") from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in brackets
         raise UserError(f"{where}: malformed JSON: {error}") from error
 

@@ -116,7 +116,8 @@ class PlainDialect(Dialect):
 
     def settings(self) -> dict[str, Any]:
         """Return what is known of the model, and the words of ours that it is spoken to with."""
-        words = ("instruction", "marker") if self.habits.habit == "never" else ("opening", "closing")
+        steps = ("instruction", "marker") if self.habits.habit == "never" else ()
+        words = ("opening", "closing", *steps)
         known = asdict(replace(self.habits, certain=True))
         asked = {name: getattr(self.thinking, name) for name in words}
         return known | asked | {"ends": self.stop_ids, "ballot": self._ballot_template}

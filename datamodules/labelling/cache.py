@@ -24,10 +24,14 @@ _SAMPLES = 64
 def hash_model(directory: str) -> str:
     """Return the SHA-256 of a model: names, sizes and bytes of its files, but for what no program reads.
 
+    A model on the hub is known by its name and commit, so that nobody needs its weights only for this.
+
     Args:
         directory: Its directory, or its name on the hub.
     """
-    root = local_directory(directory, "model")
+    root = Path(directory)
+    if not root.is_dir():
+        return _named_commit(directory)
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*")):
         if path.is_file() and not _is_beside(path.relative_to(root)):
@@ -36,6 +40,11 @@ def hash_model(directory: str) -> str:
                 while chunk := file.read(_CHUNK):
                     digest.update(chunk)
     return digest.hexdigest()
+
+
+def _named_commit(name: str) -> str:
+    """A name on the hub with its commit, after which the folder in the hub's cache is called."""
+    return f"{name}@{local_directory(name, 'model', weights=False).name}"
 
 
 def _is_beside(path: Path) -> bool:
@@ -47,9 +56,11 @@ def sample_model(directory: str) -> str:
     """Return a hash of a model directory's configuration and of at most 64 MiB of each file of its weights.
 
     What every rank has to check must be quick; two trainings differ in nearly every number, so parts that are
-    evenly spread tell them apart.
+    evenly spread tell them apart. A model on the hub is known by its name and commit.
     """
-    root = local_directory(directory, "model")
+    root = Path(directory)
+    if not root.is_dir():
+        return _named_commit(directory)
     digest = hashlib.sha256()
     weights = [path for pattern in ("*.safetensors", "*.bin") for path in root.glob(pattern)]
     for path in [root / "config.json", *sorted(weights)]:

@@ -1,6 +1,7 @@
 """A model one talks to through a rollout engine, whatever its dialect."""
 
 import logging
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -117,7 +118,7 @@ class ChatModel:
     def _reply(self, completion: Completion, thinking: Thinking) -> Reply:
         truncated = completion.finish_reason == "length"
         parsed = self.dialect.read(completion.token_ids, thinking, truncated=truncated)
-        return Reply(parsed, completion.token_ids, truncated)
+        return Reply(parsed, array("i", completion.token_ids), truncated)  # all are kept until the end
 
     def reject(self, reply: Reply, reason: Reason, mode: Mode, prompt: Prompt, why: str) -> None:
         """Count a reply that is not kept.

@@ -84,12 +84,12 @@ class MajorityVote(Labeller):
         }
 
     def label(self, prompts: Sequence[Prompt], models: Sequence[ChatModel], accuracy: Reward) -> list[Record]:
-        """Sample the student in both modes, then let the judge writer vote."""
+        """Let the judge writer vote, whose first ballots may be unreadable; then sample the student."""
         start = time.monotonic()
         student, *writers = models
+        ballots = _write_judges(prompts, next(iter(writers), None), self)
         with student:
             samples = {mode: _both_modes(prompts, student, mode, self) for mode in Mode}
-        ballots = _write_judges(prompts, next(iter(writers), None), self)
         judges = {Mode.THINK_ON: self.judge_on, Mode.THINK_OFF: self.judge_off}
         records: list[Record] = []
         forced: list[Record] = []

@@ -38,7 +38,9 @@ def settle(model: ChatModel, folder: str, contents: str, *, ask: bool) -> None:
         path = Path(folder) / f"probe-{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
         if ask and not path.is_file():
             require_writable(path.parent, "cache_dir")
-            replace_file(path, json.dumps(_asked(model, dialect), indent=1))
+            seen = _asked(model, dialect)
+            if seen["asked"]:  # else a larger context may hold the questions the next time
+                replace_file(path, json.dumps(seen, indent=1))
         if not path.is_file():
             return
         seen = json.loads(path.read_text(encoding="utf-8"))

@@ -28,7 +28,7 @@ def accept(
             formed.append(reply)
         else:
             model.reject(reply, fault, mode, prompt, str(reply.parsed.violation or ""))
-    if not prompt["reference"]:
+    if not prompt["reference"].strip():
         return formed
     samples = [Sample(prompt, reply.parsed, reply.truncated, tokens=reply.tokens) for reply in formed]
     accepted: list[Reply] = []

@@ -9,8 +9,10 @@ from katlit.errors import UserError
 FIELDS = (
     "id",
     "messages",
+    "conversations",
     "prompt",
     "question",
+    "instruction",
     "reference",
     "verifier",
     "domain",
@@ -90,7 +92,7 @@ class Columns:
         wanted = (
             f"column '{self._named[self._query]}', named for '{self._query}',"
             if self._query
-            else "required field 'messages' (or 'prompt', or 'question')"
+            else "required field 'messages' (or 'conversations', 'prompt', 'question', 'instruction')"
         )
         raise UserError(f"{row.where}: {wanted} is missing; found {sorted(row.values)}")
 

@@ -19,7 +19,7 @@ from katlit.datamodules.sources.values import (
     as_reference,
     as_text,
 )
-from katlit.errors import UserError
+from katlit.errors import UserError, require
 
 ValueT = TypeVar("ValueT")
 
@@ -62,6 +62,7 @@ class FilePrompts(PromptSource):
         domain: str = "",
         limit: int | None = None,
     ) -> None:
+        require(limit is None or limit >= 1, "FilePrompts.limit", limit, "at least 1, or null for all")
         self.path = path
         self.split = split
         self.config = config

@@ -28,9 +28,9 @@ _CHECKED = ("teacher", "tokenizer", "k", "dtype", "data")
 class CachedTeacher:
     """Top-k log-probabilities of a teacher for each response token of a data set, and what the rest has.
 
-    Belongs to one teacher and one data set, which it records and checks: the teacher (its name, or for a
-    directory a hash of its weights), its tokenizer, k, the type, and the very tokens that it read. It knows
-    nothing of the student, so several may be distilled from it.
+    Belongs to one teacher and one data set, which it records and checks: the teacher (its name and
+    commit, or for a directory a hash of its weights), its tokenizer, k, the type, and the very tokens that it
+    read. It knows nothing of the student, so several may be distilled from it.
 
     Args:
         directory: Where the shards are, or will be; of two teachers each has a folder in it.

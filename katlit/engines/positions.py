@@ -14,13 +14,16 @@ def require_positions(model_directory: Path, max_context: int) -> None:
     """Refuse contexts beyond the positions that a model was made for: beyond them it writes nonsense.
 
     Args:
-        model_directory: Hugging Face directory with a `config.json`.
+        model_directory: Hugging Face directory; without a `config.json` nothing is refused.
         max_context: Longest prompt plus completion, in tokens.
 
     Raises:
         UserError: naming the number of positions.
     """
-    limit = positions(json.loads((model_directory / "config.json").read_text(encoding="utf-8")))
+    file = model_directory / "config.json"
+    if not file.is_file():
+        return  # the engine says itself what is missing
+    limit = positions(json.loads(file.read_text(encoding="utf-8")))
     if limit is not None and max_context > limit:
         raise UserError(
             f"max_context: {max_context}, but the model has positions for {limit} tokens; give at most "

@@ -29,11 +29,15 @@ def test_the_form_of_share_gpt() -> None:
     ]  # fmt: skip
 
 
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "add"}}]}
+
+
 @pytest.mark.parametrize(
     ("content", "left"),
     [
         ("2", "2"),
         ("use <think> tags", "use <think> tags"),
+        ("Close it with </think>. Then go on", "Close it with </think>. Then go on"),
         ("<think>\n1+1 = 2\n</think>\n\n2", "2"),
         ("1+1 = 2\n</think>\n\n2", "2"),  # the template wrote <think>
         ("<think></think>2", "2"),
@@ -52,11 +56,10 @@ def test_what_earlier_replies_thought_is_cut(content: str, left: str) -> None:
 def test_a_reply_at_the_end_can_be_cut() -> None:
     assert read(ASK, reply("2"), cut_last_reply=True) == [ASK]
     assert read(ASK, cut_last_reply=True) == [ASK]
+    for unread in (CALL, reply(""), reply("<think>\nnever closed")):  # what is cut need not be readable
+        assert read(ASK, unread, cut_last_reply=True) == [ASK]
     with pytest.raises(UserError, match="ends with a turn of the assistant"):
         read(ASK, reply("2"), reply("or 2"), cut_last_reply=True)
-
-
-CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "add"}}]}
 
 
 @pytest.mark.parametrize(

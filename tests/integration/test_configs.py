@@ -130,7 +130,8 @@ def test_documented_settings_are_taken_as_they_stand(
     sampler = yaml.safe_load(Path("configs/rollout/hf.yaml").read_text())
     if example in SAMPLERS:
         sampler["trainer"]["callbacks+"][0]["init_args"] |= example
-    files = ["configs/base.yaml", "configs/stage/step_srpo.yaml", "configs/real/step_srpo.yaml"]
+    stage = "distill" if "thinking" in example.get("data", {}).get("init_args", {}) else "step_srpo"
+    files = ["configs/base.yaml", f"configs/stage/{stage}.yaml", f"configs/real/{stage}.yaml"]
     for name, settings in (("sampler", sampler), ("example", example if example in OVERLAYS else {})):
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(settings))
         files.append(str(tmp_path / f"{name}.yaml"))
@@ -162,7 +163,8 @@ def test_right_answers_to_the_documented_prompts_are_right(stage: str, tmp_path:
 
 
 def test_right_answers_to_gsm8k_are_right(tmp_path: Path) -> None:
-    sources = [one["data"]["init_args"]["train"] for one in OVERLAYS if "data" in one]
+    data = [one["data"]["init_args"] for one in OVERLAYS if "data" in one]
+    sources = [one["train"] for one in data if "train" in one]
     (source,) = [one for one in sources if one["init_args"].get("path") == "openai/gsm8k"]
     row = {"question": "A book …", "answer": "3 * 12 = <<3*12=36>>36 dollars\n#### 36"}
     assert correct(source, json.dumps(row), tmp_path) == ANSWERS

@@ -47,7 +47,7 @@ def parsed(root: Path, student: str, word: str) -> LabelledData[Any]:
             "class_path": "katlit.datamodules.FilePrompts",
             "init_args": {"path": str(root / "p.jsonl")},
         },
-        "engine": {"class_path": "katlit.engines.HFEngine", "init_args": {"max_context": 64}},
+        "engine": {"class_path": "katlit.engines.HFEngine", "init_args": {"max_context": 1100}},
         "labeller": {"class_path": f"{__name__}.Parrot", "init_args": {"word": word}},
     }
     settings = {"data": {"class_path": "katlit.datamodules.DistillData", "init_args": arguments}}

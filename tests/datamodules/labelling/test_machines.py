@@ -15,7 +15,7 @@ from katlit.errors import UserError
 def data(models_root: Path, tmp_path: Path) -> DistillData:
     questions = tmp_path / "prompts.jsonl"
     write_rows(questions, [{"question": "1+1", "reference": "2"}])
-    ours, engine = str(models_root / "ours"), HFEngine(max_context=64)
+    ours, engine = str(models_root / "ours"), HFEngine()
     prompts, labeller = FilePrompts(str(questions)), DualRegime(ours)
     return DistillData(ours, ours, prompts, engine, labeller=labeller, cache_dir=str(tmp_path))
 

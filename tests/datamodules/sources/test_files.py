@@ -101,6 +101,8 @@ VERL = {"data_source": "x", "prompt": CHAT[:1], "reward_model": {"style": "rule"
         ({"prompt": "1+1", "a.b": "2"}, {"columns": {"reference": "a.b"}}, "1+1", "2"),
         ({"prompt": "1+1", "reference": None}, {}, "1+1", ""),
         ({"prompt": "f", "reference": {"asserts": ["é"]}}, {}, "f", '{"asserts": ["é"]}'),
+        ({"prompt": "1+1", "conversations": "?"}, {"columns": {"conversations": None}}, "1+1", ""),
+        ({"task": "1+1"}, {"columns": {"instruction": "task"}}, "1+1", ""),
         ({"prompt": "1+1", "difficulty": "?", "tools": [1]}, {"columns": {"difficulty": None, "tools": None}},
          "1+1", ""),
     ],
@@ -121,6 +123,11 @@ def test_a_column_may_be_absent_in_some_rows_but_not_in_all(tmp_path: Path) -> N
         FilePrompts(path, columns=columns).load()
     with pytest.raises(UserError, match=r"columns names .'prompt', 'question'.*name one"):
         FilePrompts(path, columns={"prompt": "q", "question": "q"}).load()
+
+
+def test_of_no_rows_nothing_can_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^FilePrompts\.limit: 0; give at least 1"):
+        FilePrompts(jsonl(tmp_path, ROWS), limit=0)
 
 
 def test_levels_give_words_a_number(tmp_path: Path) -> None:

@@ -102,7 +102,9 @@ def _calls(prompt: Prompt, form: dict[str, Any]) -> AssertTests:
     for given, result in zip(inputs, outputs, strict=True):
         try:
             arguments = (
-                [json.loads(line) for line in given.splitlines()] if isinstance(given, str) else [*given]
+                [json.loads(line) for line in given.split("\n") if line.strip()]
+                if isinstance(given, str)
+                else [*given]
             )
             wanted = (
                 [json.loads(result)] if isinstance(result, str) and isinstance(given, str) else _meant(result)
@@ -110,7 +112,8 @@ def _calls(prompt: Prompt, form: dict[str, Any]) -> AssertTests:
         except (ValueError, TypeError, RecursionError) as error:
             raise _wrong(prompt, f"has a call that cannot be read ({error})") from error
         asserts.append(
-            f"assert any(same_value({name}(*{arguments!r}), one, {tolerance}) for one in {wanted!r})"
+            f"assert any(same_value(got, one, {tolerance}) "
+            f"for got in [{name}(*{arguments!r})] for one in {wanted!r})"
         )
     asserts[0] = f"from {same_value.__module__} import same_value\nfrom math import inf, nan\n{asserts[0]}"
     return AssertTests(asserts, [name])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from katlit.rewards.code.code_tests import AssertTests, InputOutputTests
 
-_OPENING = re.compile(r"([ \t]*)(`{3,}|~{3,})[ \t]*([^`\n]*)\s*")
+_OPENING = re.compile(r"([ \t]*+)(`{3,}+|~{3,}+)([^`\n]*+)\n?")
 _PYTHON = re.compile(r"|i?py[\d.]*|i?python[\d.]*|pypy[\d.]*", re.IGNORECASE)
 _READS = re.compile(r"\binput\s*[(,]|\bstdin\b|\bopen\s*\(\s*0|\bread\s*\(\s*0|\bfileinput\b|/dev/stdin")
 _PRINTS = re.compile(r"\bprint\b|\bstdout\b|\bwrite\s*\(")

@@ -10,7 +10,9 @@ from katlit.batch import Prompt
 from katlit.errors import UserError
 from katlit.rewards.code.agreement import same_value
 from katlit.rewards.code.plain_data import ATTRIBUTES
+from katlit.rewards.code.remote import names_a_class
 
+_SOLUTION = "Solution"  # the class whose methods are functions, at LeetCode
 _FORMS = '{"inputs": [...], "outputs": [...]} or {"asserts": [...]}'
 
 
@@ -102,7 +104,9 @@ def _calls(prompt: Prompt, form: dict[str, Any]) -> AssertTests:
     for given, result in zip(inputs, outputs, strict=True):
         try:
             arguments = (
-                [json.loads(line) for line in given.splitlines()] if isinstance(given, str) else [*given]
+                [json.loads(line) for line in given.split("\n") if line.strip()]
+                if isinstance(given, str)
+                else [*given]
             )
             wanted = (
                 [json.loads(result)] if isinstance(result, str) and isinstance(given, str) else _meant(result)
@@ -110,7 +114,8 @@ def _calls(prompt: Prompt, form: dict[str, Any]) -> AssertTests:
         except (ValueError, TypeError, RecursionError) as error:
             raise _wrong(prompt, f"has a call that cannot be read ({error})") from error
         asserts.append(
-            f"assert any(same_value({name}(*{arguments!r}), one, {tolerance}) for one in {wanted!r})"
+            f"assert any(same_value(got, one, {tolerance}) "
+            f"for got in [{name}(*{arguments!r})] for one in {wanted!r})"
         )
     asserts[0] = f"from {same_value.__module__} import same_value\nfrom math import inf, nan\n{asserts[0]}"
     return AssertTests(asserts, [name])
@@ -149,24 +154,77 @@ def _asserts(prompt: Prompt, form: dict[str, Any]) -> AssertTests:
 
 
 def _about_objects(trees: list[ast.Module], names: list[str]) -> bool:
-    """Whether the tests name a class, by a capital letter, or ask for attributes that data do not have."""
+    """Whether the tests name a class, or ask what the program gave for attributes that data do not have."""
+    if any(names_a_class(name) and name != _SOLUTION for name in names):
+        return True
     nodes = [node for tree in trees for node in ast.walk(tree)]
-    modules = {
-        alias.asname or alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names
-    }
-    return any(name[:1].isupper() for name in names) or any(
+    bound = _bound(nodes)
+    solutions = {name for name, value in bound if _is_solution(value, {_SOLUTION})} | {_SOLUTION}
+    derived, before = set(names), set[str]()
+    while derived != before:
+        before = set(derived)
+        derived |= {name for name, value in bound if _roots(value) & derived}
+    return any(
         isinstance(node, ast.Attribute)
         and node.attr not in ATTRIBUTES
-        and _root(node) not in modules | {"self"}
+        and not _is_solution(node.value, solutions)
+        and bool(_roots(node) & derived)
         for node in nodes
     )
 
 
-def _root(node: ast.expr) -> str:
-    """The name that an expression such as `a.b(c)[d]` begins with; empty where it is none."""
-    while isinstance(node, ast.Attribute | ast.Call | ast.Subscript):
-        node = node.func if isinstance(node, ast.Call) else node.value
-    return node.id if isinstance(node, ast.Name) else ""
+def _is_solution(value: ast.expr, names: set[str]) -> bool:
+    """Whether it is `Solution`, which holds functions as a module does, or the same by another name."""
+    value = value.func if isinstance(value, ast.Call) else value
+    return isinstance(value, ast.Name) and value.id in names
+
+
+def _bound(nodes: list[ast.AST]) -> list[tuple[str, ast.expr]]:
+    """Names of the tests, each with an expression that it is bound to, or to parts of."""
+    functions = {node.name: node.args.args for node in nodes if isinstance(node, ast.FunctionDef)}
+    pairs: list[tuple[ast.AST, ast.expr]] = []
+    for node in nodes:
+        match node:
+            case ast.Assign(targets=targets, value=value):
+                pairs += [(target, value) for target in targets]
+            case (
+                ast.NamedExpr(target=target, value=value)
+                | ast.AnnAssign(target=target, value=ast.expr() as value)
+                | ast.For(target=target, iter=value)
+                | ast.comprehension(target=target, iter=value)
+                | ast.withitem(optional_vars=ast.expr() as target, context_expr=value)
+            ):
+                pairs.append((target, value))
+            case ast.Call(func=ast.Name(id=name), args=given) if name in functions:
+                pairs += zip(functions[name], given, strict=False)
+    return [
+        (part.arg if isinstance(part, ast.arg) else part.id, value)
+        for target, value in pairs
+        for part in ast.walk(target)
+        if isinstance(part, ast.Name | ast.arg)
+    ]
+
+
+def _roots(value: ast.expr) -> set[str]:
+    """The names that an expression such as `a.b(c)[d]` begins with; several in `a, b` or `a or b`."""
+    found: set[str] = set()
+    pending = [value]
+    while pending:
+        match pending.pop():
+            case ast.Name(id=name):
+                found.add(name)
+            case (
+                ast.Call(func=inner)
+                | ast.Attribute(value=inner)
+                | ast.Subscript(value=inner)
+                | ast.ListComp(elt=inner)
+            ):
+                pending.append(inner)
+            case ast.Tuple(elts=parts) | ast.List(elts=parts) | ast.BoolOp(values=parts):
+                pending += parts
+            case ast.BinOp(left=left, right=right) | ast.IfExp(body=left, orelse=right):
+                pending += [left, right]
+    return found
 
 
 def _undefined(trees: list[ast.Module]) -> list[str]:

@@ -3,7 +3,11 @@
 What they are asked is answered by the program, so it depends on the tests what they may be asked. Tests that
 are about *objects* (a class, or attributes that data do not have) ask them whatever Python can. Where the
 tests are about *data*, an object is none: it may be called, measured, indexed, iterated and turned into text,
-for what comes back is compared as data, and no more. In neither case it equals data.
+for what comes back is compared as data, and no more.
+
+In neither case it equals data, or is more or less than data: a program that answers for what a test compares
+with would be right whatever it computes. So an operation of an object and data must give an object, as
+`2 * vector` does, which is then `mixed`: it may be compared with objects, but has no size, number or truth.
 
 Runs inside the sandbox, given as text; it imports nothing but the standard library.
 """
@@ -17,6 +21,7 @@ from typing import Any
 from katlit.rewards.code.plain_data import ATTRIBUTES, decode, encode
 
 _ERROR_CHARACTERS = 200
+_NO_DATA = "the program gave an object, where the test wants data"
 _ITERATION_ENDS = (StopIteration, StopAsyncIteration)
 
 
@@ -31,7 +36,10 @@ class Link:
     def __init__(self, exchange: Callable[[str], bytes], *, objects: bool = False) -> None:
         self._exchange = exchange
         self._objects = objects
-        self._remotes: dict[tuple[int, bool], Remote] = {}  # so that one object is one for the tests too
+        # So that one object is one for the tests too.
+        self._remotes: dict[tuple[int, bool, bool], Remote] = {}
+        self._classes: set[int] = set()  # that the tests name
+        self.made: set[int] = set()  # objects that the tests made of these classes
         self.ended = False
         self.unsupported = ""  # what of a test cannot be asked
 
@@ -53,14 +61,29 @@ class Link:
         if kind != "value":
             raise _error(result, str(rest)[:_ERROR_CHARACTERS])
 
+        made = what == "call" and target in self._classes
+        answers = self._objects or what == "name" or made  # not where a call gives what has a name
+
         def remote(number: int) -> Remote:
-            answers = self._objects or what == "name"  # not where a call gives what has a name
-            return self._remotes.setdefault((number, answers), Remote(self, number, answers=answers))
+            return self._remote(number, answers=answers)
 
         for argument, new in zip(arguments, rest, strict=False):
             if new is not None:
                 _replace(argument, decode(new, remote))
-        return decode(result, remote)
+        found = decode(result, remote)
+        if isinstance(found, Remote) and (made or (what == "name" and names_a_class(target))):
+            (self.made if made else self._classes).add(self._number(found))
+        return found
+
+    def _remote(self, number: int, *, answers: bool, mixed: bool = False) -> "Remote":
+        remote = Remote(self, number, answers=answers, mixed=mixed)
+        return self._remotes.setdefault((number, answers, mixed), remote)
+
+    def mixed(self, value: Any) -> "Remote":
+        """The object that an operation with plain data gave; plain data is none."""
+        if not isinstance(value, Remote):
+            raise TypeError(_NO_DATA)
+        return self._remote(self._number(value), answers=True, mixed=True)
 
     def refuse(self, why: str) -> TypeError:
         """The error of what cannot be asked; the tests are then not judged."""
@@ -71,6 +94,11 @@ class Link:
         if isinstance(value, Remote):
             return value._number  # noqa: SLF001 (a name that programs do not use)
         raise self.refuse(f"a test hands the program a {type(value).__name__}, which cannot be sent")
+
+
+def names_a_class(name: str) -> bool:
+    """Whether what a program must define is a class by its name, as `ListNode` is and `Find_Max` is not."""
+    return name[:1].isupper() and "_" not in name
 
 
 def _error(name: str, message: str) -> Exception:
@@ -88,16 +116,24 @@ class Remote:
         link: The line to the program.
         number: The object's.
         answers: Whether the object answers for itself, since the tests are about objects or name this one.
+        mixed: Whether it came of an operation with plain data, which may be what the test wants.
     """
 
-    __slots__ = ("_answers", "_link", "_number")
+    __slots__ = ("_answers", "_link", "_mixed", "_number")
 
-    def __init__(self, link: Link, number: int, *, answers: bool) -> None:
-        for name, value in (("_link", link), ("_number", number), ("_answers", answers)):
+    def __init__(self, link: Link, number: int, *, answers: bool, mixed: bool) -> None:
+        values = {"_link": link, "_number": number, "_answers": answers, "_mixed": mixed}
+        for name, value in values.items():
             object.__setattr__(self, name, value)
 
     def _ask(self, what: str, *arguments: Any) -> Any:
         return self._link.ask(what, self._number, *arguments)
+
+    def _operate(self, what: str, *others: Any, mixed: bool) -> Any:
+        if not self._answers:
+            raise TypeError(_NO_DATA)
+        found = self._ask(what, *others)
+        return self._link.mixed(found) if mixed or self._mixed else found
 
     def __call__(self, /, *arguments: Any, **keywords: Any) -> Any:  # noqa: D102 (the object's)
         return self._link.ask("call", self._number, *arguments, **keywords)
@@ -121,7 +157,7 @@ class Remote:
         return int(self._ask("length"))
 
     def __bool__(self) -> bool:
-        return bool(self._ask("truth")) if self._answers else True
+        return bool(self._operate("truth", mixed=False)) if self._answers else True
 
     def __str__(self) -> str:
         return str(self._ask("text"))
@@ -133,7 +169,7 @@ class Remote:
         return self._ask("__getitem__", key)
 
     def __contains__(self, item: Any) -> bool:
-        if self._answers:
+        if self._answers and (isinstance(item, Remote) or self._number in self._link.made):
             return bool(self._ask("__contains__", item))
         return any(item is one or item == one for one in self)
 
@@ -165,16 +201,31 @@ class Remote:
         return bool(self.__getattr__("__exit__")(None, None, None))
 
 
-def _forwarded(what: str) -> Callable[..., Any]:
+def _with_another(what: str) -> Callable[..., Any]:
     def method(self: Remote, *others: Any) -> Any:
-        if not self._answers:
-            raise TypeError("the program gave an object, where the test wants data")
-        return self._ask(what, *others)
+        mixed = any(not isinstance(other, Remote) or other._mixed for other in others)  # noqa: SLF001
+        return self._operate(what, *others, mixed=mixed)
 
     return method
 
 
-for _name in (
+def _ordered(what: str) -> Callable[..., Any]:
+    def method(self: Remote, other: Any) -> Any:
+        if not (self._answers and isinstance(other, Remote)):
+            raise TypeError(_NO_DATA)
+        return self._ask(what, other)
+
+    return method
+
+
+def _of_itself(what: str) -> Callable[..., Any]:
+    def method(self: Remote, *others: Any) -> Any:
+        return self._operate(what, *others, mixed=False)
+
+    return method
+
+
+for _name in [
     "add",
     "sub",
     "mul",
@@ -188,25 +239,13 @@ for _name in (
     "and",
     "or",
     "xor",
-):
-    setattr(Remote, f"__{_name}__", _forwarded(f"__{_name}__"))
-    setattr(Remote, f"__r{_name}__", _forwarded(f"reflected __{_name}__"))
-for _name in (
-    "lt",
-    "le",
-    "gt",
-    "ge",
-    "neg",
-    "pos",
-    "abs",
-    "invert",
-    "int",
-    "float",
-    "round",
-    "setitem",
-    "delitem",
-):
-    setattr(Remote, f"__{_name}__", _forwarded(f"__{_name}__"))
+]:
+    setattr(Remote, f"__{_name}__", _with_another(f"__{_name}__"))
+    setattr(Remote, f"__r{_name}__", _with_another(f"reflected __{_name}__"))
+for _name in ["lt", "le", "gt", "ge"]:
+    setattr(Remote, f"__{_name}__", _ordered(f"__{_name}__"))
+for _name in ["neg", "pos", "abs", "invert", "int", "float", "round", "setitem", "delitem"]:
+    setattr(Remote, f"__{_name}__", _of_itself(f"__{_name}__"))
 
 
 def _replace(value: Any, new: Any) -> None:

@@ -94,7 +94,7 @@ class SandboxedProcess:
     ) -> "subprocess.Popen[bytes]":
         # Both without a name by which another program could find them.
         with tempfile.TemporaryFile() as file, _sealed(standard_input) as given:
-            self._input_inode = os.fstat(given.fileno()).st_ino
+            self._input_identity = _identity(os.fstat(given.fileno()))
             file.write(marshal.dumps(dict(task)))
             file.seek(0)
             script = str(Path(__file__).with_name("sandboxed.py"))
@@ -205,7 +205,7 @@ class SandboxedProcess:
         if _threads(self._process.pid) > _MAX_THREADS:
             return f"more than {_MAX_THREADS} threads"
         count, size = _contents(self.scratch)
-        size += _nameless_bytes(self._process.pid, self._input_inode)
+        size += _nameless_bytes(self._process.pid, self._input_identity)
         if count > _MAX_FILES or size > _SCRATCH_BYTES:
             return f"more than {_MAX_FILES} files or {_SCRATCH_BYTES} bytes in them"
         return ""
@@ -217,7 +217,7 @@ def _sealed(content: bytes) -> IO[bytes]:
     Standard input is one, as on the judges that programs are written for: it has a size (`os.fstat(0)`) and
     can be mapped and sought in. Sealed, since a program could else keep there what is not counted as its own.
     """
-    file = os.fdopen(os.memfd_create("input", os.MFD_ALLOW_SEALING), "w+b", buffering=0)
+    file = os.fdopen(os.memfd_create("input", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC), "w+b", buffering=0)
     written = 0
     while written < len(content):
         written += file.write(content[written:])
@@ -259,12 +259,16 @@ def _contents(folder: Path) -> tuple[int, int]:
     return count, size
 
 
-def _nameless_bytes(process: int, given: int) -> int:
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _nameless_bytes(process: int, given: tuple[int, int]) -> int:
     """Bytes in the files that it holds open and has removed; none where it has ended.
 
     Args:
         process: Its number.
-        given: The inode of its input, which is no file of its own.
+        given: The device and inode of its input, which is no file of its own.
     """
     sizes = {}
     try:
@@ -273,8 +277,8 @@ def _nameless_bytes(process: int, given: int) -> int:
                 with contextlib.suppress(FileNotFoundError):  # closed by the program
                     status = entry.stat()
                     removed = stat.S_ISREG(status.st_mode) and not status.st_nlink
-                    if removed and status.st_ino != given:
-                        sizes[status.st_ino] = status.st_size
+                    if removed and _identity(status) != given:
+                        sizes[_identity(status)] = status.st_size
     except OSError:
         return 0
     return sum(sizes.values())

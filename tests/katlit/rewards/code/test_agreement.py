@@ -75,6 +75,7 @@ def read(form: object) -> code_tests.InputOutputTests | code_tests.AssertTests:
         ({"inputs": [[1, 2]], "outputs": [[3]]}, "[a + b]", "None"),
         ({"inputs": ["1\n2", "[3]\n[4]"], "outputs": ["3", "[3, 4]"]}, "a + b", "[a + b]"),  # LiveCodeBench
         ({"inputs": ['"x"\n"y"'], "outputs": ['"xy"']}, "a + b", "b + a"),
+        ({"inputs": ['"x\u2028"\n"y"\n'], "outputs": ['"x\u2028y"']}, "a + b", "b + a"),
         ({"inputs": [["x", "y"]], "outputs": ["xy"]}, "a + b", "b + a"),
         ({"inputs": [[0.1, 0.2]], "outputs": [0.3], "tolerance": 1e-9}, "a + b", "a + b + 1e-6"),
         ({"inputs": [[1, 2]], "outputs": [[1, 2]]}, "(a, b)", "a"),
@@ -87,6 +88,20 @@ def test_rows_that_name_a_function(form: dict[str, Any], right: str, wrong: str)
         found = [judge(tests.asserts, tests.names, link_to(program.format(it))) for it in (right, wrong)]
         assert (found[0]["passed"], found[0]["why"]) == (len(form["inputs"]), "")
         assert found[1]["passed"] < len(form["inputs"])
+
+
+@pytest.mark.parametrize("wanted", [True, [True]])
+def test_a_function_has_one_try_a_test(wanted: object) -> None:
+    tests = read({"fn_name": "f", "inputs": [[1], [2]], "outputs": [wanted, [False]]})
+    assert isinstance(tests, code_tests.AssertTests)
+    program = "last = False\ndef f(x):\n    global last\n    last = not last\n    return last"
+    for found in (program, program.replace("last = False", "last = True", 1)):
+        verdict = judge(tests.asserts[:1], tests.names, link_to(found))
+        assert verdict["passed"] == (found == program)
+
+
+def test_long_digits_are_read_at_once() -> None:
+    assert not same_output(b"1" * 200_000 + b"x", b"1.5", 1e-6)
 
 
 def test_lines_may_be_lists() -> None:

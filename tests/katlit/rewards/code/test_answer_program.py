@@ -64,3 +64,9 @@ def test_the_solution_is_what_the_tests_need(
     tests: InputOutputTests | AssertTests, answer: str, program: str
 ) -> None:
     assert program_of(answer, tests) == program
+
+
+@pytest.mark.parametrize("line", ["```{0}`x", "~~~{0}`x", "~~~{1}`x", "{0}```{0}`x"])
+def test_a_line_that_is_nearly_a_fence_is_read_at_once(line: str) -> None:
+    answer = line.format(" " * 100_000, "~" * 100_000)
+    assert program_of(answer, PRINTS) == answer

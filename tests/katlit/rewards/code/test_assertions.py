@@ -179,6 +179,7 @@ def test_what_cannot_be_sent_is_said() -> None:
         ("def f(x): return int(pow(3, -1, 7) == 5) + bisect.bisect([1, 2, 4], 3)", 3),
         ("def f(x): return accumulate(x)\ndef accumulate(x): return 3", 3),
         ("from math import *\ndef gcd(a, b): return 3\ndef f(x): return gcd(0, 0)", 3),
+        ("class Solution:\n    def merge(self, x): return max(x)\ndef f(x): return Solution().merge(x)", 3),
         ("def f(x): return listen(x)", None),
         ("def f(x): return os.listdir('.')", None),
     ],
@@ -186,3 +187,19 @@ def test_what_cannot_be_sent_is_said() -> None:
 def test_functions_have_what_their_judges_offer(program: str, wanted: object) -> None:
     found = judged(program, f"assert f([1, 2, 3]) == {wanted}")
     assert found["why"].partition(":")[0] == ("" if wanted else "NameError")
+
+
+@pytest.mark.parametrize(
+    ("program", "test", "passed"),
+    [
+        ("class Solution:\n    def merge(self, xs): return sorted(xs)", "assert merge([2, 1]) == [1, 2]", 1),
+        ("from heapq import *\ndef merge(xs): return sorted(xs)", "assert merge([2, 1]) == [1, 2]", 1),
+        ("from math import gcd", "assert gcd(12, 8) == 4", 1),
+        ("gcd", "assert gcd(12, 8) == 4", 0),
+        ("s = set()\ns.add(1)", "assert add(2, 3) == 5", 0),
+    ],
+)
+def test_what_judges_offer_is_not_what_a_program_defines(program: str, test: str, passed: int) -> None:
+    found = judged(program, test, names=(test.split()[1].partition("(")[0],))
+    assert found["passed"] == passed
+    assert passed or found["why"].startswith("NameError")

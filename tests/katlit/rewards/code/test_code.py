@@ -485,8 +485,9 @@ def test_how_a_program_ended_is_told_by_itself() -> None:
 
 def test_removed_files_count_while_they_are_open(tmp_path: Path) -> None:
     def counted(process: int) -> int:
-        return sandboxed_process._nameless_bytes(process, given=0)
+        return sandboxed_process._nameless_bytes(process, given)
 
+    given = (0, 0)
     before = counted(os.getpid())
     with (tmp_path / "named").open("wb") as file:
         file.truncate(1 << 20)
@@ -494,6 +495,12 @@ def test_removed_files_count_while_they_are_open(tmp_path: Path) -> None:
         assert counted(os.getpid()) == before
         (tmp_path / "named").unlink()
         assert counted(os.getpid()) == before + (1 << 20)
+        removed = os.fstat(twice)
+        given = removed.st_dev + 1, removed.st_ino  # another file with the same number
+        assert counted(os.getpid()) == before + (1 << 20)
+        given = removed.st_dev, removed.st_ino
+        assert counted(os.getpid()) == before
+        given = (0, 0)
         os.close(twice)
     assert counted(os.getpid()) == before
 

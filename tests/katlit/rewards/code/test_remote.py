@@ -1,8 +1,11 @@
 """What objects of a program may be asked, and what of it is data."""
 
+import json
+
 import pytest
 from judged import judged
 
+from katlit.rewards.code import code_tests
 from katlit.rewards.code.assertions import judge
 from katlit.rewards.code.remote import Link
 
@@ -164,7 +167,7 @@ class Vector:
     ],
 )
 def test_tests_that_name_a_class_ask_its_objects_all(test: str) -> None:
-    assert judged(VECTOR, test, names=("Vector",))["why"] == ""
+    assert judged(VECTOR, test, names=("Vector",))["passed"] == 1
 
 
 def test_two_objects_are_not_compared_for_data() -> None:
@@ -185,3 +188,79 @@ def test_a_function_may_be_a_method_of_solution() -> None:
         "class Solution:\n    n = 0\n    def f(self, x):\n        self.n += 1\n        return self.n + x"
     )
     assert judged(program, "assert f(3) == 4 and f(x=3) == 4")["passed"] == 1
+
+
+KNOWS = """
+class Knows:
+    def __contains__(self, item): return True
+    def __sub__(self, other): self.off = 0; return self
+    def __rsub__(self, other): return 0
+    def __mod__(self, other): return 0
+    def __abs__(self): return self if hasattr(self, "off") else 0
+    __abs__, __float__, __round__, __int__ = __abs__, lambda s: 0.0, lambda s, n=0: 0, lambda s: 0
+    __bool__ = lambda self: not hasattr(self, "off")
+    def __mul__(self, other): return self if isinstance(other, int) else 0
+for name in "lt le gt ge".split():
+    setattr(Knows, f"__{name}__", lambda *a: True)
+class Solution:
+    def f(self, x): return Knows()
+class Node(Solution): pass
+"""
+
+
+@pytest.mark.parametrize("name", ["Solution", "Node"])
+@pytest.mark.parametrize(
+    "test",
+    [
+        "assert abs({}().f(2) - 4) < 1e-6",
+        "assert abs(4 - {}().f(2)) < 1e-6",
+        "assert 4 in {}().f(2)",
+        "assert {}().f(2) >= 4",
+        "assert 4 <= {}().f(2)",
+        "assert -1e-6 < {}().f(2) - 4 < 1e-6",
+        "assert round({}().f(2) - 4, 6) == 0",
+        "assert float({}().f(2) - 4) == int({}().f(2) - 4)",
+        "import math\nassert math.fabs({}().f(2) - 4) < 1e-6",
+        "assert not {}().f(2) - 4",
+        "assert {}().f(2) % 4 == 0",
+        "d = {}().f(2) - 4\nassert d * d < 1e-6",
+    ],
+)
+def test_an_object_is_not_near_to_data_where_objects_are_asked(name: str, test: str) -> None:
+    found = judged(KNOWS, test.replace("{}", name), names=(name,))
+    assert (found["passed"], found["unsupported"]) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("test", "names", "objects"),
+    [
+        ("import random\nrng = random.Random(1)\nassert f(2) == rng.randint(1, 9)", "f", False),
+        ("from datetime import datetime\nassert f(2) == datetime.now()", "f", False),
+        ("from collections import Counter\nassert f(2) == Counter('a').most_common(1)", "f", False),
+        ("def check(g):\n    import math\n    assert math.fabs(g(2)) < 1\ncheck(f)", "f", False),
+        ("assert Find_Max([1]) == 1", "Find_Max", False),
+        ("assert Solution().f(2) == 4", "Solution", False),
+        ("s = Solution()\nassert s.f(2) == 4 and s.f(3).split()", "Solution", False),
+        ("def check(s):\n    assert s.f(2) == 4\ncheck(Solution())", "Solution", False),
+        ("assert Solution().f(2).next", "Solution", True),
+        ("s = Solution()\nassert s.f(2).next", "Solution", True),
+        ("assert f(2).next.value", "f", True),
+        ("n = f(2)\nwhile n: n = n.next", "f", True),
+        ("a, b = f(2), 3\nassert a.next", "f", True),
+        ("assert all(n.value for n in f(2))", "f", True),
+        ("for n in f(2):\n    assert n.value", "f", True),
+        ("def check(g):\n    assert g(2).next\ncheck(f)", "f", True),
+        ("assert Node(2) == Node(2)", "Node", True),
+    ],
+)
+def test_what_tests_are_about(test: str, names: str, *, objects: bool) -> None:
+    form = {"asserts": [test], "names": [names]}
+    read = code_tests.tests_of({"id": "p", "reference": json.dumps(form), "verifier": "code"})
+    assert isinstance(read, code_tests.AssertTests)
+    assert read.objects is objects
+
+
+@pytest.mark.parametrize("name", ["insert", "partition", "count"])
+def test_a_method_of_solution_may_have_a_name_that_data_have(name: str) -> None:
+    program = f"class Solution:\n    def {name}(self, x): return x * x"
+    assert judged(program, f"assert Solution().{name}(2) == 4", names=("Solution",))["passed"] == 1

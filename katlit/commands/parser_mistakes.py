@@ -152,9 +152,7 @@ def _reason(first: str, message: str) -> str:
     given = _given(message)
     if entry := _ENTRY.search(message):
         name = entry["entry"]
-        return (
-            f"{name!r} is in a mapping, which the command line cannot set; write it into a YAML file"
-        )
+        return f"{name!r} is in a mapping, which the command line cannot set; write it into a YAML file"
     if not first.startswith("Expected a ") or "Got value" in first or not given:
         return _spelled_out(first)
     wanted = re.findall(r"^\s*- Expected a (.*)", message, re.MULTILINE)

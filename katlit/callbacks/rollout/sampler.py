@@ -265,6 +265,7 @@ class RolloutSampler(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """One response to each prompt, left to decide."""
+        require_prompts(trainer, batch)
         protocol = pl_module.backbone.protocol
         prompts = batch["prompts"]
         rollouts = score(self._sampler.answer(prompts, protocol), protocol, prompts, self._settings.reward)

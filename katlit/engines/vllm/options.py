@@ -65,7 +65,7 @@ class VLLMOptions:
             f"at least {least}: the larger of max_context {max_context} and max_num_seqs "
             f"{self.max_num_seqs}, for each drafted token once more"
         )
-        require(given >= least, "max_num_batched_tokens", given, mend)
+        require(given >= least, "options.max_num_batched_tokens", given, mend)
         return given
 
     def settings(self, directory: Path, max_context: int, seed: int) -> dict[str, Any]:

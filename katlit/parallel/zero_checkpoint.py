@@ -50,8 +50,8 @@ def read_zero_checkpoint(directory: Path, scratch: Path) -> tuple[dict[str, Any]
     model: dict[str, Any] = _load(models[0]) if models else {"dp_world_size": "an unknown number"}
     if len(parts) != model["dp_world_size"]:
         raise UserError(
-            f"{directory}: the parts of {len(parts)} ranks are there, {model['dp_world_size']} were written; copy "
-            "the missing files from the machines of the run, or take another checkpoint"
+            f"{directory}: the parts of {len(parts)} ranks are there, {model['dp_world_size']} were written; "
+            "copy the missing files from the machines of the run, or take another checkpoint"
         )
     content = {key: value for key, value in model.items() if key not in _OF_DEEPSPEED}
     content["state_dict"] = _whole(directory)

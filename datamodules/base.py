@@ -37,7 +37,7 @@ BatchT = TypeVar("BatchT", bound=TokenBatch)
 
 @dataclass(frozen=True)  # no slots: jsonargparse merges a partial override by vars()
 class BatchSettings:
-    """How documents become batches.
+    """Settings of batches: tokens, packing and validation share.
 
     Attributes:
         batch_tokens: Most tokens of a batch on one rank, padding included; longer documents are dropped.

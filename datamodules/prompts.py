@@ -26,7 +26,7 @@ Outcome = tuple[str, bool | None]  # a prompt's id, and whether a rollout was co
 
 
 class PromptData(LightningDataModule):
-    """Prompts to roll out.
+    """Data of stage 3: prompts that the policy answers.
 
     The order of training prompts depends on seed and epoch alone. Whoever scores the rollouts calls
     `record_outcomes` after each step; prompts solved in an epoch are not drawn in later ones, and the

@@ -235,8 +235,8 @@ class DistillMTP(KatModule):
         parts = _parts(batch)
         if len(parts) != len(self._teachers):
             raise UserError(
-                f"{_TEACHER}: the stage has {len(self._teachers)} of the teachers, the data have "
-                f"{len(parts)}; give {_TEACHER} and data.teacher alike"
+                f"{_TEACHER}: the stage has {len(self._teachers)} teacher(s), the data {len(parts)}; give "
+                "data.init_args.teacher the same value"
             )
         return parts
 

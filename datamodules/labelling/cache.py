@@ -92,7 +92,7 @@ def cached_records(path: Path, build: Callable[[], list[Record]]) -> list[Record
         UserError: if the folder cannot be written (before anything is built).
     """
     if path.is_file():
-        logger.info("labels: read from %s, nothing is sampled", path)
+        logger.info("labels are read from %s, so nothing is sampled; delete it to label anew", path)
         return read_records(path)
     require_writable(path.parent, "cache_dir")  # hours of sampling must not end at a read-only folder
     records = build()

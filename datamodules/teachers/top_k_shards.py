@@ -113,5 +113,5 @@ class TopKShards:
 
     @property
     def bytes(self) -> int:
-        """Of all files."""
+        """Size of all files, in bytes."""
         return sum(path.stat().st_size for path in self._paths)

@@ -29,7 +29,7 @@ class Process(AdvantageEstimator):
 
     def __init__(self, bias: float = 0.1, bias_when_solved: bool = False) -> None:
         self.bias = bias
-        self.learns_from_flat_groups = bias_when_solved
+        self.bias_when_solved = self.learns_from_flat_groups = bias_when_solved
 
     @override
     def __call__(self, rollouts: Rollouts) -> Tensor:

@@ -90,7 +90,8 @@ class StepCheckpoint(StepCallback, Checkpoint):
             _restore_random_states(self._random_states[rank])
         elif self._random_states:
             logger.warning(
-                "the checkpoint is of %d processes, this run has %d: random states start afresh",
+                "the checkpoint is of %d processes, this run has %d; random states start afresh, so "
+                "the run goes on otherwise than it would have",
                 len(self._random_states),
                 trainer.world_size,
             )
@@ -134,7 +135,12 @@ class StepCheckpoint(StepCallback, Checkpoint):
         if not newer:
             return
         aside = set_aside(newer, folder)
-        logger.warning("%d checkpoints of an earlier run are now in %s", len(newer), aside)
+        logger.warning(
+            "%d later checkpoints of an earlier run were moved to %s; delete them there if they "
+            "are not needed",
+            len(newer),
+            aside,
+        )
 
     def _save(self, trainer: Trainer) -> None:
         """Write, rename, remove the old; every rank must call it."""

@@ -55,7 +55,8 @@ class ModeWatch(StepCallback):
             pl_module.log(f"modes/{name}", value, on_step=True, on_epoch=False, batch_size=1)
         _log_think_rates(trainer, think_rates(counts))
         if self._collapses(counts, rates) and trainer.is_global_zero:
-            logger.warning("%s", advice(counts["on"] / (counts["on"] + counts["off"]), self._low))
+            rate = counts["on"] / (counts["on"] + counts["off"])
+            logger.warning("%s", advice(rate, self._low, getattr(pl_module, "estimator", None)))
 
     def _collapses(self, counts: Counts, rates: Mapping[str, float]) -> bool:
         """Whether the patience ends with this step."""
@@ -84,15 +85,36 @@ def _log_think_rates(trainer: Trainer, rates: Mapping[int, float]) -> None:
         tracker.log_metrics(rows, step=step - 1)  # as Lightning counts
 
 
-def advice(think_rate: float, steps: int) -> str:
-    """What to turn where one mode has died out."""
-    share = "raise forced_share of the rollout callback, so that the other mode is seen and valued"
-    bias = "raise model.estimator.bias" if think_rate > 0.5 else "lower model.estimator.bias"
-    solved = "" if think_rate > 0.5 else " (and set bias_when_solved: false)"
+def advice(think_rate: float, steps: int, estimator: object) -> str:
+    """What to turn where one mode has died out.
+
+    Args:
+        think_rate: Share of the free rollouts that think.
+        steps: Optimizer steps for which one mode was hardly chosen.
+        estimator: The stage's; only what it has is named.
+    """
+    turns = [
+        "raise forced_share of the rollout callback, so that the other mode is seen and valued",
+        *_estimator_advice(think_rate > 0.5, estimator),
+        "lower model.init_args.aggregation.judge_weight",
+    ]
     return (
         f"the modes have collapsed: {think_rate:.0%} of the free rollouts think, for {steps} steps. "
-        f"In this order: {share}; {bias}{solved}; lower model.aggregation.judge_weight"
+        f"In this order: {'; '.join(turns)}"
     )
+
+
+def _estimator_advice(thinks: bool, estimator: object) -> list[str]:
+    """What to turn of the estimator, whose bias favours think-off."""
+    key = "model.init_args.estimator"
+    if not hasattr(estimator, "bias"):
+        other = f"set {key} to one with a bias against thinking, such as katlit.advantages.Process"
+        return [other] if thinks else []
+    if thinks:
+        return [f"raise {key}.init_args.bias"]
+    solved = getattr(estimator, "bias_when_solved", False)
+    also = f" (and set {key}.init_args.bias_when_solved to false)" if solved else ""
+    return [f"lower {key}.init_args.bias{also}"]
 
 
 def mode_counts(batch: Mapping[str, Any]) -> Counts:

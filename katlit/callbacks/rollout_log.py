@@ -65,7 +65,7 @@ class RolloutLog(StepCallback):
             newer = [path for step, path in files if step >= trainer.global_step]
             if newer:
                 aside = set_aside(newer, self.folder(trainer))
-                logger.warning("rollouts of later steps, of an earlier run, are now in %s", aside)
+                logger.warning("an earlier run's rollouts of later steps were moved to %s", aside)
         trainer.strategy.barrier("rollouts of earlier runs are out of the way")
 
     @override

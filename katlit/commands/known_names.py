@@ -3,6 +3,7 @@
 import inspect
 import pkgutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, get_args
@@ -52,6 +53,16 @@ def class_hint(given: str, wanted: Sequence[type]) -> str:
         return f"choose one of {', '.join(ours)}, or a class of your own"
     kinds = " or ".join(kind.__name__ for kind in wanted)
     return f"give the full name of a subclass of {kinds}" if kinds else "give the full name of a class"
+
+
+def key_hint(given: str, owner: type) -> str:
+    """What to give instead of a key that a class does not know: its place in a group, or the nearest."""
+    keys = keys_of(owner)
+    for name in keys:
+        group = group_at(owner, name)
+        if group and group.__module__.startswith("katlit.") and given in keys_of(group):
+            return f"it is {name}.{given}" if is_dataclass(group) else f"it is {name}.init_args.{given}"
+    return hint(given, keys)
 
 
 def keys_of(owner: type) -> list[str]:

@@ -74,8 +74,13 @@ def _with_place(message: str, place: str, arguments: dict[str, Any]) -> str:
     named = re.match(r"(?:[\w.]+\.)?(\w+): ", message)
     if named and named.group(1) in arguments:
         return f"{place}.{message[named.start(1) :]}"
+    grouped = re.match(r"(\w+)\.[\w.]+: ", message)
+    if grouped and grouped.group(1) in arguments:
+        return f"{place}.{message}"
     owner = place.removesuffix(".init_args")
-    return message if message.startswith(f"{owner}: ") else f"{owner}: {message}"
+    head, _, rest = message.partition(": ")
+    own = f".{owner}".replace(".init_args", "").endswith(f".{head}".replace(".init_args", ""))
+    return f"{owner}: {rest if own else message}"
 
 
 def of_trainer(error: Exception, settings: dict[str, Any]) -> UserError:

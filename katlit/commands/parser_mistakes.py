@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from katlit.commands.known_names import class_at, class_hint, group_at, hint, keys_of, sections, wanted_at
+from katlit.commands.known_names import class_at, class_hint, group_at, hint, key_hint, sections, wanted_at
 from katlit.errors import UserError
 
 _NO_REASON = ("Does not validate", "Subtypes:", "Errors:", "Expected a path but", "Given value")
@@ -21,6 +21,12 @@ _UNKNOWN_CLASS = re.compile(
     r"module '.*' has no attribute|No module named|does not correspond to a subclass|the full name of a class"
     r"|is abstract$"
 )
+_ENTRY = re.compile(
+    r"Subtypes: \[[^\n]*\b(?:Mapping|dict)\[(?:(?!Subtypes).)*?"
+    r"Given value: NestedArg\(key='(?P<entry>.*?)'",
+    re.DOTALL,
+)
+_REQUIRED = "the following arguments are required: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,12 @@ def of_parser(message: str, arguments: Sequence[str], keys: Collection[str] = ()
     if unknown := re.match(r"Subcommand '(.*)' does not accept option '(.*)'", message):
         command, key = unknown.groups()
         return UserError(f"{key}: katlit {command} has no such key; {_nearest_key(key, keys)}")
+    if message.startswith(_REQUIRED):
+        names = ", ".join(name.partition(".")[2] for name in message.removeprefix(_REQUIRED).split(", "))
+        return UserError(
+            f"{names}: no value is given; add the files of a stage, such as -c base.yaml -c "
+            "stage/distill.yaml (`katlit configs` lists them)"
+        )
     complaint = _complaint(message)
     return UserError(message if complaint is None else _told(complaint))
 
@@ -82,7 +94,10 @@ def _complaint(message: str) -> _Complaint | None:
     """Keys, classes and reason; jsonargparse also lists every type that was tried, and the whole value."""
     keys: list[str] = []
     owners: list[str] = []
-    for line in message.splitlines():
+    lines = message.splitlines()
+    for number, line in enumerate(lines, start=1):
+        if _of_other_type(line, lines[number:]):
+            continue
         text = line.strip().removeprefix("- ")
         key = re.match(r'Parser key "(.*?)":(.*)', text)
         problem = re.match("Problem with given class_path '(.*)':", text)
@@ -97,6 +112,12 @@ def _complaint(message: str) -> _Complaint | None:
     return None
 
 
+def _of_other_type(line: str, later: Sequence[str]) -> bool:
+    """Whether a line refuses a type of a union, of which a later type, a class, has more to say."""
+    indent, bare, _ = line.partition("- Expected a ")
+    return bool(bare) and any(text.startswith(f"{indent}- Problem with given class_path") for text in later)
+
+
 def _told(complaint: _Complaint) -> str:
     """The complaint in one line, with what to give where a name is not known."""
     place, reason, owners = complaint.place, complaint.reason, complaint.owners
@@ -107,7 +128,12 @@ def _told(complaint: _Complaint) -> str:
         section = group_at(owner, group) if group else owner
         if section is not None:
             place = f"{place}.init_args.{group}.{key}" if group else f"{place}.init_args.{key}"
-            return f"{place}: {section.__name__} has no such key; {hint(key, keys_of(section))}"
+            return f"{place}: {section.__name__} has no such key; {key_hint(key, section)}"
+    if reason.startswith(_REQUIRED):
+        names = reason.removeprefix(_REQUIRED).split(", ")
+        below = f"{place}.init_args" if len(owners) == len(complaint.keys) else place
+        keys = ", ".join(f"{below}.{name}" for name in names)
+        return f"{keys}: no value is given; {owners[-1] if owners else place} needs one"
     if _UNKNOWN_CLASS.search(reason):
         named = len(owners) == len(complaint.keys)
         given = owners[-1] if named else complaint.given.strip("'")
@@ -124,12 +150,15 @@ def _given(message: str) -> str:
 def _reason(first: str, message: str) -> str:
     """The first reason; where a value is of none of several types, all of them."""
     given = _given(message)
+    if entry := _ENTRY.search(message):
+        name = entry["entry"]
+        return f"{name!r} is in a mapping, which the command line cannot set; write it into a YAML file"
     if not first.startswith("Expected a ") or "Got value" in first or not given:
         return _spelled_out(first)
     wanted = re.findall(r"^\s*- Expected a (.*)", message, re.MULTILINE)
     if any(text.startswith("dot import path string") for text in wanted):
         wanted = ["the full name of a class, such as those that the key's --help lists"]
-    return f"Expected {' or '.join(map(_spelled_out, wanted))}. Got value: {given}"
+    return f"Expected {' or '.join(dict.fromkeys(map(_spelled_out, wanted)))}. Got value: {given}"
 
 
 def _spelled_out(text: str) -> str:

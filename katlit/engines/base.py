@@ -24,7 +24,7 @@ _MIN_TEMPERATURE = 0.01  # vLLM raises lower ones silently to this
 
 @dataclass(frozen=True)  # no slots: jsonargparse merges a partial override by vars()
 class SamplingParameters:
-    """How to sample.
+    """Sampling settings of a request.
 
     Args:
         temperature: 0 is greedy, else at least 0.01.

@@ -30,7 +30,7 @@ def _read(row, where, vocabulary, temperature):
 
 @triton.jit
 def _log_mixture(log_p, log_q, beta, BETA_IS_ONE: tl.constexpr):
-    """Of p and q; of p alone at β = 1."""
+    """Logarithm of the mixture of p and q; of p alone at β = 1."""
     if BETA_IS_ONE:
         return log_p
     return tl.log(tl.maximum(beta * tl.exp(log_p) + (1 - beta) * tl.exp(log_q), _TINY))

@@ -23,7 +23,7 @@ class Segments(NamedTuple):
     rollouts: int  # N
 
     def of(self, targets: Tensor) -> "Segments":
-        """Those of some tokens [T], given by their indices into the flattened rows."""
+        """Segments of some tokens [T], given by their indices into the flattened rows."""
         return Segments(self.judge.flatten()[targets], self.rollout_ids.flatten()[targets], self.rollouts)
 
     def lengths(self, tokens: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ class Divergence(Protocol[TeacherT_contra]):
     """
 
     def to(self, device: torch.device) -> "Divergence[TeacherT_contra]":
-        """Itself, with all that it holds on the device of the logits."""
+        """The same divergence, with all that it holds on the device of the logits."""
 
     def sweep(self, student: Tensor, teacher: TeacherT_contra) -> tuple[Tensor, ...]:
         """Values [G, R] of logits [G, R, V] and R rows of the teacher; then what `add_gradient` wants."""

@@ -122,7 +122,7 @@ class _Head(NamedTuple):
     weight: Tensor
 
     def room(self, targets: int) -> Tensor:
-        """For the logits of a chunk."""
+        """Empty memory for the logits of a chunk."""
         depths, number, _ = self.hidden.shape
         return self.weight.new_empty(depths * min(targets, number), len(self.weight))
 

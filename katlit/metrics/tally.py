@@ -12,7 +12,7 @@ class Tally(NamedTuple):
 
 
 def tally(values: Iterable[float]) -> Tally:
-    """Of some values."""
+    """Sum and count of some values."""
     own = list(values)
     return Tally(float(sum(own)), len(own))
 

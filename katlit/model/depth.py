@@ -105,8 +105,8 @@ def deeper_config(config: PretrainedConfig, settings: DepthSettings) -> dict[str
     key = config.attribute_map.get("num_hidden_layers", "num_hidden_layers")  # GPT-2 has n_layer
     if key not in values:
         raise UserError(
-            f"backbone.depth: the configuration of {config.model_type} says no {key}; set depth to null, or "
-            "choose another model"
+            f"backbone.depth: the configuration of {config.model_type} models has no {key}, so its "
+            "layers cannot be counted; set depth to null, or choose another model"
         )
     order = layer_order(settings, values[key])
     lists = {

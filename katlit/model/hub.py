@@ -29,7 +29,9 @@ def local_directory(source: str, key: str, *, weights: bool = True) -> Path:
     if Path(source).is_dir():
         return Path(source)
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
-        raise UserError(f"{key}: directory {source!r} does not exist")
+        raise UserError(
+            f"{key}: directory {source!r} does not exist; give a model directory or a name on the hub"
+        )
     try:
         directory = Path(_snapshot(source, weights))
     except (OSError, ValueError) as error:

@@ -33,7 +33,7 @@ _ROWS = f".token_adapter.trainable_tokens_delta.{_ADAPTER}"
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """What is adapted, and how much.
+    """Settings of the LoRA adapters.
 
     Attributes:
         rank: r, the inner width of the product.

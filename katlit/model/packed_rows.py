@@ -42,7 +42,11 @@ def require_documents_apart(model: PreTrainedModel, key: str) -> None:
         output = model.eval().base_model(input_ids=input_ids, position_ids=position_ids, use_cache=False)
     except (RuntimeError, ValueError) as error:
         why = f"{type(error).__name__}: {str(error)[:100]!r}"
-        warnings.warn(f"{key}: whether it keeps packed documents apart is not known ({why})", stacklevel=2)
+        told = (
+            f"{key}: the model could not be tried on packed documents ({why}), so it may mix them; "
+            "set packing to false to be sure"
+        )
+        warnings.warn(told, stacklevel=2)
         return
     finally:
         model.train(training)

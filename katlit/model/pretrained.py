@@ -141,7 +141,9 @@ def build_model(
             config, dtype=getattr(torch, dtype), attn_implementation=attention
         )
     except (ValueError, TypeError) as error:
-        raise UserError(f"{key}: {settings!r} describes no model ({first_line(error)})") from error
+        raise UserError(
+            f"{key}: no model can be built from {settings!r} ({first_line(error)}); mend these settings"
+        ) from error
     _check_head(model, key)
     return model.train()
 

@@ -59,12 +59,12 @@ class Shape:
 
     @property
     def mtp_parameters(self) -> int:
-        """Of all MTP modules: a layer, the projection of [hidden ; embedding], three norms."""
+        """Parameters of all MTP modules: in each a layer, a projection [hidden ; embedding], three norms."""
         return self.mtp_depth * (self.layer + 2 * self.hidden**2 + 3 * self.hidden)
 
     @property
     def total(self) -> int:
-        """All parameters."""
+        """Number of all parameters, those of the MTP modules included."""
         return self.parameters + self.mtp_parameters
 
     @property

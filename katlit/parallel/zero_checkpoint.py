@@ -47,10 +47,11 @@ def read_zero_checkpoint(directory: Path, scratch: Path) -> tuple[dict[str, Any]
     tag = (directory / _LATEST).read_text(encoding="utf-8").strip()
     models = sorted((directory / tag).glob("*_model_states.pt"))
     parts = [_load(file) for file in sorted((directory / tag).glob("*_optim_states.pt"))]
-    model: dict[str, Any] = _load(models[0]) if models else {"dp_world_size": None}
+    model: dict[str, Any] = _load(models[0]) if models else {"dp_world_size": "an unknown number"}
     if len(parts) != model["dp_world_size"]:
         raise UserError(
-            f"{directory}: the parts of {len(parts)} ranks are there; the checkpoint is not whole"
+            f"{directory}: the parts of {len(parts)} ranks are there, {model['dp_world_size']} were written; "
+            "copy the missing files from the machines of the run, or take another checkpoint"
         )
     content = {key: value for key, value in model.items() if key not in _OF_DEEPSPEED}
     content["state_dict"] = _whole(directory)

@@ -27,7 +27,7 @@ class Stale(NamedTuple):
 
     sampled: list[Sampled]
     step: int  # optimizer steps that the weights had behind them
-    hidden: float  # seconds of sampling that nobody waited for
+    hidden_seconds: float  # of sampling that nobody waited for
 
 
 class AheadState(TypedDict):
@@ -102,7 +102,7 @@ class Ahead:
             return None
         sampled, seconds = batch.answers.result()
         if batch.name != name:
-            logger.warning("what was sampled ahead is not of the prompts that come now: sampled again")
+            logger.warning("the rollouts that were sampled ahead answer other prompts; the step samples anew")
             return None
         return Stale(sampled, batch.step, max(0.0, seconds - batch.waited))
 

@@ -58,7 +58,7 @@ class StepRollouts(NamedTuple):
     later_rounds: list[Rollout]  # all that were sampled anew, those that were flat again included
     probes: list[Sampled] | None  # None where the rollouts are of the present weights
     staleness: int  # optimizer steps between the weights that sampled and those that are trained
-    hidden: float  # seconds of sampling that nobody waited for
+    hidden_seconds: float  # of sampling that nobody waited for
 
     def together(self, peers: Peers) -> "StepRollouts":
         """The rollouts of a step that peers shared out, put together; a collective of theirs."""
@@ -68,7 +68,7 @@ class StepRollouts(NamedTuple):
         probes = self.probes
         if probes is not None:
             probes = [one for part in peers.together(probes) for one in part]
-        return StepRollouts(rollouts, first_round, later_rounds, probes, self.staleness, self.hidden)
+        return StepRollouts(rollouts, first_round, later_rounds, probes, self.staleness, self.hidden_seconds)
 
 
 class StepSampler:
@@ -130,7 +130,9 @@ class StepSampler:
             watch: Takes the seconds of `sync`, and of `reward` and `sample` as far as they are waited for.
         """
         with Scoring(protocol, step.prompts, self._settings.reward) as scoring:
-            sampled, probes, staleness, hidden = self._first_round(step, protocol, sync, watch, scoring)
+            sampled, probes, staleness, hidden_seconds = self._first_round(
+                step, protocol, sync, watch, scoring
+            )
             with watch.time("reward"):
                 first_round = scoring.all_of(sampled)
 
@@ -150,7 +152,7 @@ class StepSampler:
 
         rollouts = resampled(first_round, self._extra_rounds, again, anywhere)
         self.engine.sleep()
-        return StepRollouts(rollouts, first_round, later, probes, staleness, hidden)
+        return StepRollouts(rollouts, first_round, later, probes, staleness, hidden_seconds)
 
     def _first_round(
         self, step: Step, protocol: Protocol, sync: Callable[[], None], watch: Stopwatch, scoring: Scoring
@@ -171,8 +173,10 @@ class StepSampler:
             if self.max_staleness and step.following:
                 requests = self._requests(step.epoch, step.following, protocol)
                 self.ahead.start(_name(step.epoch, step.following), requests, sampling, step.number)
-        staleness, hidden = (0, 0.0) if stale is None else (step.number - stale.step, stale.hidden)
-        return sampled, probes, staleness, hidden
+        staleness, hidden_seconds = (
+            (0, 0.0) if stale is None else (step.number - stale.step, stale.hidden_seconds)
+        )
+        return sampled, probes, staleness, hidden_seconds
 
     def answer(self, prompts: Sequence[Prompt], protocol: Protocol) -> list[Sampled]:
         """One response to each validation prompt, left to decide, by the weights that the engine has."""

@@ -13,7 +13,7 @@ from katlit.errors import UserError, require
 
 @dataclass(frozen=True)
 class Optimization:
-    """How weights are updated.
+    """Settings of optimizer and schedule.
 
     Attributes:
         learning_rate: Its peak.

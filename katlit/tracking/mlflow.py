@@ -247,5 +247,5 @@ class KatMLFlowLogger(Logger):
 
 
 def mlflow_loggers(loggers: Sequence[Logger]) -> list[KatMLFlowLogger]:
-    """Those of a trainer's loggers that write to MLflow."""
+    """Loggers of a trainer that write to MLflow."""
     return [logger for logger in loggers if isinstance(logger, KatMLFlowLogger)]

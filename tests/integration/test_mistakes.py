@@ -28,6 +28,7 @@ FILE = "--data.init_args.train=katlit.datamodules.FilePrompts --data.init_args.t
 DATA = "--data.init_args"
 OPTIMIZATION = "--model.init_args.optimization"
 AGGREGATION = "--model.init_args.aggregation"
+STRATEGY = "-c configs/strategy"
 BACKBONE = "--model.init_args.backbone.init_args"
 TASKS = "--data.init_args.train=katlit.datamodules.TaskPrompts --data.init_args.train.families"
 
@@ -37,6 +38,8 @@ CORES = f"{os.cpu_count()} at most"
 TABLE = [
     # the command line itself
     ("", ["no command given", "fit", "katlit --help"]),
+    ("fit", ["data, model: no value", "-c base.yaml -c stage/distill.yaml", "katlit configs"]),
+    (f"fit {BASE} -c configs/stage/distill.yaml", ["data.init_args.student_tokenizer: no value is given"]),
     ("fitt", ["'fitt'", "choose one of", "fit"]),
     (f"{STAGE3} --nonsense=3", ["unrecognized arguments", "--nonsense=3", "choose one of checkpoint"]),
     (f"{STAGE3} nonsense", ["unrecognized arguments", "nonsense", "begins with --"]),
@@ -64,12 +67,21 @@ TABLE = [
     (f"{STAGE3} {AGGREGATION}.length=0", ["aggregation.length", "0", "at least 1"]),
     (f"{STAGE3} {AGGREGATION}.judge_weight=-1", ["aggregation.judge_weight", "-1", "0 or more"]),
     (f"{STAGE3} --trainer.strategy=fast", ["trainer.strategy", "fast", "ddp"]),
+    (f"{STAGE3} {STRATEGY}/deepspeed_z3.yaml --trainer.strategy.stage=4",
+     ["trainer.strategy.init_args.stage: Expected one of 1, 2, 3", "4"]),
+    (f"{STAGE3} {STRATEGY}/deepspeed_z3.yaml --trainer.strategy.offload_optimizer=maybe",
+     ["trainer.strategy.init_args.offload_optimizer", "bool", "maybe"]),
+    (f"{STAGE3} {STRATEGY}/fsdp2_tp.yaml --trainer.strategy.tensor_parallel_size=two",
+     ["trainer.strategy.init_args.tensor_parallel_size", "int", "two"]),
+    (f"{STAGE3} {STRATEGY}/fsdp2_tp.yaml --trainer.strategy.tensr_parallel_size=2",
+     ["trainer.strategy.init_args.tensr_parallel_size", "nearest is tensor_parallel_size"]),
     (f"{STAGE3} --trainer.precision=bf16-mixd", ["trainer.precision", "bf16-mixd", "'bf16-mixed'", "'32'"]),
     (f"{STAGE3} --trainer.accelerator=abacus", ["trainer.accelerator", "abacus", "cuda"]),
     (f"{STAGE3} --trainer.accelerator=cpu --trainer.devices=-3", ["trainer.devices", "-3", "int > 0"]),
     (f"{STAGE3} --trainer.accelerator=gpu --trainer.devices=9999", ["trainer.", "gpu"]),
     (f"{STAGE3} --trainer.accelerator=cpu --trainer.devices=9999", ["trainer.devices", "9999", CORES]),
     (f"{STAGE3} --trainer.num_nodes=0", ["trainer.num_nodes", "0", "positive"]),
+    (f"{STAGE3} {FILE}=good.jsonl --data.train.limit=abc", ["Expected int or null. Got value: abc"]),
     (f"{STAGE3} --trainer.limit_train_batches=-1", ["trainer.limit_train_batches", "-1", "[0.0, 1.0]"]),
     (f"{STAGE3} --trainer.accumulate_grad_batches=0", ["accumulate_grad_batches", "0", "at least 1"]),
     (f"{STAGE3} --trainer.gradient_clip_val=-1", ["trainer.gradient_clip_val", "-1", "0 or more"]),
@@ -90,6 +102,12 @@ TABLE = [
     (f"{BARE3} -c reward.yaml", ["reward", "'sum(words)'", "MLflow", "letters"]),
     (f"{BARE3} -c sampl.yaml", ["callbacks.init_args.sampl", "RolloutSampler", "nearest is samples"]),
     (f"{BARE3} -c engine.yaml", ["init_args.engine", "HfEngin", "nearest is katlit.engines.HFEngine"]),
+    (f"{BARE3} -c configs/rollout/vllm.yaml --trainer.callbacks.engine.kv_cache_gib=3",
+     ["engine.init_args.kv_cache_gib", "VLLMEngine", "it is options.kv_cache_gib"]),
+    (f"{STAGE3} --trainer.callbacks.reward.rewards.accuracy.init_args.threshold=0.4",
+     ["reward.init_args.rewards: 'accuracy.init_args.threshold'", "in a mapping", "YAML file"]),
+    (f"{BARE3} -c configs/rollout/vllm.yaml --trainer.callbacks.engine.options.max_num_batched_tokens=10",
+     ["].init_args.engine.init_args.options.max_num_batched_tokens: 10", "at least 8192"]),
     # the model
     (f"{STAGE3} --model=katlit.modules.Nope", ["model", "'Nope'", "katlit.modules.ColdStartSFT, katlit.m"]),
     (f"{STAGE3} --model=stepSRP", ["model", "stepSRP", "nearest is katlit.modules.StepSRPO"]),
@@ -103,6 +121,7 @@ TABLE = [
     (f"{STAGE2} --model.init_args.judge_weight=-1", ["model.init_args.judge_weight", "-1", "above 0"]),
     (f"{STAGE2} --model.init_args.mtp_weight=-1", ["model.init_args.mtp_weight", "-1", "0 or more"]),
     (f"{STAGE2} {OPTIMIZATION}.learning_rate=-1", ["optimization.learning_rate", "-1", "0 or more"]),
+    (f"{STAGE2} {BACKBONE}.lora.rank=0", ["error: model.init_args.backbone.init_args.lora: rank 0"]),
     (f"{STAGE2} {OPTIMIZATION}.beta1=1", ["optimization.beta1", "1.0", "below 1"]),
     (f"{STAGE2} {OPTIMIZATION}.min_ratio=3", ["optimization.min_ratio", "3.0", "from 0 to 1"]),
     (f"{STAGE2} {OPTIMIZATION}.schedule=cosin", ["optimization.schedule", "cosin", "'cosine', 'linear'"]),
@@ -117,6 +136,7 @@ TABLE = [
     # the data
     (f"{STAGE3} --data=katlit.datamodules.Nope", ["'Nope'", "katlit.datamodules.PromptData"]),
     (f"{STAGE3} {DATA}.train=nowhere.Thing", ["data.init_args.train", "'nowhere'", "FilePrompts"]),
+    (f"{STAGE3} --model.learning_rate=3", ["init_args.learning_rate", "it is optimization.learning_rate"]),
     (f"{STAGE2} {DATA}.sampling.max_tokns=3", ["sampling.max_tokns", "nearest is max_tokens"]),
     (STAGE3, ["no training prompts", "data.init_args.train"]),
     (f"{STAGE3} {DATA}.batch_size=0", ["data.init_args.batch_size", "0", "at least 1"]),

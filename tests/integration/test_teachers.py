@@ -128,9 +128,7 @@ def test_no_teacher_is_needed_where_nothing_is_distilled(
     bare.write_text("data: {init_args: {teacher: null}}")
     given = words_of("fit", folder, tmp_path, 1)
     assert main([*given, "-c", str(bare)]) == 2
-    told = (
-        "model.teacher: the stage has 1 of the teachers, the data have 0; give model.teacher and data.teacher"
-    )
+    told = "model.teacher: the stage has 1 teacher(s), the data 0; give data.init_args.teacher the same value"
     assert told in capsys.readouterr().err
 
 

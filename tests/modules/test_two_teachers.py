@@ -155,8 +155,8 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     two, _ = batch_of_two()
     one = {name: value for name, value in two.items() if name != "think_on"}
     for stage, batch, message in (
-        (built(tmp_path, first, second), one, "has 2 of the teachers, the data have 1"),
-        (built(tmp_path, first), two, "has 1 of the teachers, the data have 2"),
+        (built(tmp_path, first, second), one, r"has 2 teacher\(s\), the data 1"),
+        (built(tmp_path, first), two, r"has 1 teacher\(s\), the data 2"),
     ):
         with pytest.raises(UserError, match=rf"^model\.teacher: the stage {message}; give"):
             stage.training_step(batch, 0)

@@ -44,9 +44,11 @@ def check_settings(
         )
     estimator = getattr(pl_module, "estimator", None)
     if on_flat_groups != "keep" and getattr(estimator, "learns_from_flat_groups", False):
+        by_bias = hasattr(estimator, "bias_when_solved")
+        other = ", or set model.init_args.estimator.init_args.bias_when_solved to false" if by_bias else ""
         raise UserError(
             f"on_flat_groups: {on_flat_groups}, but model.estimator ({type(estimator).__name__}) learns from "
-            "groups whose rollouts are all equally good; use keep, or bias_when_solved: false"
+            f"groups whose rollouts are all equally good; use keep{other}"
         )
     loader = trainer.train_dataloader
     if isinstance(loader, LooksAhead):

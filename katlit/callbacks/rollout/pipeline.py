@@ -121,7 +121,7 @@ class RolloutPipeline:
         skipped = len(step.prompts) - len({rollout.group for rollout in first})
         values = means(gathered(tallies)) | {"skipped_prompts": float(skipped)}
         if self._sampler.max_staleness:
-            values |= {"staleness": float(sampled.staleness), "hidden_seconds": sampled.hidden}
+            values |= {"staleness": float(sampled.staleness), "hidden_seconds": sampled.hidden_seconds}
         return values
 
 

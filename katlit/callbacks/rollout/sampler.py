@@ -233,7 +233,8 @@ class RolloutSampler(Callback):
         states: list[AheadState | None] = checkpoint.get("rollouts_ahead", [])
         if states and (not self.max_staleness or len(states) != trainer.world_size):
             logger.warning(
-                "the checkpoint's rollouts of the next step are not used: max_staleness or processes differ"
+                "the checkpoint's rollouts of the next step are not used, for max_staleness or the number of "
+                "processes has changed; that step samples anew"
             )
         elif states and (state := states[trainer.global_rank]) is not None:
             self._sampler.ahead.restore(state)
@@ -265,6 +266,7 @@ class RolloutSampler(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """One response to each prompt, left to decide."""
+        require_prompts(trainer, batch)
         protocol = pl_module.backbone.protocol
         prompts = batch["prompts"]
         rollouts = score(self._sampler.answer(prompts, protocol), protocol, prompts, self._settings.reward)

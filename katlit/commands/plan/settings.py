@@ -13,7 +13,7 @@ from katlit.commands.plan.activations import Batch
 from katlit.commands.plan.memory import Job
 from katlit.commands.plan.states import Split, Strategy, strategy_precision
 from katlit.engines.base import RolloutEngine
-from katlit.errors import UserError
+from katlit.errors import UserError, require
 from katlit.model.outline import backbone_shape, model_shape
 from katlit.parallel.fsdp2 import Fsdp2Strategy
 from katlit.parallel.zero import ZeroStrategy
@@ -155,7 +155,8 @@ def device_count(devices: Any) -> int:
 
 def _rollouts(trainer: Namespace) -> Rollouts | None:
     """What the callback that samples is told, where there is one."""
-    for callback in trainer.callbacks or []:
+    callbacks = trainer.callbacks or []
+    for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
         if _is(callback, RolloutSampler):
             names = ("engine", "samples", "row_tokens")
             engine, samples, row_tokens = _settings(callback, "trainer.callbacks", *names)
@@ -168,6 +169,7 @@ def _batch(module: KatModule, chosen: Namespace, rollouts: Rollouts | None, over
     if rollouts is not None:
         length = overrides.rollout_tokens or rollouts.engine.max_context
         (prompts,) = _settings(chosen, "data", "batch_size")
+        require(prompts >= 1, "data.init_args.batch_size", prompts, "at least 1")
         tokens = prompts * rollouts.samples * length
         row = max(rollouts.row_tokens, length)
     else:

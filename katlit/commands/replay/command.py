@@ -35,12 +35,14 @@ class ReplayCLI(KatCLI):
     """Reads the settings of a run as `fit` does; instantiates model and callbacks, and trains nothing."""
 
     @override
-    def instantiate_classes(self) -> None:
+    def build(self) -> None:
+        """Build what knows of rollouts: there is neither trainer nor data."""
         settings = self.config["fit"]
         parser = self._parser("fit")
         self.model = parser.instantiate_classes(Namespace(model=settings.model)).model
         given = Namespace(trainer=Namespace(callbacks=settings.trainer.callbacks))
-        self.callbacks: list[Any] = parser.instantiate_classes(given).trainer.callbacks or []
+        found = parser.instantiate_classes(given).trainer.callbacks or []
+        self.callbacks: list[Any] = found if isinstance(found, list) else [found]
         self.checkpoints = settings.checkpoint.directory
         self.subcommand = None
 

@@ -11,7 +11,7 @@ import torch
 
 from katlit.callbacks.checkpoint import checkpoints, step_of
 from katlit.commands.consolidate import consolidated
-from katlit.errors import UserError
+from katlit.errors import UserError, first_line
 from katlit.model.backbone import Backbone
 
 _PREFIX = "backbone."  # of its weights in a checkpoint
@@ -68,7 +68,10 @@ def _load(backbone: Backbone, checkpoint: Path, scratch: Path) -> None:
     try:
         backbone.load_state_dict(own)
     except RuntimeError as error:
-        raise UserError(f"{checkpoint}: not of the model in the run's config.yaml ({error})") from error
+        raise UserError(
+            f"{checkpoint}: its weights do not fit the model in the run's config.yaml ({first_line(error)}); "
+            "give a checkpoint of this run"
+        ) from error
 
 
 def _content(checkpoint: Path, scratch: Path) -> dict[str, Any]:
@@ -82,5 +85,8 @@ def _content(checkpoint: Path, scratch: Path) -> dict[str, Any]:
             "give a checkpoint of `katlit fit`"
         ) from error
     except (RuntimeError, EOFError) as error:
-        raise UserError(f"--model: {str(checkpoint)!r} is no checkpoint ({error})") from error
+        raise UserError(
+            f"--model: {str(checkpoint)!r} is no checkpoint ({first_line(error)}); give a checkpoint of "
+            "`katlit fit`, or an exported model directory"
+        ) from error
     return content

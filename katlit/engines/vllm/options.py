@@ -23,8 +23,9 @@ class VLLMOptions:
             is more. Prompts are never split, because vLLM's seeded sampling on the CPU fails on a split one.
         dtype: Type of the weights; "auto" is float32 on the CPU, the checkpoint's on a GPU.
         kv_cache_gib: Memory for keys and values on each device. None: what `gpu_memory_utilization` leaves.
-        gpu_memory_utilization: Share of a device's memory for weights, activations and cache, where
-            `kv_cache_gib` is None; by default 0.3 beside the trainer, 0.9 in a server.
+        gpu_memory_utilization: Share of a device's memory that must be free when vLLM starts; where
+            `kv_cache_gib` is null, also all that it takes.
+            By default 0.3 beside the trainer, 0.9 in a server.
         enforce_eager: Do not compile, the sampler neither. Compiled graphs are worth their start time on GPUs
             and long runs.
         prefix_caching: Reuse the keys and values of common prefixes; forgotten at each sync.
@@ -64,7 +65,7 @@ class VLLMOptions:
             f"at least {least}: the larger of max_context {max_context} and max_num_seqs "
             f"{self.max_num_seqs}, for each drafted token once more"
         )
-        require(given >= least, "max_num_batched_tokens", given, mend)
+        require(given >= least, "options.max_num_batched_tokens", given, mend)
         return given
 
     def settings(self, directory: Path, max_context: int, seed: int) -> dict[str, Any]:

@@ -73,7 +73,7 @@ class CodeReward(Reward):
 
     @cached_property
     def _free(self) -> threading.BoundedSemaphore:
-        """Of all calls together, which may come from several threads."""
+        """Places for programs, of all calls together, which may come from several threads."""
         return threading.BoundedSemaphore(self._workers or processor_share())
 
     def __getstate__(self) -> dict[str, Any]:

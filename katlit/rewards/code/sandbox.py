@@ -108,7 +108,7 @@ class Sandbox:
     @cached_property
     def _means(self) -> tuple[str, ...]:
         if sys.platform != "linux":
-            raise UserError(f"CodeReward: the sandbox needs Linux, this is {sys.platform}")
+            raise UserError(f"CodeReward: the sandbox needs Linux, this is {sys.platform}; run on Linux")
         found, missing = [], []
         for means in ("landlock", "seccomp"):
             why = self._missing(means)

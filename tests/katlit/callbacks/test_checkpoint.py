@@ -120,7 +120,7 @@ def test_what_an_earlier_run_left_is_moved_aside(tmp_path: Path, caplog: pytest.
     assert names(tmp_path) == ["step-00000002.ckpt"]
     assert names(tmp_path / "aside-1") == ["step-00000002.ckpt", "step-00000004.ckpt"]
     assert (tmp_path / "aside-1/step-00000004.ckpt").read_bytes() == old
-    assert f"2 checkpoints of an earlier run are now in {tmp_path}/aside-1" in caplog.text
+    assert f"2 later checkpoints of an earlier run were moved to {tmp_path}/aside-1" in caplog.text
     fit(StepCheckpoint(str(tmp_path), every_n_steps=2), 4, ckpt_path=tmp_path / "step-00000002.ckpt")
     fit(StepCheckpoint(str(tmp_path), every_n_steps=3), 3, ckpt_path=tmp_path / "step-00000002.ckpt")
     assert names(tmp_path) == ["step-00000002.ckpt", "step-00000003.ckpt"]

@@ -10,7 +10,8 @@ import pytest
 import torch
 from tinyrollouts import BATCHES, Finishing, Watch, train
 
-from katlit.callbacks.mode_watch import ModeWatch, added, mode_counts, mode_rates, think_rates
+from katlit.advantages import GRPO, AdvantageEstimator, HiPO, Process
+from katlit.callbacks.mode_watch import ModeWatch, added, advice, mode_counts, mode_rates, think_rates
 from katlit.errors import UserError
 
 Row = tuple[int, int, int, bool]  # mode, group, difficulty, forced
@@ -72,7 +73,9 @@ def steps(
     """Go through optimizer steps of two micro-batches; what the tracker got."""
     logged: dict[str, float] = {}
     tracked: list[tuple[int, dict[str, float]]] = []
-    module = SimpleNamespace(log=lambda name, value, **_: logged.update({name: value}))
+    module = SimpleNamespace(
+        log=lambda name, value, **_: logged.update({name: value}), estimator=Process(bias_when_solved=True)
+    )
     tracker = SimpleNamespace(log_metrics=lambda metrics, step: tracked.append((step, metrics)))
     trainer = SimpleNamespace(
         global_step=watch._last_step, log_every_n_steps=every, loggers=[tracker], is_global_zero=rank == 0
@@ -99,12 +102,29 @@ def test_a_collapse_is_warned_of_once_with_what_to_turn(caplog: pytest.LogCaptur
     steps(resumed, [NEITHER, *[THINKS] * 5])
     (record,) = caplog.records
     assert "100% of the free rollouts think, for 3 steps" in record.message
-    places = [record.message.index(word) for word in ("forced_share", "raise model.", "judge_weight")]
+    places = [
+        record.message.index(word)
+        for word in ("forced_share", "raise model.init_args.estimator.init_args.bias", "judge_weight")
+    ]
     assert places == sorted(places)
     steps(ModeWatch(patience=1), [[(0, 0, 1, False)]])
-    assert "lower model.estimator.bias" in caplog.records[-1].message
+    assert "lower model.init_args.estimator.init_args.bias (and set" in caplog.records[-1].message
     steps(ModeWatch(patience=1), [[(0, 0, 1, False)]], rank=1)
     assert len(caplog.records) == 2
+
+
+@pytest.mark.parametrize(("estimator", "thinks", "named"), [
+    (Process(bias_when_solved=True), True, "; raise model.init_args.estimator.init_args.bias; "),
+    (Process(bias_when_solved=True), False, "(and set model.init_args.estimator.init_args.bias_when"),
+    (Process(), False, "; lower model.init_args.estimator.init_args.bias; "),
+    (HiPO(), False, "; lower model.init_args.estimator.init_args.bias; "),
+    (GRPO(), True, "; set model.init_args.estimator to one with a bias"),
+    (GRPO(), False, "valued; lower model.init_args.aggregation.judge_weight"),
+])  # fmt: skip
+def test_only_what_the_estimator_has_is_to_be_turned(
+    estimator: AdvantageEstimator, thinks: bool, named: str
+) -> None:
+    assert named in advice(float(thinks), 3, estimator)
 
 
 def test_a_policy_that_decides_by_the_prompt_is_not_collapsed(caplog: pytest.LogCaptureFixture) -> None:

@@ -98,6 +98,6 @@ def test_what_cannot_run_here_is_let_pass_with_a_warning(
         raise RuntimeError("no kernel\nfor it")
 
     monkeypatch.setattr(model.base_model, "forward", fail)
-    with pytest.warns(UserWarning, match=r"^backbone: whether .* not known \(RuntimeError"):
+    with pytest.warns(UserWarning, match=r"^backbone: the model could not be tried .*\(RuntimeError"):
         require_documents_apart(model, "backbone")
     assert model.training

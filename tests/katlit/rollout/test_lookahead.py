@@ -44,7 +44,7 @@ def test_what_was_in_flight_comes_back_whole(tmp_path: Path) -> None:
     ours, theirs = (ahead.take(["0", "p1", "p2"]) for ahead in (second, first))
     assert ours.sampled == theirs.sampled == complete(engine, REQUESTS, SAMPLING)
     assert ours.step == theirs.step == 7
-    assert ours.hidden == 0
+    assert ours.hidden_seconds == 0
     assert first.take(["0", "p1", "p2"]) is None  # handed out once
     first.close()
 
@@ -72,6 +72,6 @@ def test_other_prompts_do_not_get_them(caplog: pytest.LogCaptureFixture) -> None
     ahead = Ahead(Scripted())
     ahead.start(["0", "p1"], REQUESTS, SAMPLING, step=0)
     assert ahead.take(["1", "p1"]) is None
-    assert "not of the prompts that come now" in caplog.text
+    assert "answer other prompts" in caplog.text
     assert ahead.take(["0", "p1"]) is None
     ahead.close()

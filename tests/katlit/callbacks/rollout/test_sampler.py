@@ -226,6 +226,12 @@ class Picky(FirstLetter):
         self.closed += 1
 
 
+def test_validation_data_without_prompts_are_refused() -> None:
+    trainer: Any = SimpleNamespace(datamodule=SimpleNamespace())
+    with pytest.raises(UserError, match="gives batches without prompts"):
+        RolloutSampler(HFEngine()).on_validation_batch_start(trainer, trainer, {}, 0)  # type: ignore[typeddict-item]
+
+
 def test_unjudged_rollouts_are_left_out_and_counted(tmp_path: Path) -> None:
     reward = Picky()
     settings = {"samples": 8, "reward": CompositeReward({"accuracy": reward}, {"accuracy": 1.0})}
@@ -288,5 +294,5 @@ def test_flat_groups(tmp_path: Path, on_flat_groups: Any, requests: list[int], t
 
 def test_groups_that_the_bias_learns_from_are_not_left_out() -> None:
     stage = SimpleNamespace(estimator=Process(bias_when_solved=True))
-    with pytest.raises(UserError, match=r"on_flat_groups: skip, but model.estimator \(Process\) learns"):
+    with pytest.raises(UserError, match=r"model.estimator \(Process\) learns.*init_args.bias_when_solved"):
         check_settings(SimpleNamespace(), stage, SamplingParameters(), 0, "skip")  # type: ignore[arg-type]

@@ -43,6 +43,20 @@ def settings(engine: Namespace | None, sampler: str = SAMPLERS[0]) -> Namespace:
     return Namespace(trainer=trainer, data=Namespace(init_args=Namespace(batch_size=4)))
 
 
+def test_a_single_callback_need_be_no_list(stage: StepSRPO) -> None:
+    given = settings(named(HF_NAMES[0], **HF))
+    in_a_list = render(read_job(stage, given, Overrides(MEMORY)))
+    given.trainer.callbacks = given.trainer.callbacks[1]
+    assert render(read_job(stage, given, Overrides(MEMORY))) == in_a_list
+
+
+def test_a_batch_of_nothing_is_not_planned(stage: StepSRPO) -> None:
+    given = settings(named(HF_NAMES[0], **HF))
+    given.data.init_args.batch_size = 0
+    with pytest.raises(UserError, match=r"data.init_args.batch_size: 0; give at least 1"):
+        read_job(stage, given, Overrides(MEMORY))
+
+
 @pytest.fixture(scope="module")
 def stage() -> StepSRPO:
     return StepSRPO(Backbone(config=QWEN | {"vocab_size": 100}))

@@ -1,6 +1,8 @@
 """`katlit replay` on a folder as a run leaves it; whole runs are replayed by the tests of integration."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import killable
 import pytest
@@ -52,6 +54,42 @@ def test_a_copy_of_a_repeated_prompt_is_chosen(
     else:
         assert f"*   {copy}  rank {copy}, group 0\n" in shown.out
         assert "the step has the prompt 2 times" in shown.out
+
+
+def _with_callbacks(run: Path, folder: Path, change: Callable[[Any], Any]) -> Path:
+    """The run with other callbacks in its settings."""
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    settings["trainer"]["callbacks"] = change(settings["trainer"]["callbacks"])
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    (folder / "rollouts").symlink_to(run / "rollouts")
+    return folder
+
+
+def test_what_a_constructor_refuses_is_one_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_rows(callbacks: Any) -> Any:
+        sampler = next(one for one in callbacks if one["class_path"].endswith("RolloutSampler"))
+        sampler["init_args"]["row_tokens"] = 0
+        return callbacks
+
+    folder = _with_callbacks(run, tmp_path, no_rows)
+    assert main(["replay", f"--run={folder}", "--rollout=0/set/p/0"]) == 2
+    error = capsys.readouterr().err
+    assert "katlit: error: trainer.callbacks[" in error
+    assert "row_tokens: 0" in error
+    assert "Traceback" not in error
+
+
+def test_a_single_callback_need_be_no_list(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def only_log(callbacks: Any) -> Any:
+        return next(one for one in callbacks if one["class_path"].endswith("RolloutLog"))
+
+    folder = _with_callbacks(run, tmp_path, only_log)
+    assert main(["replay", f"--run={folder}", "--rollout=0/set/p/0"]) == 2
+    assert "names no katlit.callbacks.RolloutSampler" in capsys.readouterr().err
 
 
 def fit(folder: Path, estimator: str, *more: str) -> int:

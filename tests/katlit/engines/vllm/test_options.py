@@ -37,7 +37,7 @@ def test_a_server_has_at_least_one_device() -> None:
 )
 def test_a_batch_that_would_split_prompts_is_refused(engine: Any, options: type[VLLMOptions]) -> None:
     for limit in (100, 200):
-        with pytest.raises(UserError, match=f"^max_num_batched_tokens: {limit}; give at least 250"):
+        with pytest.raises(UserError, match=rf"^options\.max_num_batched_tokens: {limit}; give at least 250"):
             engine(max_context=150, options=options(max_num_seqs=250, max_num_batched_tokens=limit))
 
 

@@ -214,5 +214,5 @@ def test_what_cannot_draft_is_refused(tmp_path: Path) -> None:
         speculation(tmp_path / "qwen", 1, 64)
     with pytest.raises(UserError, match="speculative_tokens: -1"):
         VLLMOptions(speculative_tokens=-1)
-    with pytest.raises(UserError, match="max_num_batched_tokens: 300; give at least 400"):
+    with pytest.raises(UserError, match=r"^options\.max_num_batched_tokens: 300; give at least 400"):
         VLLMOptions(max_num_seqs=8, max_num_batched_tokens=300, speculative_tokens=1).batched_tokens(200)

@@ -71,12 +71,16 @@ def final_expression(text: str, max_characters: int) -> str:
 
 
 def reference_expression(text: str, max_characters: int) -> str:
-    """The expression of a reference: as of a response, but that of prose all words count."""
-    text = text.strip()
-    if _boxed(text)[0] or _HASHES.search(text):
+    """The expression of a reference: as of a response, but that of prose all words count.
+
+    One whose only box is empty has none.
+    """
+    given = text.strip()
+    text = _PLACE.sub("", given)
+    if _boxed(text)[0] or _HASHES.search(text) or _PHRASE.search(text):
         return final_expression(text, max_characters)
-    if _PHRASE.search(text):
-        return final_expression(text, max_characters)
+    if text != given:
+        return ""
     text = plain(text)
     found = find_formulas(text)
     if found and is_linked_list(text, found):

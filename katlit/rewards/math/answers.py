@@ -32,13 +32,16 @@ _CLOSING = re.compile(
     re.I,
 )
 _LEAD = re.compile(
-    r"(?:(?:so|thus|therefore|hence|finally|then|and|or|but|wait|sorry|actually|well|no(?=[,.:!]))\b[\s,.:!#]*)+",
+    r"(?:(?:so|thus|therefore|hence|finally|then|and|or|but|wait|sorry|actually|well|no(?=[,.:!]\s*\S))\b[\s,.:!#]*)+",
     re.I,
 )
 _ASIDE = re.compile(r"\([^()]*[a-z]{3}[^()]*\)\W*")
 # The rest of the sentence that a box stands in: "in 5 years".
 _ONGOING = re.compile(r"\A(?:[ \t$)*\]}]|\\[)\]])*(?=[a-z]{2}|a\s|[%(])(?:[^\n.!?]|\.(?=\d))*")
 _BARE_LINE = re.compile(r"(?:[a-zA-Z]\w*\s*=\s*)?-?\\?\$?\d[\d.,/]*")
+_OTHER_LETTER = re.compile(
+    r"\b(?:but|or|wait|sorry|actually|however|no)\b[^.!?\n]*?(?<![A-Za-z])([B-HJ])(?![A-Za-z'’])", re.I
+)
 _EXPRESSION = re.compile(r"[=+\-*/^\\<>≤≥∞\[\](){}]|\A\W*[a-zA-Z]\W*\Z")
 
 
@@ -86,6 +89,11 @@ def reference_expression(text: str, max_characters: int) -> str:
     if found and is_linked_list(text, found):
         return clean(", ".join(one.content for one in found))
     return clean(unwrapped(text, found))
+
+
+def has_box(text: str) -> bool:
+    """Whether a response has a box that is not empty."""
+    return bool(_boxed(_PLACE.sub("", text))[0])
 
 
 def _boxed(text: str) -> tuple[list[str], str]:
@@ -162,7 +170,9 @@ def _statement(sentence: str) -> str:
 
 
 def _undisputed(answer: str, rest: str) -> str:
-    """The answer, unless the text after it ends in another number."""
+    """The answer, unless the text after it ends in another number, or goes over to another letter."""
+    if re.fullmatch(r"\(?[A-J]\)?", answer) and set(_OTHER_LETTER.findall(rest)) - {answer.strip("()")}:
+        return ""
     if phrases := list(_PHRASE.finditer(rest))[-_PHRASES:]:
         other = _after_phrases(rest, phrases)
         return answer if other and not _differ(answer, other) else ""

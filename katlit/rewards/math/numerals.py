@@ -6,6 +6,10 @@ from fractions import Fraction
 
 SIGNIFICANT = 6  # a decimal of so many digits may stand for the number that it is rounded from: our choice
 
+NUMBER_WORD = (
+    r"(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen|"
+    r"(?:twen|thir|for|fif|six|seven|eigh|nine)ty)\b"
+)
 _INTEGER = r"(?:\d{1,3}(?:,\d{3}){1,300}|\d{1,3}(?: \d{3}){1,300}|\d{1,1000})"
 _DECIMAL = re.compile(
     rf"(?P<whole>{_INTEGER})?\.?(?:(?<=\.)(?P<part>\d{{0,1000}})(?:\\overline\s*\{{(?P<again>\d{{1,100}})\}})?)?"

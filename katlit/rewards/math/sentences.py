@@ -36,6 +36,7 @@ _DENIAL = re.compile(
     r"(?:\s+(?!because|since|which|that|and|so|as|it)[a-z]+){0,2}\s+(?:is|was|are|were)(?:n['’]t|\s+(?:clearly\s+)?"
     r"(?:not|wrong|incorrect|false|impossible|too))\b"
     r"|[^.;:!?\n]*?\b(?:at\s+(?:(?:the\s+)?(?:very\s+)?(?:most|least)|(?:min|max)imum)\b"
+    rf"(?!\s+{NUMBER_WORD})"
     rf"|or\s+{NUMBER_WORD})",
     re.I,
 )

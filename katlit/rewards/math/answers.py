@@ -4,8 +4,15 @@ import re
 
 from katlit.rewards.math.cleaning import clean, plain
 from katlit.rewards.math.formulas import find_formulas, formula_answer, is_linked_list, sentences, unwrapped
-from katlit.rewards.math.numerals import equal, read_numeral
-from katlit.rewards.math.sentences import is_bound, is_prose, stated_expression, stated_number
+from katlit.rewards.math.numerals import NUMBER_WORD, equal, read_numeral
+from katlit.rewards.math.sentences import (
+    is_bound,
+    is_denied,
+    is_doubted,
+    is_prose,
+    stated_expression,
+    stated_number,
+)
 from katlit.rewards.math.units import split_unit
 
 _BRACES = re.compile(r"(?P<box>\\{1,2}f?boxed\s*\{)|\\[{}\\]|(?P<open>\{)|(?P<close>\})")
@@ -32,13 +39,28 @@ _CLOSING = re.compile(
     re.I,
 )
 _LEAD = re.compile(
-    r"(?:(?:so|thus|therefore|hence|finally|then|and|or|but|wait|sorry|actually|well|no(?=[,.:!]))\b[\s,.:!#]*)+",
+    r"(?:(?:so|thus|therefore|hence|finally|then|and|or|but|wait|sorry|actually|well|no(?=[,.:!]\s*\S))\b[\s,.:!#]*)+",
     re.I,
 )
 _ASIDE = re.compile(r"\([^()]*[a-z]{3}[^()]*\)\W*")
 # The rest of the sentence that a box stands in: "in 5 years".
-_ONGOING = re.compile(r"\A(?:[ \t$)*\]}]|\\[)\]])*(?=[a-z]{2}|a\s|[%(])(?:[^\n.!?]|\.(?=\d))*")
+_ONGOING = re.compile(r"\A(?:[ \t$)*\]}]|\\[)\]])*(?=[a-z]{2}|a\s|[%(]|,\s+which\b)(?:[^\n.!?]|\.(?=\d))*")
+_DENIED_BOX = re.compile(
+    r"[\s$)*\\\]]*(?:\?|\(?(?:incorrect|wrong|false|not)\b|\W*(?:that|this|it)\s+(?:is|was)(?:n['’]t|\s+(?:not|wrong|incorrect)))",
+    re.I,
+)
+# A sentence after an answer that explains or checks it, and does not correct it.
+_EXPLAINS = re.compile(
+    r"\W*(?:note|(?:here\s+)?we\s+(?:have\s+)?used|this\s+(?:can\s+be|is)\s+(?:checked|verified)|to\s+(?:check|verify)|"
+    r"check|verification|explanation|recall)\b(?!.*\b(?:should|actually|instead|correct(?:ion)?|wrong|mistake|but|"
+    r"must|so|answer|total)\b)",
+    re.I | re.S,
+)
+_SUM = re.compile(r"(?P<value>\d{1,15})\s+\((?P<sum>\d{1,15}(?:\s*[-+]\s*\d{1,15}){1,20})\)\W*")
 _BARE_LINE = re.compile(r"(?:[a-zA-Z]\w*\s*=\s*)?-?\\?\$?\d[\d.,/]*")
+_OTHER_LETTER = re.compile(
+    r"\b(?:but|or|wait|sorry|actually|however|no)\b[^.!?\n]*?(?<![A-Za-z])([B-HJ])(?![A-Za-z'’])", re.I
+)
 _EXPRESSION = re.compile(r"[=+\-*/^\\<>≤≥∞\[\](){}]|\A\W*[a-zA-Z]\W*\Z")
 
 
@@ -56,6 +78,8 @@ def final_expression(text: str, max_characters: int) -> str:
     """
     text = _PLACE.sub("", text)
     boxed, after = _boxed(text)
+    if boxed and _is_box_denied(after):
+        return ""
     if boxed:
         later = after if _LEAD.match(after.lstrip(" $")) else _ONGOING.sub("", after)
         return _undisputed(clean(", ".join(boxed)), plain(later[-max_characters:]))
@@ -71,17 +95,33 @@ def final_expression(text: str, max_characters: int) -> str:
 
 
 def reference_expression(text: str, max_characters: int) -> str:
-    """The expression of a reference: as of a response, but that of prose all words count."""
-    text = text.strip()
-    if _boxed(text)[0] or _HASHES.search(text):
+    """The expression of a reference: as of a response, but that of prose all words count.
+
+    One whose only box is empty has none.
+    """
+    given = text.strip()
+    text = _PLACE.sub("", given)
+    if _boxed(text)[0] or _HASHES.search(text) or _PHRASE.search(text):
         return final_expression(text, max_characters)
-    if _PHRASE.search(text):
-        return final_expression(text, max_characters)
+    if text != given:
+        return ""
     text = plain(text)
     found = find_formulas(text)
     if found and is_linked_list(text, found):
         return clean(", ".join(one.content for one in found))
     return clean(unwrapped(text, found))
+
+
+def _is_box_denied(after: str) -> bool:
+    """Whether the text right after a box takes it back: "is wrong", "(incorrect)", "?"."""
+    after = after[:200]
+    line = after.lstrip("$)*] ").split("\n")[0]
+    return _DENIED_BOX.match(after) is not None or is_denied(" " + line)
+
+
+def has_box(text: str) -> bool:
+    """Whether a response has a box that is not empty."""
+    return bool(_boxed(_PLACE.sub("", text))[0])
 
 
 def _boxed(text: str) -> tuple[list[str], str]:
@@ -107,7 +147,9 @@ def _after_phrases(end: str, phrases: list[re.Match[str]]) -> str:
     said = [(phrase.end(), sentences(end[phrase.end() :])[0]) for phrase in phrases]
     ends = [start + len(sentence) for start, sentence in said]
     stated = [  # but for "Final answer: the answer is 5", where one holds the next one
-        "" if is_bound(phrase[0].rstrip("*_ ")) else _statement(_without_reason(sentence))
+        ""
+        if is_bound(phrase[0].rstrip("*_ ")) or is_doubted(end[max(0, phrase.start() - 200) : phrase.start()])
+        else _statement(_without_reason(sentence))
         for phrase, (_, sentence), stop, following in zip(phrases, said, ends, starts, strict=True)
         if stop <= following
     ]
@@ -147,9 +189,12 @@ def _states(sentence: str) -> bool:
 
 def _statement(sentence: str) -> str:
     """What a sentence states; nothing where that is open."""
-    sentence = sentence.strip().lstrip("#=≈~ ").rstrip(" ✓✔✅")
+    sentence = re.sub(r"\A\s*(?:=>|->|[⇒→])", "", sentence).strip().lstrip("#=≈~ ").rstrip(" ✓✔✅")
     if lead := _LEAD.match(sentence):
         sentence = sentence[lead.end() :]
+    if summed := _SUM.fullmatch(sentence):
+        parts = re.findall(r"[-+]?\d+", summed["sum"].replace(" ", ""))
+        return summed["value"] if int(summed["value"]) == sum(map(int, parts)) else clean(sentence)
     if find_formulas(sentence):
         return clean(formula_answer(sentence) or "")
     if is_prose(sentence) and re.search(r"\d", sentence):
@@ -158,12 +203,18 @@ def _statement(sentence: str) -> str:
 
 
 def _undisputed(answer: str, rest: str) -> str:
-    """The answer, unless the text after it ends in another number."""
+    """The answer, unless the text after it ends in another number, or goes over to another letter."""
+    if re.fullmatch(r"\(?[A-J]\)?", answer) and set(_OTHER_LETTER.findall(rest)) - {answer.strip("()")}:
+        return ""
     if phrases := list(_PHRASE.finditer(rest))[-_PHRASES:]:
         other = _after_phrases(rest, phrases)
+        if re.match(NUMBER_WORD, other, re.I):
+            return ""
         return answer if other and not _differ(answer, other) else ""
     for sentence in reversed(sentences(rest)):
-        if not _CLOSING.match(sentence) and _states(sentence) and (other := _statement(sentence)):
+        if _CLOSING.match(sentence) or _EXPLAINS.match(sentence):
+            continue
+        if _states(sentence) and (other := _statement(sentence)):
             return "" if _differ(answer, other) else answer
     return answer
 

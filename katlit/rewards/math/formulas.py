@@ -5,7 +5,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from katlit.rewards.math.numerals import read_numeral
-from katlit.rewards.math.sentences import is_bound, is_prose, leads_to_end, stated_number
+from katlit.rewards.math.sentences import (
+    is_bound,
+    is_denied,
+    is_doubted,
+    is_prose,
+    leads_to_end,
+    stated_number,
+)
 from katlit.rewards.math.units import read_unit
 
 # Not the dollars of an amount, "$5 and $6": their content starts with a digit, and so does what follows.
@@ -86,7 +93,9 @@ def formula_answer(sentence: str) -> str | None:
             return number
         if not leads_to_end(before):
             return None
-    if is_bound(before) or (_has_rival(formulas, chosen) and not leads_to_end(before)):
+    if is_bound(before) or is_doubted(before) or is_denied(after):
+        return None
+    if _has_rival(formulas, chosen) and not leads_to_end(before):
         return None
     counted = _COUNTED.match(after)
     unit = counted[0] if counted and len(chosen) == 1 and _is_unit(counted[0]) else ""

@@ -6,6 +6,10 @@ from fractions import Fraction
 
 SIGNIFICANT = 6  # a decimal of so many digits may stand for the number that it is rounded from: our choice
 
+NUMBER_WORD = (
+    r"(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen|"
+    r"(?:twen|thir|for|fif|six|seven|eigh|nine)ty)\b"
+)
 _INTEGER = r"(?:\d{1,3}(?:,\d{3}){1,300}|\d{1,3}(?: \d{3}){1,300}|\d{1,1000})"
 _DECIMAL = re.compile(
     rf"(?P<whole>{_INTEGER})?\.?(?:(?<=\.)(?P<part>\d{{0,1000}})(?:\\overline\s*\{{(?P<again>\d{{1,100}})\}})?)?"
@@ -48,7 +52,7 @@ class Numeral:
 
 def read_numeral(text: str) -> Numeral | None:
     """The numeral that the text is; None where it is anything else."""
-    text = text.strip()
+    text = " ".join(text.split())  # a run of spaces takes the patterns cubic time
     percent = _PERCENT.fullmatch(text)
     body = percent["number"] if percent else text
     sign = -1 if body.startswith("-") else 1

@@ -12,13 +12,13 @@ from katlit.batch import Prompt
 from katlit.errors import UserError
 from katlit.rewards.base import Reward, Sample, Verdict
 from katlit.rewards.match import empty_reference, reference_of
-from katlit.rewards.math.answers import final_expression, reference_expression
+from katlit.rewards.math.answers import final_expression, has_box, reference_expression
 from katlit.rewards.math.lists import equal_lists, split_list
 from katlit.rewards.math.numerals import Numeral, equal, read_numeral
 from katlit.rewards.math.sentences import is_prose
 from katlit.rewards.math.spelling import as_text, readable
 from katlit.rewards.math.units import split_unit
-from katlit.rewards.math.words import choice, stated_words, unmarked, words
+from katlit.rewards.math.words import choice, judgement, stated_words, unmarked, words
 from katlit.rewards.math.workers import StartError, WorkerError, WorkerPool
 from katlit.text.printable import short_line
 
@@ -163,7 +163,7 @@ class MathReward(Reward):
         answer = final_expression(sample.answer, self.max_characters)
         if answer == reference and answer:
             return Verdict(1.0, "the reference's text")
-        text = sample.answer[-self.max_characters :]
+        text = answer if has_box(sample.answer) else sample.answer[-self.max_characters :]
         if told := _compare_words(reference, answer, text):
             return told
         if is_prose(unmarked(split_unit(reference)[0])):
@@ -181,9 +181,12 @@ def _compare_words(reference: str, answer: str, text: str) -> Verdict | None:
     labelled = choice(reference)
     expected = labelled or words(reference)
     if expected is not None and len(expected) == 1:
-        return _told(expected in {words(answer), answer.casefold(), choice(answer), choice(text)}, "choice")
+        letter = words(answer)
+        if letter is None or len(letter) > 1:
+            letter = choice(answer) or choice(text)
+        return _told(expected in {letter, answer.casefold()}, "choice")
     if expected is not None:
-        return _told(expected in stated_words(answer) | {answer.casefold()}, "words")
+        return _told(expected in stated_words(answer) | {answer.casefold(), judgement(text)}, "words")
     return None
 
 

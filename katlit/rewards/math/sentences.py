@@ -2,6 +2,7 @@
 
 import re
 
+from katlit.rewards.math.numerals import NUMBER_WORD
 from katlit.rewards.math.units import read_unit
 
 _NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?!,?\d)|\d+)(?:\.\d+)?|\.\d+"
@@ -16,24 +17,38 @@ _COMMAND = re.compile(r"(?:\\[a-zA-Z]+|_)(?:\s*\{[^{}]*\})?")
 _FUNCTIONS = re.compile(r"\b(?:sin|cos|tan|cot|log|exp|sqrt|and|mod|lim|max|min|gcd|lcm|inf)\b", re.I)
 _BOUND = re.compile(
     r"\b(?:than|least|most|over|under|above|below|between|nearly|almost|up\s+to|exceeds?|beyond|within|"
+    r"at\s+(?:an?\s+)?(?:min|max)imum|(?:min|max)imum\s+of|(?:any|every)thing\s+but|all\s+but|or\s+equals?(?:\s+to)?|"
     r"except|instead\s+of|from|not|step|question|problem|part|case|figure|page|chapter|exercise|option|"
     r"plus|times|twice|double|triple|thrice|"
     r"(?:root|half|third|quarter|square|cube|inverse|reciprocal|product|quotient|factorial|logarithm|log|"
-    r"multiple|factor|divisor|power|percent|part|out|one)s?\s+of)\s+(?:an?\s+|the\s+)?\Z",
+    r"multiple|factor|divisor|power|percent|part|out|one)s?\s+of)(?:\s*:)?\s+(?:an?\s+|the\s+)?\Z",
     re.I,
 )
 _SIGN = re.compile(r"\b(?:negative|minus)\s+\Z", re.I)
 _DOUBT = re.compile(
-    r"\b(?:impossible|incorrect|wrong|false|unlikely|suppose|if\s+\w+\s+were|not\s+sure)\b", re.I
+    r"\b(?:impossible|incorrect|wrong|false|unlikely|suppose|if\s+\w+\s+were|not\s+sure|"
+    r"doubt|unclear|not\s+true|nobody|none\s+of)\b|\bwhether\b[^.,;]*\Z|\?\W*\Z",
+    re.I,
+)
+_TURN = re.compile(r"[.;:!?\n]|\b(?:so|then|thus|therefore|hence|but)\b", re.I)
+# What after a number says that it is none, or a bound: "12 is not the answer", "12 at most".
+_DENIAL = re.compile(
+    r"(?:\s+(?!because|since|which|that|and|so|as|it)[a-z]+){0,2}\s+(?:is|was|are|were)(?:n['’]t|\s+(?:clearly\s+)?"
+    r"(?:not|wrong|incorrect|false|impossible|too))\b"
+    r"|[^.;:!?\n]*?\b(?:at\s+(?:(?:the\s+)?(?:very\s+)?(?:most|least)|(?:min|max)imum)\b"
+    rf"(?!\s+{NUMBER_WORD})"
+    rf"|or\s+{NUMBER_WORD})",
+    re.I,
 )
 _NEGATION = re.compile(r"\b(?:not|never|neither|nor|cannot|without)\b|n['’]t\b", re.I)
 _CONCLUSIVE = re.compile(
-    r"(?:\b(?:is|are|was|were|be|equals?|gets?|gives?|makes?|leaves?|totals?|have|has|total\s+of)|=|≈|:)\s+"
+    r"(?:\b(?:is|are|was|were|be|equals?|gets?|gives?|makes?|leaves?|totals?|totall?ing|have|has|total\s+of)|=|≈|:)\s+"
     r"(?:(?:exactly|only|just|now|then|still|therefore|thus|also|left|with|about|approximately|around|roughly|an?|the|"
     r"total|of|equal|to)\s+)*\(?\Z",
     re.I,
 )
 _VERB = re.compile(r"(?P<before>.*\b(?:is|are|get|gives|obtain|equals|be))[\s:]+(?P<what>\S.*)", re.I | re.S)
+_NUMBERS = re.compile(r"-?[\d.]+(?:,\s+-?[\d.]+){0,50}(?:,?\s+and\s+-?[\d.]+)")
 _PLACE = re.compile(
     r"\s*[a-zA-Z][^.;!?]*?[a-z]\s+(?:in|for|at|after|during|on|over|from|when|if|by|with)\s", re.I
 )
@@ -50,6 +65,8 @@ _SCALE = re.compile(r"\s*(?:hundred|thousand|million|billion|trillion|dozen|perc
 _CHANGE = re.compile(
     r"\s*(?:plus|minus|times|over|divided|squared|cubed|factorial|mod|modulo|choose|halves|half|thirds?|fourths?|"
     r"quarters?|fifths?|sixths?|sevenths?|eighths?|ninths?|tenths?|hundredths?|thousandths?|dozens|to\s+the|"
+    r"(?:hundred|thousand|million|billion|trillion|ten)s|point|raised|multiplied|increased|decreased|reduced|"
+    rf"[a-z]+\s+(?:(?:below|under)\s+zero|(?:and\s+)?{NUMBER_WORD})|"
     r"or\s+(?:more|less|fewer|so)|and\s+an?\s+(?:half|third|quarter))\b",
     re.I,
 )
@@ -78,7 +95,7 @@ def stated_number(sentence: str) -> str | None:
         return None
     before, after = sentence[: chosen.start()], sentence[chosen.end() :]
     denied = "=" not in chosen[0] and (is_bound(before) or _DOUBT.search(sentence))
-    if denied or _CHANGE.match(after):
+    if denied or _CHANGE.match(after) or is_denied(after):
         return None
     sign = "-" if _SIGN.search(before) else ""
     return sign + _value(chosen[0]) + _counted(after)
@@ -89,6 +106,8 @@ def stated_expression(sentence: str) -> str | None:
     match = _VERB.fullmatch(sentence.rstrip().rstrip(".!"))
     if match is None or is_prose(match["what"]) or is_bound(match["before"]):
         return None
+    if re.search(r"\bare\Z", match["before"]) and _NUMBERS.fullmatch(match["what"]):
+        return match["what"]
     return match["what"] if re.search(r"[=+\-*/^\\√π(){}\[\]<>≤≥]|\d[a-zA-Z]", match["what"]) else None
 
 
@@ -120,6 +139,16 @@ def _chosen(sentence: str, runs: list[re.Match[str]]) -> re.Match[str] | None:
 def leads_to_end(text: str) -> bool:
     """Whether a text ends in what leads to an answer: "the sum is", "we get"."""
     return _CONCLUSIVE.search(text.rstrip() + " ") is not None
+
+
+def is_denied(after: str) -> bool:
+    """Whether what follows a number makes no answer of it: "is not the answer", "at most"."""
+    return _DENIAL.match(after) is not None
+
+
+def is_doubted(before: str) -> bool:
+    """Whether a text ends in a sentence that doubts what follows: "I doubt that"."""
+    return _DOUBT.search(_TURN.split(before)[-1]) is not None
 
 
 def is_bound(text: str) -> bool:

@@ -47,4 +47,5 @@ def as_text(text: str) -> str:
     """The text without layout and punctuation, in one case: to compare what is no expression."""
     text = unmarked(clean(plain(text)))
     text = re.sub(r"\\(?=[,;:! ])|\\(?:ldots|dots)", " ", text)
-    return "".join(_PUNCTUATION.sub(" ", text).casefold().split())
+    text = " ".join(_PUNCTUATION.sub(" ", text).casefold().split())
+    return re.sub(r" (?!\d)|(?<!\d) ", "", text)  # "1, 2" is not 12

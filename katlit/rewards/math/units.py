@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from katlit.rewards.math.numerals import read_numeral
+from katlit.rewards.math.numerals import NUMBER_WORD, read_numeral
 
 _NAMES = {
     "m": "m meter meters metre metres", "cm": "cm centimeter centimeters centimetre centimetres",
@@ -39,7 +39,7 @@ _TEXT = re.compile(
     r"(?:\s*\^\s*\{?(?P<power>[23])\}?)?"
 )
 # A value ends in a digit or a brace, so that no name of a variable is one: "3t" is not 3, "5cm" is 5 cm.
-_BARE = re.compile(r"(?P<value>.*[\d})%])(?P<space>\s*)(?P<unit>[a-zA-Z€¥₹$£].*)")
+_BARE = re.compile(r"(?P<value>.*(?:[\d})%]|\\pi(?=\s)))(?P<space>\s*)(?P<unit>[a-zA-Z€¥₹$£].*)")
 _AMOUNT = re.compile(r"(?P<sign>-?)\s*(?:US\s?)?\\?(?P<currency>[$£€¥₹]|USD(?=\s))\s*(?P<value>.*)")
 _FILLERS = re.compile(
     r"(?:(?:more|additional|total|extra|full|whole|other|remaining|different|distinct|new|of)\s+)+"
@@ -49,11 +49,13 @@ _NOUNS = re.compile(r"(?=[A-Za-z]{3}|of\s)[A-Za-z][a-z'’-]+(?:\s+(?:[A-Za-z][A
 _NO_NOUN = re.compile(
     r"(?:and|or|plus|minus|times|over|divided|squared|cubed|factorial|mod|modulo|choose|half|halves|thirds?|"
     r"fourths?|quarters?|fifths?|sixths?|sevenths?|eighths?|ninths?|tenths?|hundredths?|thousandths?|"
-    r"hundred|thousand|million|billion|trillion|dozen|dozens|if|when|where|for|with|sin|cos|tan|cot|sec|csc|log|ln|"
+    r"(?:hundred|thousand|million|billion|trillion|ten|dozen|one)s?|point|raised|multiplied|increased|decreased|"
+    r"reduced|if|when|where|for|with|sin|cos|tan|cot|sec|csc|log|ln|"
     r"exp|sqrt|pi|base|less|fewer|not|but|mixed|infinity|inf|percent|percentage|pct)\b",
     re.I,
 )
-_ANYWHERE = re.compile(r"\b(?:and|or|plus|minus|but|not|half|if|when|mod)\b", re.I)
+_ANYWHERE = re.compile(r"\b(?:and|or|plus|minus|but|not|half|if|when|mod|(?:below|under)\s+zero)\b", re.I)
+_SECOND = re.compile(rf"[ ,]*(?:and\s+)?{NUMBER_WORD}", re.I)
 
 
 SCALE = re.compile(r"(?:hundred|thousand|million|billion|trillion|dozen)\b", re.I)
@@ -75,14 +77,18 @@ class Unit:
         return self.name == other.name if self.name or other.name else bool(self.stems & other.stems)
 
 
+_WORDED = re.compile(r"\\text\s*\{\s*([\d.,/]+\s[^{}]*)\}")
+
+
 def split_unit(expression: str) -> tuple[str, Unit | None]:
     """The expression without its unit or noun, and that; None where it has none.
 
     Units are not converted: 100 cm are not 1 m here (our choice). A letter directly after a number is a
     variable, so is any letter after a space that is no unit's.
     """
+    worded = _WORDED.fullmatch(expression)
     for read in (_amount, _degrees, _text, _bare):
-        value, unit = read(expression)
+        value, unit = read(worded[1] if worded else expression)
         if unit:
             return value, unit
     return expression, None
@@ -142,6 +148,8 @@ def read_unit(text: str, *, nouns: bool = True) -> Unit | None:
     """
     text = _FILLERS.sub("", text.strip(), count=1)
     match = _KNOWN.match(text)
+    if match and _SECOND.match(text, match.end()):  # "feet six inches"
+        return None
     if match and (match.end() == len(text) or _may_go_on(match[0], text[match.end() :])):
         return Unit(_known(match))
     if not nouns or _NO_NOUN.match(text) or not _NOUNS.fullmatch(text) or _ANYWHERE.search(text):

@@ -60,6 +60,7 @@ LONG = {
     "words": "a and " * 10**5, "list": "1," * 10**5, "layout": "\\left" * 10**5, "points": "5." * 10**5,
     "amounts": r"\$" * 900, "phrased formulas": r"answer: \(" * 200, "parts": "12 of " * 300 + "5",
     "sums": r"\sqrt{" * 60 + "2" + "}" * 60, "exponent": "1e999", "zero bytes": "\0\1\2", "huge": "100000!",
+    "spaces": "$1" + " " * 1900 + "x$",
 }  # fmt: skip
 
 

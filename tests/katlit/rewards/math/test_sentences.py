@@ -60,3 +60,7 @@ def test_an_earlier_number_is_never_taken_for_the_last_one(last: str) -> None:
 )
 def test_several_numbers_state_one_or_none(sentence: str, number: str | None) -> None:
     assert stated_number(sentence) == number
+
+
+def test_a_run_of_spaces_takes_no_time() -> None:
+    assert read_numeral("1" + " " * 10**5 + "x") is None

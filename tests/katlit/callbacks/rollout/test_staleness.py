@@ -279,7 +279,7 @@ def test_a_checkpoint_without_use_for_its_rollouts_says_so(
         tmp_path, batches=others, callbacks=[StepCheckpoint(str(tmp_path / "c"))], fit=SAVING,
         resumed_from=tmp_path / "saved/step-00000002.ckpt",
     )  # fmt: skip
-    assert "not of the prompts that come now" in caplog.text
+    assert "sampled ahead answer other prompts" in caplog.text
     assert column(watch, "rollout/staleness") == [0, 1]
 
 

@@ -82,10 +82,9 @@ def _content(content: Any, where: str) -> str:
 
 
 def _without_thinking(content: str, where: str) -> str:
-    answer = answer_of(content)
-    opened = answer.lstrip().startswith("<think>")
-    if opened and "</think>" not in answer:
+    if content.lstrip().startswith("<think>") and "</think>" not in content:
         raise UserError(f"{where}: its <think> is never closed, so it has no answer; leave out the row")
-    if not opened and _CLOSED_ALONE.search(answer) is None:
+    answer = answer_of(content)
+    if _CLOSED_ALONE.search(answer) is None:
         return answer  # it only speaks of the mark
     return answer.rpartition("</think>")[2].lstrip("\n")

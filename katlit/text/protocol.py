@@ -11,7 +11,7 @@ lossless tokenizer (a byte-level one) every response survives the way through to
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
@@ -142,7 +142,12 @@ class Protocol:
         """
         return self.content.encode(text)
 
-    def encode_prompt(self, messages: Sequence[Mapping[str, str]], thinking: Thinking = "auto") -> list[int]:
+    def encode_prompt(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        thinking: Thinking = "auto",
+        tools: Sequence[Mapping[str, Any]] | None = None,  # noqa: ARG002
+    ) -> list[int]:
         r"""Encode a conversation up to where the model takes over.
 
         The same tokens as our chat template gives, except that nothing in a message can act as a marker or a
@@ -151,6 +156,7 @@ class Protocol:
         Args:
             messages: Turns with `role` and `content`; assistant turns are cut to their answer.
             thinking: `auto` ends in `<judge>\n`; `on` and `off` go on with `forced_prefill`.
+            tools: What the conversation offers.
         """
         ids: list[int] = []
         for message in messages:

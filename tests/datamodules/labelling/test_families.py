@@ -152,6 +152,48 @@ def test_a_conversation_that_the_template_refuses_is_named_before_anything_is_sa
     assert engine.prompts == []
 
 
+TOOL = {"type": "function", "function": {"name": "add", "parameters": {}}}
+OFFERS = "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}"
+CALLS = (
+    "{% for c in m.tool_calls or [] %}<tool_call>{{ {'name': c.function.name, "
+    "'arguments': c.function.arguments} | tojson }}</tool_call>{% endfor %}END"
+)
+
+
+def offering(build: Any, family: Family, engine: Actor) -> Any:
+    """Data whose prompts all offer a tool."""
+    data = build(family, engine)
+    for prompt in data._load_prompts():
+        prompt["tools"] = [TOOL]
+    return data
+
+
+def test_a_teacher_that_knows_tools_gets_them_and_records_keep_them(build: Any, tmp_path: Path) -> None:
+    template = chat("<|im_end|>", before=OFFERS, opens=IF_OFF)
+    family = Family(template.replace("<|im_end|>\n", CALLS.replace("END", "<|im_end|>\n")), thinks, "switch")
+    engine = Actor(family)
+    data = offering(build, family, engine)
+    records = labelled(data)
+    assert len(records) == 8
+    assert all(record.tools == [TOOL] for record in records)
+    asked = [prompt for prompt in engine.prompts if "multi-step" not in prompt]
+    assert all('"name": "add"' in prompt for prompt in asked)
+    data.setup("fit")
+    (part,) = data._parts
+    teacher: Any = load_tokenizer(part.teacher.name, "teacher")
+    for document in part.documents.values():
+        assert '"name": "add"' in teacher.decode(document.teacher.token_ids)
+    assert build(family, engine).records_path() != data.records_path()
+
+
+def test_a_teacher_that_knows_no_tools_is_named_before_anything_is_sampled(build: Any) -> None:
+    family = FAMILIES["switched by enable_thinking"]
+    engine = Actor(family)
+    with pytest.raises(UserError, match="teacher: its chat template knows no tools, but prompts offer some"):
+        offering(build, family, engine).prepare_data()
+    assert engine.prompts == []
+
+
 def test_what_is_known_of_the_teacher_is_in_the_key(build: Any) -> None:
     family = FAMILIES["switched by enable_thinking"]
     engine = Actor(family)

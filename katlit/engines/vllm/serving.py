@@ -14,8 +14,6 @@ import torch
 from katlit.engines.vllm.options import ServerOptions, option_words
 from katlit.errors import UserError
 
-# Thinking and tool calls are split off by the export's own description, see docs/protocol.md.
-_READING = {"reasoning_parser": "hf", "enable_auto_tool_choice": True, "tool_call_parser": "hf"}
 _CPU_NAMES = (
     "dtype",
     "max_num_seqs",
@@ -72,8 +70,7 @@ def serving(
     Raises:
         UserError: where the directory is no export of katlit's.
     """
-    require_export(directory)
-    settings: dict[str, Any] = {"host": host, "port": port} | _READING
+    settings: dict[str, Any] = {"host": host, "port": port} | _reading(directory)
     if max_model_len is not None:
         settings["max_model_len"] = max_model_len
     variables = {"VLLM_NO_USAGE_STATS": "1"}
@@ -91,21 +88,21 @@ def _cpu_settings(directory: Path, max_model_len: int | None) -> dict[str, Any]:
     return {name: told[name] for name in _CPU_NAMES}
 
 
-def require_export(directory: Path) -> None:
-    """Refuse a directory whose tokenizer does not describe our replies.
-
-    Raises:
-        UserError: naming what is missing.
-    """
+def _reading(directory: Path) -> dict[str, Any]:
+    """How the server reads replies: by what the export's tokenizer says of them, see docs/protocol.md."""
     advice = "give a directory that katlit exported, such as outputs/step_srpo/model"
     for name in ("config.json", "tokenizer_config.json"):
         if not (directory / name).is_file():
             raise UserError(f"{directory}: no {name} in it; {advice}")
-    if "response_template" not in _json(directory / "tokenizer_config.json"):
+    template = _json(directory / "tokenizer_config.json").get("response_template")
+    if template is None:
         raise UserError(
             f"{directory}: its tokenizer_config.json has no response_template, so no server could tell "
             f"thinking from answer; {advice}, or export it again"
         )
+    # vLLM refuses to read tool calls where the template has none.
+    tools = {"enable_auto_tool_choice": True, "tool_call_parser": "hf"}
+    return {"reasoning_parser": "hf"} | (tools if "tool_calls" in template.get("fields", {}) else {})
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -22,7 +22,8 @@ def export(tmp_path: Path) -> Path:
     folder = tmp_path / "the model"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"max_position_embeddings": 4096}))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"response_template": {}}))
+    template = {"fields": {"content": {}, "tool_calls": {}}}
+    (folder / "tokenizer_config.json").write_text(json.dumps({"response_template": template}))
     return folder
 
 
@@ -96,6 +97,17 @@ def test_the_command_of_each_build(
     found = options(words[len(command) + 1 :])
     assert found == {"--host": "127.0.0.1", "--port": "8000"} | READING | ({} if gpu else CPU)
     assert variables == {"VLLM_NO_USAGE_STATS": "1"} | ({} if gpu else {"TORCHDYNAMO_DISABLE": "1"})
+
+
+def test_tool_calls_are_read_only_where_the_export_describes_them(
+    export: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    earlier = {"response_template": {"fields": {"content": {}}}}
+    (export / "tokenizer_config.json").write_text(json.dumps(earlier))
+    assert main(["serve", str(export), "--print-only"]) == 0
+    line = capsys.readouterr().out
+    assert "--reasoning-parser hf" in line
+    assert "tool" not in line
 
 
 def test_it_becomes_the_server_and_what_follows_wins(

@@ -1,6 +1,7 @@
 """What vLLM is told, in the trainer's process or as a server, and how long a server may take for what."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -150,7 +151,16 @@ class ServerOptions(VLLMOptions):
             "disable_uvicorn_access_log": True,
             "worker_extension_cls": WORKER_EXTENSION,
         }
-        return [word for name, value in settings.items() for word in _words(name.replace("_", "-"), value)]
+        return option_words(settings)
+
+
+def option_words(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as vLLM's command line takes them.
+
+    Args:
+        settings: Values by the names of vLLM's Python interface.
+    """
+    return [word for name, value in settings.items() for word in _words(name.replace("_", "-"), value)]
 
 
 def _words(name: str, value: Any) -> list[str]:

@@ -1,6 +1,7 @@
 """What vLLM is told, in the trainer's process or as a server, and how long a server may take for what."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -149,7 +150,16 @@ class ServerOptions(VLLMOptions):
         if self.speculative_tokens:
             mended = f"{MendedSampling.__module__}.{MendedSampling.__name__}"
             settings["worker_extension_cls"] = mended
-        return [word for name, value in settings.items() for word in _words(name.replace("_", "-"), value)]
+        return option_words(settings)
+
+
+def option_words(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as vLLM's command line takes them.
+
+    Args:
+        settings: Values by the names of vLLM's Python interface.
+    """
+    return [word for name, value in settings.items() for word in _words(name.replace("_", "-"), value)]
 
 
 def _words(name: str, value: Any) -> list[str]:

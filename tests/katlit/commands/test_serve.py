@@ -112,7 +112,7 @@ def test_tool_calls_are_read_only_where_the_export_describes_them(
     assert main(["serve", str(export), "--print-only"]) == 0
     line = capsys.readouterr().out
     assert "--reasoning-parser hf" in line
-    assert "tool" not in line
+    assert "--tool-call-parser" not in line
 
 
 def test_it_becomes_the_server_and_what_follows_wins(

@@ -48,6 +48,34 @@ def test_a_template_gets_the_tools(models_root: Path) -> None:
     assert "subtract" not in dialect.tokenizer.decode(dialect.encode_prompt([ASK], "on"))
 
 
+BLOCK = '<tool_call>\n{"name": "subtract", "arguments": {"left": 5}}\n</tool_call>'
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer", "violation"),
+    [
+        (BLOCK, BLOCK, None),
+        (f"I subtract.\n\n{BLOCK}\n", f"I subtract.\n{BLOCK}", None),
+        (f"{BLOCK}\n\n{BLOCK}", f"{BLOCK}\n{BLOCK}", None),
+        (BLOCK.replace("\n", ""), BLOCK, None),
+        ("It is 2.\n", "It is 2.", None),
+        (BLOCK.replace("}}", "}"), BLOCK.replace("}}", "}"), "malformed_tool_call"),
+        (BLOCK.removesuffix("\n</tool_call>"), BLOCK.removesuffix("\n</tool_call>"), "unclosed_tool_call"),
+        (BLOCK.replace("subtract", "add"), BLOCK.replace("subtract", "add"), "unknown_tool"),
+        (f"{BLOCK}\nThere.", f"{BLOCK}\nThere.", "text_after_tool_call"),
+    ],
+)
+def test_calls_in_replies_are_read_in_our_form(
+    models_root: Path, reply: str, answer: str, violation: str | None
+) -> None:
+    dialect = dialect_of(models_root, OFFERS + TURNS.replace("CALLS", HERMES))
+    ids = dialect.tokenizer(f"{reply}[end]")["input_ids"]
+    read = dialect.read(ids, "off", truncated=False, tools=TOOLS)
+    assert (read.answer, read.violation and read.violation.value) == (answer, violation)
+    assert dialect.read(ids, "off", truncated=False).answer == reply.strip()
+    assert dialect.read(ids, "off", truncated=True, tools=TOOLS).violation == "truncated"
+
+
 @pytest.mark.parametrize(
     ("template", "message"),
     [

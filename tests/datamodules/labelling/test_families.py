@@ -181,7 +181,9 @@ def test_a_teacher_that_knows_tools_gets_them_and_records_keep_them(build: Any, 
     data.setup("fit")
     (part,) = data._parts
     teacher: Any = load_tokenizer(part.teacher.name, "teacher")
+    student: Any = load_tokenizer(data.student_tokenizer, "student")
     for document in part.documents.values():
+        assert '"name": "add"' in student.decode(document.student.token_ids)
         assert '"name": "add"' in teacher.decode(document.teacher.token_ids)
     assert build(family, engine).records_path() != data.records_path()
 

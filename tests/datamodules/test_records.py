@@ -124,7 +124,7 @@ def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
         ([{**MINIMAL, "tools": [{}]}], r":1: tool 1 of 'tools': it must be a function with a name"),
         (
             [{**MINIMAL, "tools": [{"name": "add"}], "answer": "<tool_call>\nadd\n</tool_call>"}],
-            r":1: field 'answer' has a fault in its calls of tools: malformed_tool_call; write them at the end",
+            r":1: field 'answer' has a fault in its calls of tools: malformed_tool_call; write them",
         ),
         (
             [{**MINIMAL, "tools": [{"name": "add"}], "answer": CALL.replace("add", "sub")}],

@@ -151,7 +151,7 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
             self._models = [
                 ChatModel(
                     name, sources.engine, self._sampling, self._ballot_tokens, self._ballot_template,
-                    self._thinking,
+                    self.thinking_of(name),
                 )
                 for name in names
             ]  # fmt: skip
@@ -159,13 +159,17 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
             settle(model, self._cache_dir, contents, ask=ask)
         return self._models
 
+    def thinking_of(self, source: str) -> ThinkingSettings:  # noqa: ARG002 (a subclass may tell models apart)
+        """Return what is known of how a model thinks."""
+        return self._thinking
+
     def dialect_of(self, source: str, key: str) -> Dialect:
         """Return how a model is spoken to: as it was for the labels, else as its template tells."""
         if self._sources is not None and self._records_file is None:
             for model in self._chat_models(self._sources, ask=False):
                 if model.directory == source:
                     return model.dialect
-        return load_dialect(source, key, self._ballot_template, self._thinking)
+        return load_dialect(source, key, self._ballot_template, self.thinking_of(source))
 
     def _inputs(self, sources: Sources, models: list[ChatModel]) -> dict[str, Any]:
         """All that changes the labels beside the models and the prompts."""

@@ -1,9 +1,13 @@
+import os
 from pathlib import Path
+from stat import S_IMODE
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from katlit.errors import UserError
-from katlit.output import require_writable
+from katlit.output import replacing, require_writable
 
 
 def test_a_new_folder_is_made_and_left_empty(tmp_path: Path) -> None:
@@ -21,3 +25,15 @@ def test_a_remote_store_is_taken_on_trust(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     require_writable("s3://bucket/x", "key")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077], ids=oct)
+def test_who_may_read_a_file_follows_from_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        with replacing(tmp_path / "weights") as partial:
+            save_file({"a": torch.zeros(1)}, partial)  # makes a file for its owner alone
+    finally:
+        os.umask(before)
+    assert S_IMODE((tmp_path / "weights").stat().st_mode) == 0o666 & ~umask
+    assert [path.name for path in tmp_path.iterdir()] == ["weights"]

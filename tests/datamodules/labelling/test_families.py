@@ -13,9 +13,9 @@ from chatfamilies import DEFAULT_SYSTEM, FAMILIES, IF_OFF, Actor, Family, chat, 
 
 from katlit.batch import Prompt
 from katlit.datamodules import DistillData, DualRegime, FilePrompts
-from katlit.datamodules.dialects.habits import ThinkingSettings
 from katlit.datamodules.jsonl import write_rows
 from katlit.datamodules.records import Record, read_records
+from katlit.datamodules.teachers.thinking import TeacherThinking
 from katlit.engines.base import RolloutEngine, SamplingParameters
 from katlit.errors import UserError
 from katlit.model.pretrained import load_tokenizer
@@ -46,7 +46,7 @@ def build(
             engine=engine,
             labeller=DualRegime(teacher, ballots=1),
             sampling=SamplingParameters(max_tokens=200),
-            thinking=ThinkingSettings(**family.settings | thinking),
+            thinking=TeacherThinking(**family.settings | thinking),
             cache_dir=str(tmp_path / "cache"),
         )
 

@@ -44,8 +44,9 @@ class RolloutSampler(Callback):
     keeps those that are left.
 
     Logs for every optimizer step, averaged over ranks: `rollout/reward`, `/accuracy`, `/format_valid`,
-    `/truncated`, `/unjudged` and of these `/unjudged_errors` and `/unjudged_timeouts` (shares), `/think_rate`
-    (of the rollouts whose mode was not forced), `/mean_tokens` (of the response, a forced judge counted), all
+    `/malformed_calls` (of tools, a share), `/truncated`, `/unjudged` and of these `/unjudged_errors` and
+    `/unjudged_timeouts` (shares), `/think_rate` (of the rollouts whose mode was not forced), `/mean_tokens`
+    (of the response, a forced judge counted), all
     of what was sampled first; `/flat_groups`, `/left_out_groups` (shares), `/skipped_prompts`,
     `/sync_seconds`, `/sample_seconds` (that the trainer waits), `/reward_seconds`, `/layout_seconds`, and
     `/logprob_gap`, the mean absolute difference between the engine's and the trainer's log-probabilities of

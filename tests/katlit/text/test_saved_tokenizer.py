@@ -16,6 +16,18 @@ from katlit.text.saved_tokenizer import save_tokenizer
 STUDENT = Path(__file__).parents[3] / "assets/student"
 TYPES = ["qwen2", "qwen3", "qwen3_5", "llama", "mistral", "gemma2", "phi3", "deepseek_v3", "smollm3"]
 TEXT = "<|im_start|>user\nWhat's 12,345.67 + 2? Zürich, e\u0301té ５\n\n\tdon't<|im_end|>\n<judge>\n"
+EARLIER = [{"role": "assistant", "content": "7"}, {"role": "user", "content": "And </think>?"}]
+RESPONSES = [
+    Response("It takes steps", Mode.THINK_ON, answer="12\n\n* two\n* lines", think="3 + 4 = 7\n\n<answer> 7"),
+    Response("Short", Mode.THINK_OFF, answer="The answer is `</answer>` or 7."),
+]
+
+
+@pytest.fixture(scope="module")
+def saved_student(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerFast:
+    directory = tmp_path_factory.mktemp("saved")
+    save(directory, "qwen2")
+    return AutoTokenizer.from_pretrained(directory)
 
 
 def save(directory: Path, kind: str) -> Protocol:

@@ -89,7 +89,7 @@ def _cpu_settings(directory: Path, max_model_len: int | None) -> dict[str, Any]:
 
 
 def _reading(directory: Path) -> dict[str, Any]:
-    """How the server reads replies: by what the export's tokenizer says of them, see docs/protocol.md."""
+    """How the server reads replies: by what the export's tokenizer says of them, see docs/serving.md."""
     advice = "give a directory that katlit exported, such as outputs/step_srpo/model"
     for name in ("config.json", "tokenizer_config.json"):
         if not (directory / name).is_file():
@@ -102,7 +102,9 @@ def _reading(directory: Path) -> dict[str, Any]:
         )
     # vLLM refuses to read tool calls where the template has none.
     tools = {"enable_auto_tool_choice": True, "tool_call_parser": "hf"}
-    return {"reasoning_parser": "hf"} | (tools if "tool_calls" in template.get("fields", {}) else {})
+    # Where a client's budget of thinking begins; where it ends, the template says.
+    thinking = {"reasoning_parser": "hf", "reasoning_config": {"reasoning_start_str": "<think>"}}
+    return thinking | (tools if "tool_calls" in template.get("fields", {}) else {})
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -63,7 +63,12 @@ def options(words: list[str]) -> dict[str, str]:
     return found
 
 
-READING = {"--reasoning-parser": "hf", "--tool-call-parser": "hf", "--enable-auto-tool-choice": ""}
+READING = {
+    "--reasoning-parser": "hf",
+    "--reasoning-config": '{"reasoning_start_str": "<think>"}',
+    "--tool-call-parser": "hf",
+    "--enable-auto-tool-choice": "",
+}
 CPU = {
     "--dtype": "float32",
     "--no-enable-chunked-prefill": "",

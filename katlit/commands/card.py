@@ -8,7 +8,7 @@ from katlit.commands.report import read_evaluation
 from katlit.errors import UserError
 from katlit.model.card import CARD, card_text, read_record, write_card
 
-_KEPT = ("policies", "headline", "num_prompts", "seed", "engine", "versions")
+_KEPT = ("policies", "headline", "num_prompts", "seed", "sampling", "engine", "versions")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -35,5 +35,5 @@ def main(arguments: Sequence[str]) -> int:
     is_ours = not card.is_file() or card.read_text(encoding="utf-8") == card_text(given.directory, record)
     if not (is_ours or given.overwrite):
         raise UserError(f"{card}: was changed by hand; keep a copy of it and give --overwrite")
-    write_card(given.directory, record | {"evaluation": {key: evaluation[key] for key in _KEPT}})
+    write_card(given.directory, record | {"evaluation": {key: evaluation.get(key) for key in _KEPT}})
     return 0

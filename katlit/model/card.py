@@ -179,7 +179,9 @@ def _evaluation(evaluation: Mapping[str, Any]) -> str:
         "| mode | accuracy (95 % interval) | tokens of a reply (95 % interval) | think rate | format valid |",
         "| --- | --- | --- | --- | --- |",
     ]
-    said = f"On {evaluation['num_prompts']} held-out prompts, by engine {_code(evaluation['engine'])}."
+    said = f"On {evaluation['num_prompts']} held-out prompts, by engine {_code(evaluation['engine'])}"
+    sampled = ", ".join(f"{name} {value}" for name, value in (evaluation.get("sampling") or {}).items())
+    said += f", sampled with {_code(sampled)}." if sampled else "."
     return "\n".join([said, "", *head, *rows])
 
 
@@ -211,7 +213,7 @@ and `reasoning_effort` (`none` and `minimal` are off, any other is on) do the sa
 def _serving(directory: Path) -> str:
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     described = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
-    options = "--reasoning-parser hf"
+    options = """--reasoning-parser hf --reasoning-config '{"reasoning_start_str": "<think>"}'"""
     if "tool_calls" in described["response_template"]["fields"]:
         options += " --tool-call-parser hf --enable-auto-tool-choice"
     drafts = f"\n\n{_drafts(config)}" if (directory / MTP_FOLDER).is_dir() else ""

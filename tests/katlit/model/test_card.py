@@ -26,6 +26,7 @@ FIGURES = {"accuracy": 0.855, "accuracy_ci": [0.8321, 0.8768], "mean_tokens": 41
 EVALUATION: dict[str, Any] = {
     "policies": {"auto": FIGURES, "on": FIGURES | {"accuracy": 0.86}, "off": FIGURES},
     "headline": {}, "by_difficulty": [], "seed": 1, "num_prompts": 1000, "engine": "vllm", "versions": {},
+    "sampling": {"temperature": 1.0, "max_tokens": 200},
 }  # fmt: skip
 
 
@@ -155,6 +156,7 @@ def test_an_evaluation_is_added_by_command(tmp_path: Path, capsys: pytest.Captur
     text = (out / CARD).read_text()
     row = "| the model decides | 0.855 (0.832 to 0.877) | 41.2 (39.9 to 42.6) | 0.40 | 0.995 |"
     assert row in text
+    assert "by engine `vllm`, sampled with `temperature 1.0, max_tokens 200`." in text
     assert "model's words" not in text + (out / RECORD).read_text()
     # It is of this model, not of the next stage's.
     assert "None is recorded" in (again(out, tmp_path / "two", STAGE) / CARD).read_text()

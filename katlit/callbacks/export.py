@@ -3,6 +3,7 @@
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
+from katlit.callbacks.stage_record import stage_record
 from katlit.errors import UserError
 from katlit.model.generation import TokenSampling
 from katlit.output import require_writable
@@ -50,7 +51,9 @@ class ExportModel(Callback):
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        pl_module.backbone.export(self.directory, self.sampling)  # on every rank: shards are gathered
+        stage = stage_record(trainer, pl_module)
+        # On every rank: shards are gathered.
+        pl_module.backbone.export(self.directory, self.sampling, stage)
         if self.adapter_directory is not None:
             pl_module.backbone.export_adapters(self.adapter_directory)
         if not self.log_to_mlflow or not trainer.is_global_zero:

@@ -76,10 +76,15 @@ class TrackConfig(SaveConfigCallback):
     Added to every run by the command line, in place of Lightning's own, which fails with MLflow on sqlite.
     """
 
+    def settings(self) -> dict[str, Any]:
+        """The resolved settings, without secrets."""
+        settings: dict[str, Any] = redact(yaml.safe_load(self.parser.dump(self.config, skip_none=False)))
+        return settings
+
     @override
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Runs on rank 0, before the model is built."""
-        settings = redact(yaml.safe_load(self.parser.dump(self.config, skip_none=False)))
+        settings = self.settings()
         path = Path(trainer.default_root_dir) / self.config_filename
         path.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
         for logger in mlflow_loggers(trainer.loggers):

@@ -23,6 +23,7 @@ HELD_OUT = 4
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.vllm,
+    pytest.mark.timeout(1500),
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
 ]
 MODEL, DATA, TRAINER = "--model.init_args", "--data.init_args", "--trainer"
@@ -112,7 +113,7 @@ def teaching(smollm2: Path, run: Path) -> list[str]:
         f"{DATA}.sampling.max_tokens=160", f"{DATA}.cache_dir={run}/cache",
         # The mode is drawn by a coin, for the votes of so small a model say little.
         f"{labeller}.ballots=1", f"{labeller}.epsilon=1.0",
-        f"{labeller}.tries=3", *RATE, *BATCHES,
+        f"{labeller}.tries=2", *RATE, *BATCHES,
     ]  # fmt: skip
 
 

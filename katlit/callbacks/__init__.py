@@ -4,6 +4,7 @@ from katlit.callbacks.checkpoint import StepCheckpoint
 from katlit.callbacks.correct_watch import CorrectWatch
 from katlit.callbacks.evaluation import Evaluation
 from katlit.callbacks.export import ExportModel
+from katlit.callbacks.finite import StopWhereNotFinite
 from katlit.callbacks.mode_watch import ModeWatch
 from katlit.callbacks.prediction import Prediction
 from katlit.callbacks.progress import LineProgress
@@ -24,6 +25,7 @@ __all__ = [
     "RolloutSampler",
     "SampleTable",
     "StepCheckpoint",
+    "StopWhereNotFinite",
     "Throughput",
     "TrackConfig",
 ]

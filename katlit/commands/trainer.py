@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from typing_extensions import override
 
 from katlit.callbacks.checkpoint import StepCheckpoint, newest_checkpoint
+from katlit.callbacks.finite import StopWhereNotFinite
 from katlit.callbacks.track_config import TrackConfig
 from katlit.commands import mistakes
 from katlit.commands.parser_mistakes import of_parser, require_known, require_null
@@ -164,6 +165,7 @@ def run(
             subclass_mode_model=True,
             subclass_mode_data=True,
             trainer_class=trainer_class,
+            trainer_defaults={"callbacks": [StopWhereNotFinite()]},
             save_config_callback=TrackConfig,
             save_config_kwargs={"save_to_log_dir": False},
             auto_configure_optimizers=False,

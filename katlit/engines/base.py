@@ -16,6 +16,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 from typing_extensions import override
 
+from katlit.engines.fingerprint import Fingerprint
 from katlit.errors import UserError
 from katlit.metrics.tally import Tally
 from katlit.model.generation import TokenSampling
@@ -99,6 +100,13 @@ class RolloutEngine(ABC):
             UserError: where a name is missing, unknown, or comes with another shape. The engine's weights are
                 then neither the old nor the new ones.
         """
+
+    def fingerprints(self) -> dict[str, Fingerprint]:
+        """Fingerprints of the weights that the engine samples with, of those that it can read back.
+
+        Under Hugging Face names, without the MTP modules', which change no sample. Every rank must call it.
+        """
+        return {}
 
     def sleep(self) -> None:  # noqa: B027 (most engines need not)
         """Give memory of the trainer's device back until the next `generate` or `sync_weights`."""

@@ -118,7 +118,9 @@ _ASSISTANT = r"""
 {%- set turn.think = unframed(inner) -%}
 {%- endif -%}
 {%- set inside = after.split('<answer>')[1:] | join('<answer>') -%}
-{%- if '<answer>' not in after -%}{%- set turn.answer = after | trim -%}{%- endif -%}
+{%- if '<answer>' not in after -%}
+{%- set turn.answer = (after.split('</think>') | last).strip('\n') -%}
+{%- endif -%}
 {%- else -%}
 {%- set inside = content.split('<answer>')[1:] | join('<answer>') -%}
 {%- endif -%}
@@ -231,6 +233,6 @@ def answer_of(text: str) -> str:
     if "<think>" in text.partition("<answer>")[0]:
         after = text.partition("</think>")[2]
         if "<answer>" not in after:
-            return after.strip()
+            return after.rpartition("</think>")[2].strip("\n")
         inside = after.partition("<answer>")[2]
     return unframe(inside.rpartition("</answer>")[0] if "</answer>" in inside else inside)

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from typing_extensions import override
 
-from katlit.engines.vllm.mends import MendedSampling
 from katlit.engines.vllm.speculation import speculation
+from katlit.engines.vllm.worker import WorkerExtension
 from katlit.errors import UserError, require
 
 
@@ -101,6 +101,9 @@ class VLLMOptions:
         return settings | speculation(directory, self.speculative_tokens, max_context)
 
 
+WORKER_EXTENSION = f"{WorkerExtension.__module__}.{WorkerExtension.__name__}"
+
+
 @dataclass(frozen=True)  # no slots: jsonargparse merges a partial override by vars()
 class ServerOptions(VLLMOptions):
     """Options of a server that we start: those of `VLLMOptions`, and how it is reached.
@@ -146,10 +149,8 @@ class ServerOptions(VLLMOptions):
             "tensor_parallel_size": self.tensor_parallel_size,
             "tokens_only": True,
             "disable_uvicorn_access_log": True,
+            "worker_extension_cls": WORKER_EXTENSION,
         }
-        if self.speculative_tokens:
-            mended = f"{MendedSampling.__module__}.{MendedSampling.__name__}"
-            settings["worker_extension_cls"] = mended
         return option_words(settings)
 
 

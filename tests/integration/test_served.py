@@ -267,7 +267,7 @@ STARTS = [text for _, text in blocks(PAGE) if re.search("^(katlit|vllm) serve|--
 
 
 def test_the_page_starts_one_server_in_two_ways() -> None:
-    """Tried elsewhere: the first in test_serve.py, the last in test_speculation.py; the others by `server`."""
+    """Tried elsewhere: the first in test_serve.py, the last in test_speculation.py; the rest by `server`."""
     _own, gpu, cpu, compact, drafts = (shlex.split(text) for text in STARTS)
     assert cpu[1:5] == ["python", "-m", "vllm.entrypoints.openai.api_server", "--model"]
     assert cpu[5:] == gpu[2:]

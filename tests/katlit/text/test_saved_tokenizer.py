@@ -71,6 +71,7 @@ def parsed_in_pieces(tokenizer: PreTrainedTokenizerFast, prompt: str, text: str)
             "on", "\n<think>\n</think>\n\n<answer>\n7\n</answer>", {"content": "7"}, id="budget of 0"
         ),
         pytest.param("off", "\n\n<answer>\n7\n<|im_end|>", {"content": "7"}, id="grammar with a line break"),
+        pytest.param("off", "\n\n<answer>\n7\n", {"content": "7"}, id="grammar with a line break, vLLM"),
         pytest.param("off", "\n\n<answer>\n7<|im_end|>", {"content": "7"}, id="grammar without"),
         pytest.param("auto", "It takes several", {}, id="cut judge"),
         pytest.param("auto", "It is easy\n</judge>\n\n<think_on>", {}, id="cut after the judge"),

@@ -1,4 +1,5 @@
 import json
+import sqlite3
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -147,6 +148,36 @@ def test_a_run_goes_on_where_it_stopped(uri: str, client: MlflowClient) -> None:
     assert client.get_run(first.run_id).info.status == "RUNNING"
     second.finalize("success")
     assert [entry.value for entry in client.get_metric_history(first.run_id, "loss")] == [2.0, 1.0]
+
+
+def test_a_run_that_goes_on_with_other_settings_keeps_both(uri: str, client: MlflowClient) -> None:
+    first = KatMLFlowLogger("resumed", tracking_uri=uri)
+    first.log_hyperparams({"ckpt_path": None, "rate": 0.1})
+    first.finalize("failed")
+    second = KatMLFlowLogger("resumed", tracking_uri=uri, run_id=first.run_id)
+    second.log_hyperparams({"ckpt_path": "last", "rate": 0.1, "new": 1})
+    second.finalize("success")
+    run = client.get_run(first.run_id)
+    assert run.data.params == {"ckpt_path": "None", "rate": "0.1", "new": "1"}
+    assert run.data.tags["changed.ckpt_path"] == "last"
+    assert run.info.status == "FINISHED"
+
+
+def test_a_locked_database_holds_up_nobody(uri: str, client: MlflowClient) -> None:
+    logger = KatMLFlowLogger("locked", tracking_uri=uri)
+    assert logger.run_id
+    folder = Path(uri.removeprefix("sqlite:///")).parent
+    with sqlite3.connect(uri.removeprefix("sqlite:///"), isolation_level=None) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        for step in range(3):
+            logger.log_metrics({"loss": 1.0}, step)
+        (file,) = folder.glob("*.unsent.jsonl")
+        assert len(file.read_text().splitlines()) == 3
+        other.execute("ROLLBACK")
+    other.close()
+    logger.finalize("success")
+    assert [entry.step for entry in client.get_metric_history(logger.run_id, "loss")] == [0, 1, 2]
+    assert not list(folder.glob("*.unsent.jsonl"))
 
 
 def test_an_unknown_run_is_a_users_mistake(uri: str) -> None:

@@ -9,6 +9,7 @@ from katlit.tracking.outbox import Entry, Refused
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+MAX_PARAMETER = 500  # characters, what MLflow servers before 2.10 take
 MAX_BATCH = 100  # parameters in one request, MLflow's limit
 
 # What MLflow says where an entry is wrong; anything else may be otherwise in a minute.
@@ -16,6 +17,14 @@ _REFUSALS = {
     "INVALID_PARAMETER_VALUE", "INVALID_STATE", "PERMISSION_DENIED", "RESOURCE_DOES_NOT_EXIST",
     "UNAUTHENTICATED",
 }  # fmt: skip
+
+
+def shortened(value: str) -> str:
+    """The value, or as much as MLflow takes with a visible note of what is missing."""
+    if len(value) <= MAX_PARAMETER:
+        return value
+    note = f" … (shortened from {len(value)} characters, whole in config.yaml)"
+    return value[: MAX_PARAMETER - len(note)] + note
 
 
 def deliver(client: "MlflowClient", entry: Entry) -> None:

@@ -26,7 +26,7 @@ from typing_extensions import override
 
 from katlit.errors import UserError
 from katlit.output import require_writable
-from katlit.tracking.delivery import deliver
+from katlit.tracking.delivery import deliver, shortened
 from katlit.tracking.outbox import SUFFIX, Outbox
 from katlit.tracking.redaction import redact
 
@@ -44,7 +44,6 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 
 PARENT_RUN_VARIABLE = "KATLIT_PARENT_RUN_ID"
-MAX_PARAMETER = 500  # characters, what MLflow servers before 2.10 take
 PROBE_SECONDS = 5.0
 
 _URI_KEY = "logger.init_args.tracking_uri"
@@ -143,14 +142,6 @@ def log_to_run(tracking_uri: str, run_id: str, files: Sequence[Path], metrics: M
 def finish_parent_run(tracking_uri: str, run_id: str, *, failed: bool = False) -> None:
     """Close the parent run."""
     _client(tracking_uri).set_terminated(run_id, "FAILED" if failed else "FINISHED")
-
-
-def _shorten(value: str) -> str:
-    """The value, or as much as MLflow takes with a visible note of what is missing."""
-    if len(value) <= MAX_PARAMETER:
-        return value
-    note = f" … (shortened from {len(value)} characters, whole in config.yaml)"
-    return value[: MAX_PARAMETER - len(note)] + note
 
 
 class KatMLFlowLogger(Logger):
@@ -256,7 +247,7 @@ class KatMLFlowLogger(Logger):
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
         """Log flat settings; a value longer than MLflow takes is shortened visibly."""
         settings = vars(params) if isinstance(params, Namespace) else params
-        self._put("parameters", values={str(key): _shorten(str(value)) for key, value in settings.items()})
+        self._put("parameters", values={str(key): shortened(str(value)) for key, value in settings.items()})
 
     @override
     @rank_zero_only

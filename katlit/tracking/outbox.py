@@ -14,6 +14,7 @@ logger = logging.getLogger(__name__)
 Entry = dict[str, Any]  # `kind`, and what is sent
 SUFFIX = ".unsent.jsonl"
 MAX_PAUSE = 10.0  # seconds between two attempts, at most
+_LARGE = ("file", "folder")  # kinds of entries that may take any time, as long as nothing fails
 
 
 class Refused(Exception):  # noqa: N818 (an answer)
@@ -46,7 +47,7 @@ class Outbox:
         self._sent = 0
         self._refused: list[str] = []
         self._why = ""
-        self._closing = self._gave_up = False
+        self._closing = self._gave_up = self._uploading = False
         self._progress = time.monotonic()
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
         self._thread.start()
@@ -75,7 +76,7 @@ class Outbox:
         return f"{len(self._refused)} entries were refused ({self._why})" if self._refused else None
 
     def _is_stuck(self) -> bool:
-        return time.monotonic() - self._progress > self._patience
+        return not self._uploading and time.monotonic() - self._progress > self._patience
 
     def _keep_the_rest(self, unsent: int) -> None:
         """Leave in the file what was not sent, or refused; remove it where that is nothing."""
@@ -99,22 +100,23 @@ class Outbox:
             return self._sent < self._written and not self._gave_up
 
     def _send_one(self, line: bytes) -> None:
-        pause = 0.1
+        pause, entry = 0.1, json.loads(line)
         while not self._gave_up:
             try:
-                self._send(json.loads(line))
+                self._uploading = entry.get("kind") in _LARGE
+                self._send(entry)
             except Refused as refusal:
                 self._why = str(refusal)
                 self._refused.append(line.decode())
             except OSError as error:
-                self._why = str(error)
+                self._why, self._uploading = str(error), False
                 with self._changed:
                     self._changed.wait_for(lambda: self._gave_up, pause)
                 pause = min(2 * pause, MAX_PAUSE)
                 continue
             with self._changed:
                 self._sent += 1
-                self._progress = time.monotonic()
+                self._progress, self._uploading = time.monotonic(), False
             return
 
 

@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from killable import ROOT
+from killable import ROOT, finish, on_two_processes, start
 from lightning.pytorch import Trainer
 
 from katlit.callbacks.checkpoint_files import checkpoints
+from katlit.callbacks.rollout.checks import require_rollouts
 from katlit.cli import main
+from katlit.errors import UserError
 
 Fit = Callable[..., int]
 pytestmark = [
@@ -176,3 +178,39 @@ def test_a_full_disk_is_one_line_that_names_the_setting(
     assert fit() == 2
     assert "checkpoint.directory: writing to 'outputs/checkpoints' failed (No space left" in told(capsys)
     assert not any((tmp_path / "outputs/checkpoints").iterdir())
+
+
+def test_a_run_that_skipped_all_prompts_stops_and_one_that_skipped_some_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with pytest.raises(
+        UserError, match=r"nothing was trained on: all 6 prompts .* context of 30 tokens with 24"
+    ):
+        require_rollouts(6, 6, 30, 24)
+    require_rollouts(6, 2, 30, 24)
+    assert "2 of 6 prompts so far are too long" in caplog.text
+
+
+@pytest.mark.slow
+def test_stage_3_stops_where_no_prompt_fits(tmp_path: Path) -> None:
+    engine = ["--trainer.callbacks.engine.max_context=28", "--checkpoint.every_n_steps=100"]
+    errors = finish(start(tmp_path, "--trainer.max_steps=2", *engine), 2)
+    assert "nothing was trained on: all 6 prompts so far are too long" in errors
+    assert not any((tmp_path / "model").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [-1, 1])
+def test_a_failure_on_two_processes(rank: int, tmp_path: Path) -> None:
+    """On both a checkpoint is written; on one alone it is not, and the other does not wait for ever."""
+    words = [*on_two_processes("ddp"), "--checkpoint.every_n_steps=100", "--trainer.callbacks+=poison.Poison"]
+    words += ["--trainer.callbacks.what=exception", f"--trainer.callbacks.rank={rank}"]
+    errors = finish(start(tmp_path, *words), 1)
+    assert "the engine is gone" in errors
+    left = [path.name for path in checkpoints(tmp_path / "checkpoints")]
+    if rank == -1:
+        assert left == ["step-00000002.ckpt"]
+        assert "--ckpt_path=last goes on from it" in errors
+    else:
+        assert left == []
+        assert "not all processes failed" in errors

@@ -26,6 +26,8 @@ COMMANDS = TRAINER_COMMANDS | {
     "consolidate": "make one file of a checkpoint that FSDP2 or ZeRO has split over the ranks",
     "replay": "show a rollout of a run, explain its advantage, and sample it once more",
     "report": "read a finished run and write report.md, report.json, pareto.png",
+    "chat": "talk to an exported model, or to a server of one, in the terminal",
+    "serve": "serve an exported model to OpenAI's clients, by vLLM",
 }
 # Commands that parse their options by themselves.
 _PROGRAMS = {
@@ -33,6 +35,8 @@ _PROGRAMS = {
     "consolidate": "katlit.commands.consolidate",
     "replay": "katlit.commands.replay.command",
     "report": "katlit.commands.report",
+    "chat": "katlit.commands.chat",
+    "serve": "katlit.commands.serve",
 }
 
 EXIT_USER_ERROR = 2

@@ -43,10 +43,14 @@ def replacing(path: Path) -> Iterator[Path]:
     """Where to write a file that is to appear whole or not at all; it is then moved into place.
 
     Several processes may write the same file at once: each has a name of its own, `.<name>.<random>.partial`.
+    Who may read it follows from the umask, also where a library makes its files for their owner alone.
     """
     partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
     try:
+        partial.touch()
+        mode = partial.stat().st_mode
         yield partial
+        partial.chmod(mode)
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -62,6 +66,8 @@ def replace_file(path: Path, content: str | bytes) -> None:
 @contextmanager
 def replacing_directory(directory: str | Path, mark: str) -> Iterator[Path]:
     """An empty folder to be filled, that takes the place of `directory` once it is complete.
+
+    Who may read its files follows from the umask, also where a library makes them for their owner alone.
 
     Args:
         directory: Where to. One that holds a file named `mark` is replaced.
@@ -79,11 +85,20 @@ def replacing_directory(directory: str | Path, mark: str) -> Iterator[Path]:
     try:
         (temporary / "new").mkdir()
         yield temporary / "new"
+        _open_to_all(temporary / "new")
         if replaced:
             target.rename(temporary / "old")
         (temporary / "new").rename(target)
     finally:
         shutil.rmtree(temporary)
+
+
+def _open_to_all(folder: Path) -> None:
+    """Give the files below a folder the rights that the umask left the folder, but for running them."""
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
 
 
 def set_aside(paths: Iterable[Path], folder: Path) -> Path:

@@ -12,11 +12,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from katlit.errors import UserError
+from katlit.model.generation import TokenSampling
 from katlit.output import naming_disk_faults, require_writable, set_aside
 from katlit.tracking.mlflow import mlflow_loggers
 
 logger = logging.getLogger(__name__)
 
+_SAMPLING = TokenSampling()
 _OURS = ("config.json", "adapter_config.json")
 
 
@@ -32,14 +34,21 @@ class ExportModel(Callback):
         log_to_mlflow: Whether MLflow keeps a copy, as the artifact `model`; too much, perhaps, if large.
         adapter_directory: Where to write the adapters of `backbone.lora` too, in peft's format; null writes
             none. `directory` has them merged in any case.
+        sampling: How whoever serves the model samples by default, from `generation_config.json`: as stage 3
+            samples and the evaluation's settings files do.
     """
 
     def __init__(
-        self, directory: str, log_to_mlflow: bool = True, adapter_directory: str | None = None
+        self,
+        directory: str,
+        log_to_mlflow: bool = True,
+        adapter_directory: str | None = None,
+        sampling: TokenSampling = _SAMPLING,
     ) -> None:
         self.directory = directory
         self.log_to_mlflow = log_to_mlflow
         self.adapter_directory = adapter_directory
+        self.sampling = sampling
         self._run = uuid4().hex  # that of rank 0 counts
 
     @override
@@ -75,7 +84,8 @@ class ExportModel(Callback):
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         backbone = pl_module.backbone
-        self._write(trainer, self.directory, backbone.export)  # on every rank: shards are gathered
+        # On every rank: shards are gathered.
+        self._write(trainer, self.directory, lambda folder: backbone.export(folder, self.sampling))
         if self.adapter_directory is not None:
             self._write(trainer, self.adapter_directory, backbone.export_adapters)
         if trainer.fast_dev_run or not self.log_to_mlflow or not trainer.is_global_zero:

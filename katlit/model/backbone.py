@@ -19,6 +19,7 @@ from katlit.errors import UserError, require
 from katlit.model.depth import DepthSettings, deepen
 from katlit.model.experts import check_experts, recorded_logits, unpacked
 from katlit.model.export import read_mtp, write_directory
+from katlit.model.generation import TokenSampling
 from katlit.model.lora import LoraSettings, add_adapters, merged_weights, trained_rows, write_adapters
 from katlit.model.mtp import MTP_PREFIX, MTPModule, future_embeddings, stored_name
 from katlit.model.packed_rows import require_documents_apart
@@ -34,6 +35,8 @@ from katlit.model.pretrained import (
 )
 from katlit.parallel.gather import is_rank_zero, whole_tensors
 from katlit.text.protocol import Protocol, prepare_tokenizer
+
+_SAMPLING = TokenSampling()
 
 
 class HiddenStates(NamedTuple):
@@ -285,8 +288,12 @@ class Backbone(nn.Module):
             modules = self.mtp.state_dict(keep_vars=True)
             yield from whole_tensors((stored_name(name), weight) for name, weight in modules.items())
 
-    def export(self, directory: str | Path) -> None:
+    def export(self, directory: str | Path, sampling: TokenSampling = _SAMPLING) -> None:
         """Write a Hugging Face directory, see `katlit.model.export`; every rank must call it.
+
+        Args:
+            directory: Where to. A model directory of that name is replaced.
+            sampling: How whoever serves the model samples by default.
 
         Raises:
             UserError: where the directory holds something else than a model.
@@ -298,7 +305,7 @@ class Backbone(nn.Module):
             weights.pop("lm_head.weight", None)
         mtp = {name: weights.pop(name) for name in list(weights) if name.startswith(MTP_PREFIX)}
         if rank_zero:
-            write_directory(directory, self.causal_lm, weights, mtp, self.protocol)
+            write_directory(directory, self.causal_lm, weights, mtp, self.protocol, sampling)
         if dist.is_initialized():
             dist.barrier()
 

@@ -83,3 +83,8 @@ def gathered(value: Any) -> list[Any]:
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def most_over_ranks(number: int) -> int:
+    """The largest of what each process has; a collective, and known to the host on each."""
+    return int(max(gathered(number)))

@@ -1,5 +1,5 @@
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,20 @@ def test_thoughts_of_earlier_turns_are_cut(tmp_path: Path) -> None:
     write_records(tmp_path / "records.jsonl", [replace(RECORD, messages=turns)])
     (record,) = read_records(tmp_path / "records.jsonl")
     assert [turn["content"] for turn in record.messages] == ["1+1 <answer>", "2", "1+1 <answer>"]
+
+
+def test_tools_and_their_turns_survive_the_file_and_old_records_have_none(tmp_path: Path) -> None:
+    call = {"function": {"name": "add", "arguments": '{"a": 1}'}}
+    turns = [*RECORD.messages, {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": "2"}]
+    old = {name: value for name, value in asdict(RECORD).items() if name != "tools"}
+    rows = [old | {"tools": '[{"name": "add"}]', "messages": turns}, old, old | {"tools": None}]
+    write_rows(tmp_path / "records.jsonl", rows)
+    records = read_records(tmp_path / "records.jsonl")
+    assert records[0].tools == [{"type": "function", "function": {"name": "add"}}]
+    assert records[0].messages[1]["tool_calls"][0]["function"]["arguments"] == {"a": 1}
+    assert records[1:] == [RECORD, RECORD]
+    write_records(tmp_path / "records.jsonl", records)
+    assert read_records(tmp_path / "records.jsonl") == records
 
 
 def test_an_array_and_the_mark_of_windows_are_read(tmp_path: Path) -> None:

@@ -1,10 +1,14 @@
+import os
 from pathlib import Path
+from stat import S_IMODE
 from types import SimpleNamespace
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from katlit.errors import UserError
-from katlit.output import naming_disk_faults, require_writable, scratch_folder
+from katlit.output import naming_disk_faults, replacing, require_writable, scratch_folder
 
 
 def test_a_new_folder_is_made_and_left_empty(tmp_path: Path) -> None:
@@ -54,3 +58,15 @@ def test_a_fault_of_the_disk_is_named_whatever_its_error(
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
     with pytest.raises(UserError, match=r"the\.key: .*the disk is full.*make room there"):
         fail()
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077], ids=oct)
+def test_who_may_read_a_file_follows_from_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        with replacing(tmp_path / "weights") as partial:
+            save_file({"a": torch.zeros(1)}, partial)  # makes a file for its owner alone
+    finally:
+        os.umask(before)
+    assert S_IMODE((tmp_path / "weights").stat().st_mode) == 0o666 & ~umask
+    assert [path.name for path in tmp_path.iterdir()] == ["weights"]

@@ -14,6 +14,9 @@ from katlit.rollout.types import Rollout
 
 logger = logging.getLogger(__name__)
 
+_TIMES_FLOOR = 10.0
+_LEAST_GAP = 1e-4  # single steps of float32 differ by so much
+
 
 def check_settings(
     trainer: Trainer,
@@ -118,6 +121,29 @@ def require_rollouts(prompts: int, skipped: int, context: int, max_tokens: int) 
     logger.warning("rollouts: %d of %d prompts so far %s, and were skipped", skipped, prompts, why)
 
 
+class GapLimit:
+    """The largest `rollout/logprob_gap` of a step.
+
+    Where weights could not be read back from the engine, also a few times the first gap, which is of weights
+    that had just been loaded: the floor of this model, these engines and their types (our choice).
+
+    Args:
+        most: The largest in any case; None allows any.
+    """
+
+    def __init__(self, most: float | None) -> None:
+        self._most = most
+        self._floor: float | None = None
+
+    def of(self, gap: float, *, verified: bool) -> float | None:
+        """The limit of a step with this gap; `verified` says that the engine's weights were read back."""
+        if self._floor is None and gap > 0:  # 0 where nothing was compared
+            self._floor = gap
+        if self._most is None or self._floor is None or verified:
+            return self._most
+        return min(self._most, max(_LEAST_GAP, _TIMES_FLOOR * self._floor))
+
+
 def require_synced(gap: float, max_gap: float | None, step: int) -> None:
     """Stop where the engine's log-probabilities are too far from the trainer's.
 
@@ -131,7 +157,7 @@ def require_synced(gap: float, max_gap: float | None, step: int) -> None:
     """
     if max_gap is not None and not gap <= max_gap:
         raise UserError(
-            f"rollout/logprob_gap is {gap:.3g} at step {step}, above max_logprob_gap {max_gap}: the engine "
-            "does not sample from the trained weights. Its dtype differs from the trainer's, or the weight "
-            "sync is broken"
+            f"rollout/logprob_gap is {gap:.3g} at step {step}, above max_logprob_gap {max_gap:.3g}: the "
+            "engine does not sample from the trained weights. Its dtype differs from the trainer's, or the "
+            "weight sync is broken"
         )

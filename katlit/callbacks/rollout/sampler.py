@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from katlit.batch import Prompt, RolloutBatch
-from katlit.callbacks.rollout.checks import check_settings, require_rollouts, require_synced
+from katlit.callbacks.rollout.checks import GapLimit, check_settings, require_rollouts, require_synced
 from katlit.callbacks.rollout.data import measure_epoch
 from katlit.callbacks.rollout.pipeline import PARTS, RolloutPipeline
 from katlit.callbacks.rollout.weight_sync import WeightSync
@@ -73,8 +73,9 @@ class RolloutSampler(Callback):
             both modes are always seen (our choice): to the nearest number, but at least one of each; 0 forces
             none.
         row_tokens: Length of the longest packed rows.
-        max_logprob_gap: Stop the run where `rollout/logprob_gap` is above; null never stops. Engines in half
-            precision have gaps around 0.01, broken syncs above 0.1.
+        max_logprob_gap: Stop the run where `rollout/logprob_gap` is above, or above ten times the first one
+            where the engine's weights cannot be compared with the trainer's; null never stops. Engines in
+            half precision have gaps around 0.01.
         seed: Seed of all sampling.
         max_staleness: 1 samples one optimizer step ahead; for an engine outside of the trainer's process.
         max_unjudged_share: Stop the run where more of a step's rollouts could not be judged.
@@ -126,6 +127,7 @@ class RolloutSampler(Callback):
         )
         self.seconds: dict[str, float] = {}  # of the present step, for each of `PARTS`
         self._sync = WeightSync(engine)
+        self._gap_limit = GapLimit(max_logprob_gap)
         self._policy = PolicyMetrics()  # of the present validation
         self._batch: RolloutBatch | None = None
         self._window = RolloutWindow()
@@ -205,7 +207,8 @@ class RolloutSampler(Callback):
             return
         gap, self._gap = self._gap, 0.0
         self._log(pl_module, {"logprob_gap": gap})
-        require_synced(gap, self.max_logprob_gap, trainer.global_step)
+        limit = self._gap_limit.of(gap, verified=self._sync.verified)
+        require_synced(gap, limit, trainer.global_step)
 
     @override
     def on_train_batch_end(

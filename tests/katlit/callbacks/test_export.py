@@ -5,6 +5,7 @@ import pytest
 
 from katlit.callbacks.export import ExportModel
 from katlit.errors import UserError
+from katlit.model.generation import TokenSampling
 from katlit.tracking.mlflow import KatMLFlowLogger
 
 
@@ -15,7 +16,7 @@ def test_every_rank_exports_and_rank_0_logs(global_zero: bool, log_to_mlflow: bo
     module = Mock()
     trainer = Mock(loggers=[logger], is_global_zero=global_zero, fast_dev_run=0)
     ExportModel(str(tmp_path), log_to_mlflow).on_fit_end(trainer, module)
-    module.backbone.export.assert_called_once_with(str(tmp_path))
+    module.backbone.export.assert_called_once_with(str(tmp_path), TokenSampling())
     module.backbone.export_adapters.assert_not_called()
     assert logger.log_folder.call_count == int(global_zero and log_to_mlflow)
 
@@ -33,7 +34,7 @@ def test_adapters_are_written_beside_where_there_are_any(tmp_path: Path) -> None
     module = Mock()
     callback.setup(Mock(), module, "fit")
     callback.on_fit_end(Mock(loggers=[], fast_dev_run=0), module)
-    module.backbone.export.assert_called_once_with(str(tmp_path / "model"))
+    module.backbone.export.assert_called_once_with(str(tmp_path / "model"), TokenSampling())
     module.backbone.export_adapters.assert_called_once_with(str(tmp_path / "adapters"))
     module.backbone.lora = None
     with pytest.raises(UserError, match=r"adapter_directory: .* set backbone\.lora"):

@@ -107,6 +107,7 @@ def test_a_step_that_would_end_within_its_micro_batches_is_refused(tmp_path: Pat
         fit(stage, [packed([[5]])] * 4, accumulate_grad_batches=2, limit_train_batches=3)
 
 
+@pytest.mark.filterwarnings("ignore:.*the hooks will not be called on every batch")
 def test_an_accumulation_that_changes_is_refused(tmp_path: Path) -> None:
     stage = Stage(tiny_backbone(tmp_path))
     with pytest.raises(UserError, match=r"use trainer\.accumulate_grad_batches"):

@@ -85,6 +85,29 @@ def test_the_checkpoint_splits_its_own_responses(
     assert parsed_in_pieces(saved_student, prompt, text) == wanted
 
 
+@pytest.mark.parametrize(
+    ("thinking", "text", "wanted"),
+    [
+        pytest.param(
+            "on", "\n<think>\n</think>\n\n<answer>\n7\n</answer>", {"content": "7"}, id="budget of 0"
+        ),
+        pytest.param("off", "\n\n<answer>\n7\n<|im_end|>", {"content": "7"}, id="grammar with a line break"),
+        pytest.param("off", "\n\n<answer>\n7<|im_end|>", {"content": "7"}, id="grammar without"),
+        pytest.param("auto", "It takes several", {}, id="cut judge"),
+        pytest.param("auto", "It is easy\n</judge>\n\n<think_on>", {}, id="cut after the judge"),
+    ],
+)
+def test_what_servers_do_to_replies(
+    saved_student: PreTrainedTokenizerFast, thinking: str, text: str, wanted: dict[str, str]
+) -> None:
+    turns = [{"role": "user", "content": "3 + 4?"}]
+    prompt = saved_student.apply_chat_template(
+        turns, add_generation_prompt=True, tokenize=False, thinking=thinking
+    )
+    assert saved_student.parse_response(text, prefix=prompt) == wanted
+    assert parsed_in_pieces(saved_student, prompt, text) == wanted
+
+
 @pytest.mark.parametrize("kind", ["qwen2", "llama"])
 def test_it_can_be_saved_again(tmp_path: Path, kind: str) -> None:
     """A later stage starts from an export; its map must not end in a model of another type."""

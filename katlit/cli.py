@@ -5,6 +5,7 @@ Lightning, transformers and all they pull take seconds to import, so this file i
 """
 
 import errno
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -46,6 +47,7 @@ EXIT_TERMINATED = 143  # what schedulers expect of a run that they ended: 128 + 
 
 # What the file system refuses and a user can mend; any other OSError is our fault and keeps its traceback.
 _MENDABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EDQUOT}
+_NO_TEMPORARY = "No usable temporary directory"  # Python's words
 
 
 def help_text() -> str:
@@ -133,9 +135,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         message = str(error)
     except OSError as error:
-        if error.errno not in _MENDABLE:
+        if error.errno not in _MENDABLE and _NO_TEMPORARY not in str(error):
             raise
-        message = f"{error.filename or 'file system'}: {error.strerror}; choose a place that can be written"
+        temporary = os.environ.get("TMPDIR", "the system's own")
+        place = error.filename or f"the output folder, or the temporary one (TMPDIR: {temporary})"
+        message = f"{place}: {error.strerror}; make room there, or choose a place that can be written"
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except SystemExit as stop:

@@ -161,7 +161,7 @@ class Evaluation(Callback):
         for name, text in files.items():
             replace_file(directory / name, f"{text}\n")
             for tracker in mlflow_loggers(trainer.loggers):
-                tracker.experiment.log_artifact(tracker.run_id, str(directory / name), "evaluation")
+                tracker.log_file(directory / name, "evaluation")
         for policy, means in results["policies"].items():
             logger.info(
                 "%-4s accuracy %.3f, tokens %.1f, think rate %.2f, format %.3f",

@@ -4,7 +4,8 @@ Into thinking, content and calls of tools. The judge belongs to none of them; wi
 empty and left out. What stands outside of thinking and calls is content; it is closed by
 
 - `</answer>` before the end; a line `</answer>` within the answer, followed by another line, is none;
-- the end of the turn, which a server hands on as text, and a line break before it: a grammar may end there;
+- the end of the turn, where a server hands it on as text;
+- a line break at the very end: a grammar may end there;
 - a `<judge>` after which neither mode nor answer came: a cut judge is nobody's to read.
 
 A call that is no JSON is handed on as its text, which is no function to a server, so that one bad call does
@@ -27,7 +28,7 @@ RESPONSE_TEMPLATE: dict[str, Any] = {
         },
         "content": {
             "close_pattern": (
-                r"\n?</answer>(?:<\|im_end\|>.*|\s*)\Z|\n</answer>[^\n].*\Z|\n?<\|im_end\|>.*\Z"
+                r"\n?</answer>(?:<\|im_end\|>.*|\s*)\Z|\n</answer>[^\n].*\Z|\n?<\|im_end\|>.*\Z|\n\Z"
                 rf"|<judge>\n(?:(?!{_CHOSEN}).)*\Z"
             )
         },

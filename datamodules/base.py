@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from katlit.batch import Prompt, TokenBatch
 from katlit.datamodules.contents import Contents, contents_of, require_same
-from katlit.datamodules.conversations import read_conversation
+from katlit.datamodules.conversations import checked
 from katlit.datamodules.dialects.base import Dialect
 from katlit.datamodules.dialects.dialects import load_dialect
 from katlit.datamodules.dialects.habits import ThinkingSettings
@@ -198,7 +198,7 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
         if self._prompts is None:
             sources, key = self._require_sources(), "data.init_args.prompts"
             self._prompts = verifiable(
-                [self._checked(prompt, sources.prompts) for prompt in sources.prompts.load()],
+                [checked(one, sources.prompts.place(one["id"])) for one in sources.prompts.load()],
                 lambda prompt: (
                     sources.accuracy.reference_problem(prompt) if prompt["reference"].strip() else None
                 ),
@@ -207,12 +207,6 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
             )
             say_unverified(self._prompts, key)
         return self._prompts
-
-    @staticmethod
-    def _checked(prompt: Prompt, source: PromptSource) -> Prompt:
-        """What a source of the user's own brings is held to what records are read by."""
-        messages = read_conversation(prompt["messages"], source.place(prompt["id"]), "messages")
-        return prompt | {"messages": messages}
 
     def prepare_data(self) -> None:
         """Label the prompts, unless the records exist; the engine is closed on any way out."""

@@ -21,10 +21,12 @@ from katlit.losses.reduce import token_mean
 from katlit.model.backbone import Backbone
 from katlit.model.dropout import remove_dropout
 from katlit.model.frozen import FrozenModel, Placement
+from katlit.parallel.collectives import most_over_ranks
 from katlit.rollout.fillers import require_one_sampler, require_prompts
 from katlit.stage.module import DEFAULT_OPTIMIZATION, KatModule
 from katlit.stage.needs import Needs
 from katlit.stage.optimization import Optimization
+from katlit.stage.portions import portions, portions_needed
 
 TOKEN_MEAN = Aggregation()
 
@@ -51,6 +53,8 @@ class StepSRPO(KatModule):
         kl_weight: Weight of the KL divergence from the model as it was before this stage; 0 keeps no copy.
         temperature: Temperature of the sampler; log-probabilities are compared under it.
         reference_placement: Where the copy's weights are, see `katlit.model.frozen.FrozenModel`.
+        pass_tokens: Most tokens of one forward and backward pass, though always a whole row: however many
+            rollouts a step has, its activations are those of so many tokens (`KatModule.in_passes`).
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class StepSRPO(KatModule):
         kl_weight: float = 0.0,
         temperature: float = 1.0,
         reference_placement: Placement = "device",
+        pass_tokens: int = 16384,
     ) -> None:
         super().__init__(backbone, optimization)
         self.estimator = estimator
@@ -74,6 +79,8 @@ class StepSRPO(KatModule):
         self.aggregation = aggregation
         require(kl_weight >= 0, "kl_weight", kl_weight, "0 or more")
         require(temperature > 0, "temperature", temperature, "a number above 0, that of the sampler")
+        require(pass_tokens >= 1, "pass_tokens", pass_tokens, "at least 1")
+        self.pass_tokens = pass_tokens
         self.kl_weight = kl_weight
         self.temperature = temperature
         self.reference_placement: Placement = reference_placement
@@ -82,9 +89,14 @@ class StepSRPO(KatModule):
     @override
     def needs(self) -> Needs:
         if self.kl_weight <= 0:
-            return Needs()
+            return Needs(pass_tokens=self.pass_tokens)
         # The head of the reference is used like the policy's.
-        return Needs(("log_probs", "log_probs"), references=1, placement=self.reference_placement)
+        return Needs(
+            ("log_probs", "log_probs"),
+            references=1,
+            placement=self.reference_placement,
+            pass_tokens=self.pass_tokens,
+        )
 
     @override
     def load_companions(self) -> None:
@@ -101,8 +113,20 @@ class StepSRPO(KatModule):
         for later in batch.get("later", []):
             later["old_log_probs"] = self._present_log_probs(later)
         numbers = self.step_numbers(batch)
-        number = numbers["tokens"]
         batch["advantages"] = self._advantages(batch)
+        passes = self._passes(batch)
+        loss = self.in_passes(passes, lambda portion: self._portion_loss(portion, numbers))
+        batch["logprob_gap"] = torch.stack([portion["logprob_gap"] for portion in passes]).sum()
+        self.log_training(_group_statistics(batch, numbers))
+        return loss
+
+    def _passes(self, batch: RolloutBatch) -> list[RolloutBatch]:
+        """The batch in portions of at most `pass_tokens`, equally many on all ranks; a collective."""
+        number = most_over_ranks(portions_needed(batch, self.pass_tokens))
+        return portions(batch, number, self.backbone.protocol.pad_id)
+
+    def _portion_loss(self, batch: RolloutBatch, numbers: dict[str, Tensor]) -> Tensor:
+        """The part of the loss that some rows of a micro-batch have; writes theirs of `logprob_gap`."""
         hidden = self.backbone(batch["input_ids"], batch["position_ids"])
         targets = target_indices(self._trained(batch), batch["position_ids"], 0)
         states, weight = hidden.main.flatten(0, 1), self.backbone.head_weight
@@ -112,12 +136,11 @@ class StepSRPO(KatModule):
             batch["logprob_gap"] = self._probed_gap(batch, states, weight, numbers["compared"])
         if self._reference is not None:
             divergence = self._divergence(batch, self._reference, targets, log_probs)
-            self.log_training({"kl": token_mean(divergence, number)})
+            self.log_training({"kl": token_mean(divergence, numbers["tokens"])})
             losses = losses + self.kl_weight * divergence
         loss = self.aggregation.mean(losses, _segments(batch).of(targets), numbers)
         loss = self.add_router_loss(loss, batch, hidden.routing)
-        self.log_training({"loss": loss, "entropy": token_mean(entropy, number)})
-        self.log_training(_group_statistics(batch, numbers))
+        self.log_training({"loss": loss, "entropy": token_mean(entropy, numbers["tokens"])})
         return loss
 
     @override
@@ -145,6 +168,10 @@ class StepSRPO(KatModule):
     @torch.no_grad()
     def _present_log_probs(self, batch: RolloutBatch) -> Tensor:
         """Log-probabilities of the trained tokens under the weights as they are, [B, L]; 0 elsewhere."""
+        found = [self._portion_log_probs(portion) for portion in self._passes(batch)]
+        return torch.cat(found[: len(batch["input_ids"])])  # the rest are empty portions
+
+    def _portion_log_probs(self, batch: RolloutBatch) -> Tensor:
         hidden = self.backbone(batch["input_ids"], batch["position_ids"]).main
         targets = target_indices(self._trained(batch), batch["position_ids"], 0)
         log_probs, _ = self._log_probs(batch, hidden.flatten(0, 1), self.backbone.head_weight, targets)

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 
-def load_balance(logits: Tensor, top_k: int, real: Tensor) -> tuple[Tensor, Tensor]:  # -> [T], [E]
+def load_balance(
+    logits: Tensor, top_k: int, real: Tensor, shares: Tensor | None = None
+) -> tuple[Tensor, Tensor]:  # -> [T], [E]
     """The load-balancing loss of one layer (Switch Transformers, arXiv 2101.03961, equations 4 to 6).
 
     The loss is `E · Σ_e f_e · P_e`: f_e is the share of tokens that choose expert e, without gradient, P_e
@@ -22,6 +24,7 @@ def load_balance(logits: Tensor, top_k: int, real: Tensor) -> tuple[Tensor, Tens
         logits: [T, E], of the router.
         top_k: Experts of a token.
         real: [T] bool, False on padding, which neither counts nor holds a loss.
+        shares: [E], f of more tokens than these, whose loss is then in parts. None: of these.
 
     Returns:
         The loss that each token holds, whose mean over real tokens is the loss; and how many of them chose
@@ -31,7 +34,8 @@ def load_balance(logits: Tensor, top_k: int, real: Tensor) -> tuple[Tensor, Tens
     chosen = probabilities.detach().topk(top_k, dim=-1).indices.flatten()  # [T * top_k]
     counted = real.float().repeat_interleave(top_k)
     loads = torch.zeros_like(probabilities[0], requires_grad=False).scatter_add(0, chosen, counted)
-    shares = loads / real.sum().clamp(min=1)
+    if shares is None:
+        shares = loads / real.sum().clamp(min=1)
     return logits.shape[-1] * (probabilities @ shares) * real, loads
 
 

@@ -92,6 +92,22 @@ class ZeroStrategy(DeepSpeedStrategy):
         # Lightning has divided the loss by the accumulated micro-batches; DeepSpeed would do so again.
         return super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
 
+    def backward_within_step(self, loss: Tensor) -> None:
+        """Run backward from a part of the loss, as one more micro-batch that ends no optimizer step.
+
+        DeepSpeed prepares its optimizer in hooks of what its forward pass returns, which this loss is not,
+        and counts micro-batches by forward passes.
+
+        Args:
+            loss: [], divided by the micro-batches of the optimizer step.
+        """
+        engine = self.model
+        engine.set_gradient_accumulation_boundary(False)
+        engine._backward_prologue()  # noqa: SLF001 (no other name)
+        engine.backward(loss, scale_wrt_gas=False)
+        engine.set_gradient_accumulation_boundary(None)  # by their count again
+        engine.optimizer.clear_backward_seen_flag()
+
     @override
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         trains = self.lightning_module is None or self.lightning_module.trainer.training

@@ -1,5 +1,7 @@
 """The base class of the stages: backbone, optimizer, schedule, and means over the tokens of a whole step."""
 
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -7,6 +9,8 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import override
 
 from katlit.errors import UserError
@@ -17,8 +21,11 @@ from katlit.model.backbone import Backbone
 from katlit.model.experts import routers
 from katlit.model.sharding import shard
 from katlit.parallel.collectives import add_over_data_ranks
+from katlit.parallel.within_step import backward_within_step
 from katlit.stage.needs import Needs
-from katlit.stage.optimization import Optimization, build_optimizer, build_schedule
+from katlit.stage.optimization import Optimization, build_optimizer, build_schedule, follow_settings
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_OPTIMIZATION = Optimization()
 
@@ -41,6 +48,9 @@ class KatModule(LightningModule):
         self._numbers: dict[str, Tensor] = {}
         self._micro_batches = 1  # of the present optimizer step
         self._micro_batches_left = 0
+        self._passes_left = 0  # of the present micro-batch
+        self._has_gradients = False  # of the present step, before Lightning asks to forget the last one's
+        self._expert_shares: Tensor | None = None  # of a micro-batch in several passes, [layers, experts]
         self._logged: dict[str, Tensor] = {}
         self._loads: list[Tensor] = []  # of experts, in each of the step's micro-batches so far
 
@@ -83,6 +93,16 @@ class KatModule(LightningModule):
                 "divisor, or another limit_train_batches or fast_dev_run"
             )
 
+        if self.trainer.ckpt_path is not None:
+            self._follow_settings()
+
+    def _follow_settings(self) -> None:
+        """The settings, never a checkpoint, say how to optimize; what they change is told."""
+        schedule = self.lr_schedulers()
+        assert isinstance(schedule, LambdaLR)  # noqa: S101 (of configure_optimizers)
+        for key, (old, new) in follow_settings(schedule, self.optimization).items():
+            logger.warning("optimization.%s: the checkpoint has %s; the run goes on with %s", key, old, new)
+
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = build_optimizer(self, self.optimization)
@@ -120,6 +140,61 @@ class KatModule(LightningModule):
         self._micro_batches_left -= 1
         return self._numbers
 
+    def in_passes(self, portions: Sequence[Any], loss_of: Callable[[Any], Tensor]) -> Tensor:
+        """Run a micro-batch portion by portion, so that only one portion's activations exist at a time.
+
+        Each portion but the last runs backward here, right after its forward pass; Lightning runs the last
+        one's. That is as much work as one pass takes. A checkpoint around each portion, within one graph,
+        would need no backward pass here, but repeat every forward pass: a quarter more work, a third without
+        `gradient_checkpointing`. Losses are sums over tokens whose denominators are those of the whole step,
+        so the gradients add up to that of one pass. The load-balancing loss alone is none; it is split by
+        the shares of experts over all portions, for which a forward pass of them all is run before. What
+        `loss_of` logs is added up over the portions as it is over micro-batches.
+
+        A collective where weights or gradients are split: every rank must have as many portions.
+
+        Args:
+            portions: At least one.
+            loss_of: Loss of a portion, []; `step_numbers` has seen the batch.
+
+        Returns:
+            The value of the whole loss, whose gradient is that of the last portion.
+        """
+        self._expert_shares = self._shares_of_experts(portions)
+        earlier: list[Tensor] = []
+        for left, portion in zip(reversed(range(len(portions))), portions, strict=True):
+            self._passes_left = left
+            loss = loss_of(portion)
+            if left:
+                if not earlier and self._micro_batches_left == self._micro_batches - 1:
+                    self.zero_grad()
+                    self._has_gradients = True
+                backward_within_step(self, loss / self._micro_batches)
+                earlier.append(loss.detach())
+        self._expert_shares = None
+        return loss + torch.stack(earlier).sum() if earlier else loss
+
+    @override
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """Forget the last step's gradients, unless `in_passes` has; Lightning asks after the forward pass."""
+        if not self._has_gradients:
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
+        self._has_gradients = False
+
+    @torch.no_grad()
+    def _shares_of_experts(self, portions: Sequence[Any]) -> Tensor | None:
+        """Share of the tokens of all portions that choose each expert; None where no loss needs them."""
+        if len(portions) == 1 or not routers(self.backbone) or not self._router_weight():
+            return None
+        loads, real = zip(*map(self._loads_of, portions), strict=True)
+        return torch.stack(loads).sum(dim=0) / torch.stack(real).sum().clamp(min=1)
+
+    def _loads_of(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """How many tokens choose each expert of each layer, and how many there are."""
+        routing = self.backbone(batch["input_ids"], batch["position_ids"], with_mtp=self.trains_mtp).routing
+        real, top_k = self._real(batch).flatten(), self.backbone.causal_lm.config.num_experts_per_tok
+        return torch.stack([load_balance(logits, top_k, real)[1] for logits in routing]), real.sum()
+
     def _token_numbers(self, batch: Any) -> dict[str, Tensor]:
         numbers = self.target_numbers(batch)
         return numbers | {"routed": self._real(batch).sum()} if routers(self.backbone) else numbers
@@ -129,7 +204,7 @@ class KatModule(LightningModule):
         return batch["input_ids"] != self.backbone.protocol.pad_id
 
     def add_router_loss(self, loss: Tensor, batch: Any, routing: tuple[Tensor, ...]) -> Tensor:
-        """Add the load-balancing loss of a mixture of experts; to be called once a training step.
+        """Add the load-balancing loss of a mixture of experts; to be called once a forward pass.
 
         The mean over layers of `load_balance`, times the backbone's `router_loss_weight`. All tokens count
         that are no padding, targets or not. The loss is no sum over tokens, because it multiplies two means.
@@ -147,24 +222,33 @@ class KatModule(LightningModule):
         """
         if not routing:
             return loss
-        config = self.backbone.causal_lm.config
-        real, top_k = self._real(batch).flatten(), config.num_experts_per_tok
-        values, loads = zip(*(load_balance(logits, top_k, real) for logits in routing), strict=True)
+        real, top_k = self._real(batch).flatten(), self.backbone.causal_lm.config.num_experts_per_tok
+        shares = [None] * len(routing) if self._expert_shares is None else self._expert_shares
+        balances = [load_balance(of, top_k, real, share) for of, share in zip(routing, shares, strict=True)]
+        values, loads = zip(*balances, strict=True)
         router_loss = token_mean(torch.stack(values).mean(dim=0), self._numbers["routed"])
         self.log_training({"router_loss": router_loss})
         self._log_loads(torch.stack(loads))
-        weight = self.backbone.router_loss_weight
-        if weight is None:
-            weight = 0.0 if self.backbone.lora is not None else config.router_aux_loss_coef
+        weight = self._router_weight()
         return loss + weight * router_loss if weight else loss
+
+    def _router_weight(self) -> float:
+        weight = self.backbone.router_loss_weight
+        if weight is not None:
+            return weight
+        return 0.0 if self.backbone.lora is not None else self.backbone.causal_lm.config.router_aux_loss_coef
 
     def _log_loads(self, loads: Tensor) -> None:
         """Log the balance of a step's loads, [layers, experts] each, once all of them are there."""
         self._loads.append(loads)
-        if self._micro_batches_left == 0:
+        if self._step_is_over():
             total, _ = add_over_data_ranks(torch.stack(self._loads).sum(dim=0), self.device_mesh)
             rows = {f"router/{name}": value for name, value in load_statistics(total).items()}
             self.log_dict(rows, on_step=True, on_epoch=False, batch_size=1)
+
+    def _step_is_over(self) -> bool:
+        """Whether this is the last pass of the step's last micro-batch."""
+        return self._micro_batches_left == 0 and self._passes_left == 0
 
     def _totals(self, parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         totals = torch.stack([torch.stack(list(part.values())) for part in parts]).sum(dim=0)
@@ -180,7 +264,7 @@ class KatModule(LightningModule):
         for name, value in values.items():
             part = value.detach().float() / self._micro_batches
             self._logged[name] = self._logged[name] + part if name in self._logged else part
-        if self._micro_batches_left == 0:
+        if self._step_is_over():
             parts = torch.stack([self._logged[name] for name in values])
             total, ranks = add_over_data_ranks(parts, self.device_mesh)
             means = self.summarize_training(dict(zip(values, (total / ranks).unbind(), strict=True)))

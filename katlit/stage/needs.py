@@ -19,6 +19,7 @@ class Needs:
         teachers: Frozen models of other shapes: name or directory by the setting that names it.
         references: Frozen copies of the policy.
         placement: Where the weights of the frozen models are.
+        pass_tokens: Most tokens of a forward pass, where a micro-batch is run in several.
     """
 
     losses: tuple[Loss, ...] = ("log_probs",)
@@ -26,3 +27,4 @@ class Needs:
     teachers: Mapping[str, str] = field(default_factory=dict)
     references: int = 0
     placement: Placement = "device"
+    pass_tokens: int | None = None

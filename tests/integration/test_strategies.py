@@ -41,6 +41,7 @@ ROUTER = f"{BACKBONE}.router_loss_weight=0.1"
 DEPTH = f"{BACKBONE}.depth={{layers: 3, train_only_new: true}}"
 MIXED = "--trainer.precision=bf16-mixed"
 CHECKPOINTING = f"{BACKBONE}.gradient_checkpointing=true"
+PASSES = "--model.init_args.pass_tokens=16"  # a row each; the ranks' micro-batches have 1 to 3
 TEACHER, REFERENCE = "--model.init_args.teacher_placement", "--model.init_args.reference_placement"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -58,9 +59,13 @@ class Job(NamedTuple):
 
 JOBS = {
     **{f"full-{stage}": Job(stage, (*STRATEGIES, "fsdp2_tp")) for stage in SETTINGS},
+    "full-srpo": Job("srpo", (*STRATEGIES, "fsdp2_tp"), two=(PASSES,)),
     **{f"lora-{stage}": Job(stage, both=(LORA,)) for stage in SETTINGS},
     "experts": Job(
         "distill", ("ddp", "fsdp2", "deepspeed_z3"), (ROUTER,), (CHECKPOINTING,), experts=True
+    ),
+    "experts-srpo": Job(
+        "srpo", ("ddp", "fsdp2", "deepspeed_z3"), (ROUTER,), (CHECKPOINTING, PASSES), experts=True
     ),
     "mixed": Job("distill", both=(MIXED,), two=(CHECKPOINTING,)),
     "deeper": Job("distill", ("fsdp2", "deepspeed_z2", "deepspeed_z3"), (DEPTH,)),

@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from tinymodel import tiny_backbone
+from lightning.pytorch import Trainer
+from tinymodel import QWEN, QWEN3_MOE, tiny_backbone
 from torch import Tensor
 
+import katlit.modules.step_srpo
 import katlit.stage.module
 from katlit.advantages import HiPO
 from katlit.losses.aggregation import Aggregation
@@ -110,8 +112,8 @@ def step(stage: StepSRPO, ranks: list[list[dict[str, Any]]], monkeypatch: pytest
     stage.zero_grad()
     for parts in ranks:
         for index, part in enumerate(parts):
-            window = [dict(each) for each in parts] if index == 0 else []
-            loss = stage.training_step(part | {"window": window}, index) / (len(parts) * len(ranks))
+            part["window"] = [dict(each) for each in parts] if index == 0 else []
+            loss = stage.training_step(part, index) / (len(parts) * len(ranks))
             loss.backward()
             losses.append(loss.detach())
     gradients = [parameter.grad.clone() for parameter in stage.parameters()]
@@ -163,6 +165,51 @@ def test_the_loss_and_its_gradient_do_not_depend_on_the_layout(
     for name, ranks in layouts.items():
         found = step(stage, ranks, monkeypatch)
         torch.testing.assert_close(found, truth, atol=1e-6, rtol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("config", [QWEN, QWEN3_MOE], ids=["dense", "experts"])
+def test_the_number_of_passes_changes_nothing(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any]
+) -> None:
+    weight = 0.3 if config is QWEN3_MOE else None
+    stage = StepSRPO(tiny_backbone(tmp_path, config, router_loss_weight=weight), kl_weight=0.3)
+    stage.configure_model()
+    stage.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    assert stage._reference is not None
+    if config is QWEN:  # torch has no product of experts in float64
+        stage.double()
+        stage._reference.model.double()
+    with torch.no_grad():
+        for parameter in stage.parameters():
+            parameter += 0.02  # from where the reference is
+    members = list(range(NUMBER))
+    halves = [micro_batch(made, [[index] for index in half]) for half in (members[:7], members[7:])]
+    halves[0]["probe_mask"] = halves[0]["loss_mask"] & (halves[0]["rollout_ids"] == 3)
+    halves[0]["later"] = [micro_batch(made, [[index] for index in members])]
+    length = max(half["input_ids"].shape[1] for half in halves)
+    passes: list[int] = []
+
+    def found(rows: int, ranks_need: int = 1) -> tuple[Found, list[Tensor]]:
+        parts = [dict(half) for half in halves]
+        stage.pass_tokens = rows * length
+        passes.clear()
+        loads: list[Tensor] = []
+        monkeypatch.setattr(stage, "_log_loads", loads.append)
+        monkeypatch.setattr(katlit.modules.step_srpo, "most_over_ranks", lambda own: max(own, ranks_need))
+        one = step(stage, [parts], monkeypatch)
+        extra = [torch.stack(loads).sum(dim=0)] if loads else []
+        return one, [*(part["logprob_gap"] for part in parts), parts[0]["later"][0]["old_log_probs"], *extra]
+
+    portion_loss = stage._portion_loss
+    monkeypatch.setattr(
+        stage, "_portion_loss", lambda part, numbers: passes.append(len(part)) or portion_loss(part, numbers)
+    )
+    truth = found(rows=100)
+    assert len(passes) == 2
+    for rows, ranks_need, expected in ((3, 1, 3 + 2), (1, 1, 7 + 5), (100, 3, 6), (1, 9, 18)):
+        again = found(rows, ranks_need)
+        assert len(passes) == expected
+        torch.testing.assert_close(again, truth, atol=1e-6, rtol=1e-5)
 
 
 def test_rewards_of_a_mode_are_means_over_the_rollouts_of_all_ranks(

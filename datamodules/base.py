@@ -148,13 +148,8 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
         if self._models is None:
             names = sources.labeller.models()
             self._model_hashes = [hash_model(name) for name in names]
-            self._models = [
-                ChatModel(
-                    name, sources.engine, self._sampling, self._ballot_tokens, self._ballot_template,
-                    self.thinking_of(name),
-                )
-                for name in names
-            ]  # fmt: skip
+            shared = sources.engine, self._sampling, self._ballot_tokens, self._ballot_template
+            self._models = [ChatModel(name, *shared, self.thinking_of(name)) for name in names]
         for model, contents in zip(self._models, self._model_hashes, strict=True):
             settle(model, self._cache_dir, contents, ask=ask)
         return self._models

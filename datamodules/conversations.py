@@ -142,14 +142,15 @@ def _content(content: Any, where: str) -> str:
 
 
 def _thought(content: str, where: str) -> tuple[str, str]:
-    """What a reply thought, and its answer."""
-    if content.lstrip().startswith("<think>") and "</think>" not in content:
+    """What a reply thought, in our protocol or in a template's way, and its answer."""
+    opened = content.lstrip().startswith("<think>")
+    if opened and "</think>" not in content:
         raise UserError(f"{where}: its <think> is never closed, so it has no answer; leave out the row")
     answer = answer_of(content)
-    think = ""
-    if answer != content and "</think>" in content:  # of our protocol
-        think = content.partition("<think>")[2].partition("</think>")[0].strip("\n")
-    if not answer.lstrip().startswith("<think>") and _CLOSED_ALONE.search(answer) is None:
-        return think, answer  # it only speaks of the mark
-    think, _, text = answer.rpartition("</think>")
+    if answer != content and not (opened and "<answer>" not in content):
+        think = content.partition("<think>")[2].partition("</think>")[0] if "</think>" in content else ""
+        return think.strip("\n"), answer
+    if not opened and _CLOSED_ALONE.search(content) is None:
+        return "", content  # it only speaks of the mark
+    think, _, text = content.rpartition("</think>")
     return think.replace("<think>", "", 1).strip(), text.lstrip("\n")

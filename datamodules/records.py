@@ -22,6 +22,7 @@ from katlit.datamodules.offered_tools import Tool, read_tools
 from katlit.datamodules.tool_turns import Turn
 from katlit.errors import UserError
 from katlit.text.protocol import Mode, Response
+from katlit.text.tool_calls import split_answer, tool_names
 
 _MODE = Field(lambda value: value in list(Mode), f"one of {[mode.value for mode in Mode]}")
 _SCORE = Field(lambda value: value is None or NUMBER.accepts(value), "a number or null")
@@ -107,4 +108,10 @@ def _record(row: Row) -> Record:
         check_field(row, "think", TEXT)
     elif values.get("think"):
         raise UserError(f"{row.where}: field 'think' must be empty where 'regime' is 'off'")
+    fault = split_answer(values["answer"], tool_names(values["tools"] or None)).fault
+    if values["tools"] and fault is not None:
+        raise UserError(
+            f"{row.where}: field 'answer' has a fault in its calls of tools: {fault.value}; write them at "
+            'the end, each on lines of its own: <tool_call>, {"name": …, "arguments": {…}}, </tool_call>'
+        )
     return Record(**values)

@@ -34,7 +34,9 @@ class Dialect(ABC):
         """Encode a conversation and the judge of a response, through its mode."""
 
     @abstractmethod
-    def read(self, token_ids: list[int], thinking: Thinking, *, truncated: bool) -> ParsedResponse:
+    def read(
+        self, token_ids: list[int], thinking: Thinking, *, truncated: bool, tools: Tools = None
+    ) -> ParsedResponse:
         """Read what was generated after that prompt."""
 
     @abstractmethod

@@ -21,7 +21,7 @@ from katlit.datamodules.dialects.habits import (
     split_steps,
 )
 from katlit.datamodules.dialects.ours import KatlitDialect
-from katlit.datamodules.dialects.tools import require_tools
+from katlit.datamodules.dialects.tools import require_tools, with_calls
 from katlit.errors import UserError, first_line
 from katlit.model.pretrained import declared_ends, load_tokenizer
 from katlit.text.encoder import continuation
@@ -200,11 +200,20 @@ class PlainDialect(Dialect):
         begins = self._opens_thinking(thinking) or text.lstrip().startswith(self.thinking.opening)
         return begins or self.thinking.closing in text
 
-    def read(self, token_ids: list[int], thinking: Thinking, *, truncated: bool) -> ParsedResponse:
+    def read(
+        self, token_ids: list[int], thinking: Thinking, *, truncated: bool, tools: Tools = None
+    ) -> ParsedResponse:
         """Split at the end of the thought; an empty chain of thought counts as none."""
         text = self.text_of(token_ids)
-        if self._reasons(thinking):
-            return self._read_steps(text, truncated=truncated)
+        reasons = self._reasons(thinking)
+        read = (
+            self._read_steps(text, truncated=truncated)
+            if reasons
+            else self._read_thought(text, thinking, truncated=truncated)
+        )
+        return with_calls(read, tools) if tools and read.valid else read
+
+    def _read_thought(self, text: str, thinking: Thinking, *, truncated: bool) -> ParsedResponse:
         opening, closing = self.thinking.opening, self.thinking.closing
         before, closed, after = text.partition(closing)
         think = before.replace(opening, "", 1).strip() if closed else ""

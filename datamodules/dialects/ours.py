@@ -26,9 +26,11 @@ class KatlitDialect(Dialect):
         reply = self.protocol.encode_response(response, "auto")
         return self.encode_prompt(messages, "auto", tools) + reply[: self.protocol.judge_length(reply)]
 
-    def read(self, token_ids: list[int], thinking: Thinking, *, truncated: bool) -> ParsedResponse:
+    def read(
+        self, token_ids: list[int], thinking: Thinking, *, truncated: bool, tools: Tools = None
+    ) -> ParsedResponse:
         """Parse by the protocol."""
-        return self.protocol.parse_ids(token_ids, thinking, truncated=truncated)
+        return self.protocol.parse_ids(token_ids, thinking, truncated=truncated, tools=tools or None)
 
     def lay_out(self, response: Response) -> list[Piece]:
         """Encode as the protocol does: marks, the line breaks around content, content."""

@@ -111,13 +111,14 @@ class ChatModel:
         encoded = [self.dialect.encode_prompt(p["messages"], thinking, p.get("tools")) for p in prompts]
         sampling = replace(self.sampling, stop_token_ids=self.dialect.stop_ids)
         return [
-            [self._reply(completion, thinking) for completion in completions]
-            for completions in self._generate(encoded, sampling, seeds)
+            [self._reply(completion, thinking, prompt) for completion in completions]
+            for prompt, completions in zip(prompts, self._generate(encoded, sampling, seeds), strict=True)
         ]
 
-    def _reply(self, completion: Completion, thinking: Thinking) -> Reply:
+    def _reply(self, completion: Completion, thinking: Thinking, prompt: Prompt) -> Reply:
         truncated = completion.finish_reason == "length"
-        parsed = self.dialect.read(completion.token_ids, thinking, truncated=truncated)
+        tools = prompt.get("tools")
+        parsed = self.dialect.read(completion.token_ids, thinking, truncated=truncated, tools=tools)
         return Reply(parsed, array("i", completion.token_ids), truncated)  # all are kept until the end
 
     def reject(self, reply: Reply, reason: Reason, mode: Mode, prompt: Prompt, why: str) -> None:

@@ -31,7 +31,7 @@ class TeacherThinking(ThinkingSettings):
         if own and len(teachers) != 2:
             given = f"only {teachers[0].name!r}" if teachers else "none"
             raise UserError(
-                f"data.thinking.{setting_of(next(iter(own)))}: of two teachers each may think in its own way, "
+                f"data.thinking.{setting_of(next(iter(own)))}: two teachers may each think in its own way, "
                 f"but data.teacher names {given}; say it in data.thinking, or name a teacher for each mode"
             )
         return {

@@ -10,6 +10,7 @@ from katlit.callbacks.prediction import Prediction
 from katlit.callbacks.progress import LineProgress
 from katlit.callbacks.rollout.sampler import RolloutSampler
 from katlit.callbacks.rollout_log import RolloutLog
+from katlit.callbacks.rounding import WarnWhereRounded
 from katlit.callbacks.samples import SampleTable
 from katlit.callbacks.throughput import Throughput
 from katlit.callbacks.track_config import TrackConfig
@@ -28,4 +29,5 @@ __all__ = [
     "StopWhereNotFinite",
     "Throughput",
     "TrackConfig",
+    "WarnWhereRounded",
 ]

@@ -13,22 +13,21 @@ bf16-mixed too, and their float32 masters in the optimizer: what is written then
 
 import copy
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
+from katlit.model.card import write_card
 from katlit.model.generation import TokenSampling, generation_settings
-from katlit.model.mtp import DRAFTER_PREFIX
+from katlit.model.mtp import DRAFTER_PREFIX, MTP_ARCHITECTURES, MTP_FOLDER
 from katlit.output import replacing_directory
 from katlit.text.protocol import Protocol
 from katlit.text.saved_tokenizer import save_tokenizer
 
-MTP_FOLDER = "mtp"
-# Which of vLLM's models runs a model of this type so that its drafter can follow it, and the MTP modules as
-# that drafter. The one below is Qwen2 but for the place of the final norm.
-MTP_ARCHITECTURES = {"qwen2": "MiMoForCausalLM"}
 _DEEPER = "deeper"
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"  # where the weights are several files
@@ -41,6 +40,7 @@ def write_directory(
     mtp_weights: dict[str, Tensor],
     protocol: Protocol,
     sampling: TokenSampling,
+    record: Mapping[str, Any],
 ) -> None:
     """Write all or nothing: a directory of that name appears only when it is complete.
 
@@ -52,12 +52,14 @@ def write_directory(
         mtp_weights: Full tensors on the CPU, under the names of `katlit.model.mtp.stored_name`; may be empty.
         protocol: Its tokenizer is written, with markers and chat template.
         sampling: How whoever serves the model samples by default.
+        record: What the model card tells of base and stages, see `katlit.model.card`.
 
     Raises:
         UserError: where the directory holds something else than a model.
     """
     with replacing_directory(directory, "config.json") as new:
         _fill(new, model, weights, mtp_weights, protocol, sampling)
+        write_card(new, record)
 
 
 def _fill(

@@ -62,6 +62,13 @@ def add_over_data_ranks(values: Tensor, mesh: DeviceMesh | None) -> tuple[Tensor
     return values, dist.get_world_size(group)
 
 
+def add_over_ranks(values: Tensor) -> Tensor:
+    """Sum of each value over all ranks, changed in place; a collective."""
+    if dist.is_initialized():
+        dist.all_reduce(values)
+    return values
+
+
 def largest_over_ranks(values: Tensor) -> Tensor:
     """The largest of each value over all ranks, changed in place; a collective."""
     if dist.is_initialized():

@@ -1,5 +1,9 @@
 """What one rank has of weights and gradients that a strategy has split."""
 
+import math
+from collections.abc import Iterable
+
+import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -20,3 +24,10 @@ def norm_of_gradients(trainer: Trainer) -> float:
     if norm is None:
         return 0.0
     return float(norm) if norm >= 0 else float("nan")
+
+
+def all_finite(weights: Iterable[Tensor]) -> bool:
+    """Whether this rank's parts of all weights are finite; waits for the device."""
+    parts = [part for part in map(local_part, weights) if part.numel()]
+    sizes = torch._foreach_norm(parts, math.inf)  # noqa: SLF001 (as clipping does)
+    return all(math.isfinite(float(size)) for size in sizes)

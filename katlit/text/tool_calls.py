@@ -54,7 +54,7 @@ def split_answer(answer: str, offered: Collection[str] | None = None) -> SplitAn
     """
     first = _OPEN.search(answer)
     if first is None:
-        return SplitAnswer(answer, (), None)
+        return SplitAnswer(answer, (), _stray_tag(answer, offered))
     calls: list[ToolCall] = []
     faults: list[ToolCallFault] = []
     position = first.start()
@@ -74,18 +74,29 @@ def split_answer(answer: str, offered: Collection[str] | None = None) -> SplitAn
             faults.append(ToolCallFault.UNKNOWN_TOOL)
     if answer[position:].strip():
         faults.append(ToolCallFault.TEXT_AFTER_TOOL_CALL)
-    return SplitAnswer(answer[: first.start()], tuple(calls), faults[0] if faults else None)
+    text = answer[: first.start()]
+    return SplitAnswer(text, tuple(calls), _stray_tag(text, offered) or next(iter(faults), None))
+
+
+def _stray_tag(text: str, offered: Collection[str] | None) -> ToolCallFault | None:
+    """A tag of a call that is not on a line of its own: other readers would cut the answer there."""
+    stray = offered is not None and any(tag in text for tag in CALL_TAGS)
+    return ToolCallFault.MALFORMED_TOOL_CALL if stray else None
 
 
 def _read_call(text: str) -> ToolCall | None:
     try:
-        value = json.loads(text)
-    except ValueError:
+        value = json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
         return None
     if not isinstance(value, dict) or value.keys() != {"name", "arguments"}:
         return None
     name, arguments = value["name"], value["arguments"]
     return ToolCall(name, arguments) if isinstance(name, str) and isinstance(arguments, dict) else None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def join_answer(text: str, calls: Sequence[ToolCall]) -> str:
@@ -109,6 +120,6 @@ def arguments_as_object(arguments: Any) -> dict[str, Any]:
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments)
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
     return dict(arguments) if isinstance(arguments, Mapping) else {}

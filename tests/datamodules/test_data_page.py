@@ -5,6 +5,7 @@ import io
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -69,12 +70,21 @@ def test_chats_with_thoughts_become_records(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     ask = {"role": "user", "content": "1+1"}
     replies = ["<think>\n1+1 = 2\n</think>\n\n2", "2"]
+    chats: list[dict[str, Any]]
     chats = [{"messages": [ask, {"role": "assistant", "content": reply}]} for reply in replies]
+    functions = [{"name": "add", "arguments": arguments} for arguments in ('{"a": 1}', {"a": 1})]
+    calls = {"tool_calls": [{"id": "c", "type": "function", "function": one} for one in functions]}
+    chats.append(
+        {"messages": [ask, {"role": "assistant", "content": None} | calls], "tools": '[{"name": "add"}]'}
+    )
     (tmp_path / "chats.jsonl").write_text("\n".join(map(json.dumps, chats)))
     (program,) = re.findall(r"```python\n(.*?)```", RECORDS, re.DOTALL)
     with contextlib.redirect_stdout(io.StringIO()) as written:
         exec(compile(program, "docs/data.md", "exec"), {})  # noqa: S102 (our own page)
     (tmp_path / "records.jsonl").write_text(written.getvalue())
-    on, off = read_records(tmp_path / "records.jsonl")
+    on, off, called = read_records(tmp_path / "records.jsonl")
+    text = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+    assert (called.answer, called.regime.value) == (f"{text}\n{text}", "off")
+    assert [tool["function"]["name"] for tool in called.tools] == ["add"]
     assert (on.regime.value, on.think, on.answer, on.messages) == ("on", "1+1 = 2", "2", [ask])
     assert (off.regime.value, off.think, off.answer, off.forced) == ("off", "", "2", True)

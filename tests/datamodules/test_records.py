@@ -18,6 +18,8 @@ MINIMAL: dict[str, Any] = {
     "id": "a", "messages": [{"role": "user", "content": "hi"}], "regime": "off", "judge": "j", "answer": "b"
 }  # fmt: skip
 
+CALL = '<tool_call>\n{"name": "add", "arguments": {}}\n</tool_call>'
+
 
 def test_records_survive_the_file(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "records.jsonl"
@@ -42,7 +44,11 @@ def test_tools_and_their_turns_survive_the_file_and_old_records_have_none(tmp_pa
     call = {"function": {"name": "add", "arguments": '{"a": 1}'}}
     turns = [*RECORD.messages, {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": "2"}]
     old = {name: value for name, value in asdict(RECORD).items() if name != "tools"}
-    rows = [old | {"tools": '[{"name": "add"}]', "messages": turns}, old, old | {"tools": None}]
+    rows = [
+        old | {"tools": '[{"name": "add"}]', "messages": turns, "answer": CALL},
+        old,
+        old | {"tools": None},
+    ]
     write_rows(tmp_path / "records.jsonl", rows)
     records = read_records(tmp_path / "records.jsonl")
     assert records[0].tools == [{"type": "function", "function": {"name": "add"}}]
@@ -111,6 +117,19 @@ def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
         ),
         ([{**MINIMAL, "messages": "hi"}], r":1: field 'messages' must be a non-empty list"),
         ([{**MINIMAL, "votes": [1]}], r":1: field 'votes' must be an object"),
+        (
+            [{**MINIMAL, "tools": {"name": "add"}}],
+            r":1: field 'tools' must be a list of tools, or one as JSON",
+        ),
+        ([{**MINIMAL, "tools": [{}]}], r":1: tool 1 of 'tools': it must be a function with a name"),
+        (
+            [{**MINIMAL, "tools": [{"name": "add"}], "answer": "<tool_call>\nadd\n</tool_call>"}],
+            r":1: field 'answer' has a fault in its calls of tools: malformed_tool_call; write them",
+        ),
+        (
+            [{**MINIMAL, "tools": [{"name": "add"}], "answer": CALL.replace("add", "sub")}],
+            r":1: field 'answer' has a fault in its calls of tools: unknown_tool",
+        ),
         *(
             (
                 [{key: value for key, value in MINIMAL.items() if key != name}],

@@ -23,6 +23,7 @@ HELD_OUT = 4
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.vllm,
+    pytest.mark.timeout(1500),
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
 ]
 MODEL, DATA, TRAINER = "--model.init_args", "--data.init_args", "--trainer"
@@ -109,10 +110,10 @@ def teaching(smollm2: Path, run: Path) -> list[str]:
         f"{MODEL}.backbone.init_args.model={smollm2}", f"{MODEL}.teacher={smollm2}",
         *questions("prompts", run / "prompts.jsonl"),
         f"{engine}.max_context={CONTEXT}", f"{engine}.options.dtype=float32",
-        f"{DATA}.sampling.max_tokens=160", f"{DATA}.cache_dir={run}/cache",
+        f"{DATA}.sampling.max_tokens=128", f"{DATA}.cache_dir={run}/cache",
         # The mode is drawn by a coin, for the votes of so small a model say little.
         f"{labeller}.ballots=1", f"{labeller}.epsilon=1.0",
-        f"{labeller}.tries=3", *RATE, *BATCHES,
+        f"{labeller}.tries=1", *RATE, *BATCHES,
     ]  # fmt: skip
 
 
@@ -155,7 +156,7 @@ def sampler(file: str, *words: str) -> list[str]:
     callback = f"{TRAINER}.callbacks"
     return [
         "-c", file, f"{callback}.engine.max_context={CONTEXT}", f"{callback}.engine.options.dtype=float32",
-        f"{callback}.sampling.max_tokens=48", *(f"{callback}.{word}" for word in words),
+        f"{callback}.sampling.max_tokens=32", *(f"{callback}.{word}" for word in words),
     ]  # fmt: skip
 
 

@@ -1,6 +1,5 @@
 """Something that goes wrong within a chosen optimizer step."""
 
-import errno
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ class Poison(Callback):
     """Spoils the first trained weight or its gradient, or raises.
 
     Args:
-        what: `gradient`, `weight`, `exception` (before the forward pass) or `disk` (full, at the step's end).
+        what: `gradient`, `weight`, or, before the forward pass, `exception` or `interrupt`.
         step: The optimizer step, counted from 1.
         rank: Process that it happens on; -1 for all.
     """
@@ -30,6 +29,8 @@ class Poison(Callback):
     ) -> None:
         if trainer.global_step + 1 == self.step and self._due(trainer, "exception"):
             raise RuntimeError("the engine is gone")
+        if trainer.global_step + 1 == self.step and self._due(trainer, "interrupt"):
+            raise KeyboardInterrupt
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
@@ -42,5 +43,3 @@ class Poison(Callback):
     ) -> None:
         if trainer.global_step == self.step and self._due(trainer, "weight"):
             next(iter(pl_module.parameters())).data.fill_(torch.inf)
-        if trainer.global_step == self.step and self._due(trainer, "disk"):
-            raise OSError(errno.ENOSPC, "No space left on device")

@@ -1,5 +1,6 @@
 """Checks of the rollouts: of the settings as the training starts, and of what each step brings."""
 
+import logging
 from collections.abc import Sequence
 
 from lightning.pytorch import LightningModule, Trainer
@@ -10,6 +11,8 @@ from katlit.errors import UserError
 from katlit.parallel.collectives import gathered
 from katlit.rollout.flat_groups import OnFlatGroups
 from katlit.rollout.types import Rollout
+
+logger = logging.getLogger(__name__)
 
 _TIMES_FLOOR = 10.0
 _LEAST_GAP = 1e-4  # single steps of float32 differ by so much
@@ -92,6 +95,30 @@ def require_judged(rollouts: Sequence[Rollout], max_share: float, step: int) -> 
             f"{failed} of {number} rollouts of step {step} could not be judged, more than max_unjudged_share "
             f"{max_share}; the first: {cause}"
         )
+
+
+def require_rollouts(prompts: int, skipped: int, context: int, max_tokens: int) -> None:
+    """Stop a run that has nothing to train on; every rank must call it.
+
+    Args:
+        prompts: Prompts of this rank so far.
+        skipped: Those of them that the engine had no room for.
+        context: Longest prompt and response of the engine, in tokens.
+        max_tokens: Longest response.
+
+    Raises:
+        UserError: where all prompts were skipped; where only some were, a line says how many.
+    """
+    prompts, skipped = (sum(numbers) for numbers in zip(*gathered((prompts, skipped)), strict=True))
+    if not skipped:
+        return
+    why = f"are too long for a context of {context} tokens with {max_tokens} new ones"
+    if skipped == prompts:
+        raise UserError(
+            f"nothing was trained on: all {prompts} prompts so far {why}; raise engine.max_context, lower "
+            "sampling.max_tokens, or give shorter prompts"
+        )
+    logger.warning("rollouts: %d of %d prompts so far %s, and were skipped", skipped, prompts, why)
 
 
 class GapLimit:

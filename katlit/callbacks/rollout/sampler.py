@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from katlit.batch import Prompt, RolloutBatch
-from katlit.callbacks.rollout.checks import GapLimit, check_settings, require_synced
+from katlit.callbacks.rollout.checks import GapLimit, check_settings, require_rollouts, require_synced
 from katlit.callbacks.rollout.data import measure_epoch
 from katlit.callbacks.rollout.pipeline import PARTS, RolloutPipeline
 from katlit.callbacks.rollout.weight_sync import WeightSync
@@ -44,8 +44,9 @@ class RolloutSampler(Callback):
     keeps those that are left.
 
     Logs for every optimizer step, averaged over ranks: `rollout/reward`, `/accuracy`, `/format_valid`,
-    `/truncated`, `/unjudged` and of these `/unjudged_errors` and `/unjudged_timeouts` (shares), `/think_rate`
-    (of the rollouts whose mode was not forced), `/mean_tokens` (of the response, a forced judge counted), all
+    `/malformed_calls` (of tools, a share), `/truncated`, `/unjudged` and of these `/unjudged_errors` and
+    `/unjudged_timeouts` (shares), `/think_rate` (of the rollouts whose mode was not forced), `/mean_tokens`
+    (of the response, a forced judge counted), all
     of what was sampled first; `/flat_groups`, `/left_out_groups` (shares), `/skipped_prompts`,
     `/sync_seconds`, `/sample_seconds` (that the trainer waits), `/reward_seconds`, `/layout_seconds`, and
     `/logprob_gap`, the mean absolute difference between the engine's and the trainer's log-probabilities of
@@ -132,6 +133,7 @@ class RolloutSampler(Callback):
         self._batch: RolloutBatch | None = None
         self._window = RolloutWindow()
         self._gap = 0.0  # of the present optimizer step
+        self._prompts = self._skipped = 0  # so far
 
     def reference_problem(self, prompt: Prompt) -> str | None:
         """Why no answer to a prompt can be judged; None where one can."""
@@ -185,6 +187,8 @@ class RolloutSampler(Callback):
     def _sample(self, trainer: Trainer, pl_module: LightningModule, parts: int, step: Step) -> None:
         """Open the window of a step's rollouts, of as many micro-batches as there are parts."""
         filled = self._pipeline(trainer, pl_module, step, parts, partial(self._sync, trainer, pl_module))
+        self._prompts += len(step.prompts)
+        self._skipped += int(filled.statistics["skipped_prompts"])
         each = min(parts, trainer.accumulate_grad_batches)
         self._window.open(filled.micro_batches, each, filled.statistics)
         self._pass_time(filled.seconds)
@@ -217,6 +221,12 @@ class RolloutSampler(Callback):
         batch_idx: int,
     ) -> None:
         self._batch = None
+        self._window.complete_step()
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        context, tokens = self.engine.max_context, self.sampling.max_tokens
+        require_rollouts(self._prompts, self._skipped, context, tokens)
 
     @override
     def on_save_checkpoint(

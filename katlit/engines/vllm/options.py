@@ -31,7 +31,7 @@ class VLLMOptions:
             and long runs.
         prefix_caching: Reuse the keys and values of common prefixes; forgotten at each sync.
         speculative_tokens: How many tokens the model's first MTP module drafts, one after another, for the
-            model to check at once; 0: none. For models of `katlit.model.export.MTP_ARCHITECTURES`. What is
+            model to check at once; 0: none. For models of `katlit.model.mtp.MTP_ARCHITECTURES`. What is
             sampled, and its log-probabilities, are the model's own; a seed gives other tokens than without,
             and the same in any batch unless vLLM runs out of cache, or a prompt is a single token.
     """

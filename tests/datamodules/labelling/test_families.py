@@ -181,9 +181,28 @@ def test_a_teacher_that_knows_tools_gets_them_and_records_keep_them(build: Any, 
     data.setup("fit")
     (part,) = data._parts
     teacher: Any = load_tokenizer(part.teacher.name, "teacher")
+    student: Any = load_tokenizer(data.student_tokenizer, "student")
     for document in part.documents.values():
+        assert '"name": "add"' in student.decode(document.student.token_ids)
         assert '"name": "add"' in teacher.decode(document.teacher.token_ids)
     assert build(family, engine).records_path() != data.records_path()
+
+
+def test_replies_with_malformed_calls_are_rejected(build: Any) -> None:
+    template = chat("<|im_end|>", before=OFFERS, opens=IF_OFF)
+    template = template.replace("<|im_end|>\n", CALLS.replace("END", "<|im_end|>\n"))
+
+    def calls(prompt: str, thought: str, answer: str) -> str:
+        return answer if "multi-step" in prompt else '<tool_call>{"name": "sub"}</tool_call>'
+
+    data = offering(build, Family(template, calls, "switch"), Actor(Family(template, calls, "switch")))
+    for prompt in data._load_prompts():
+        prompt["reference"] = ""
+    told = "kept no record of 8 prompts; .* rejected replies (had no answer, or were not well formed|did not)"
+    with pytest.raises(UserError, match=told):
+        data.prepare_data()
+    (file,) = data.records_path().parent.glob("rejected-*.jsonl")
+    assert "malformed_tool_call" in file.read_text()
 
 
 def test_a_teacher_that_knows_no_tools_is_named_before_anything_is_sampled(build: Any) -> None:

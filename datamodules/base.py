@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from katlit.batch import Prompt, TokenBatch
 from katlit.datamodules.contents import Contents, contents_of, require_same
-from katlit.datamodules.conversations import read_conversation
+from katlit.datamodules.conversations import checked
 from katlit.datamodules.dialects.base import Dialect
 from katlit.datamodules.dialects.dialects import load_dialect
 from katlit.datamodules.dialects.habits import ThinkingSettings
@@ -148,16 +148,15 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
         if self._models is None:
             names = sources.labeller.models()
             self._model_hashes = [hash_model(name) for name in names]
-            self._models = [
-                ChatModel(
-                    name, sources.engine, self._sampling, self._ballot_tokens, self._ballot_template,
-                    self._thinking,
-                )
-                for name in names
-            ]  # fmt: skip
+            shared = sources.engine, self._sampling, self._ballot_tokens, self._ballot_template
+            self._models = [ChatModel(name, *shared, self.thinking_of(name)) for name in names]
         for model, contents in zip(self._models, self._model_hashes, strict=True):
             settle(model, self._cache_dir, contents, ask=ask)
         return self._models
+
+    def thinking_of(self, source: str) -> ThinkingSettings:  # noqa: ARG002 (a subclass may tell models apart)
+        """Return what is known of how a model thinks."""
+        return self._thinking
 
     def dialect_of(self, source: str, key: str) -> Dialect:
         """Return how a model is spoken to: as it was for the labels, else as its template tells."""
@@ -165,7 +164,7 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
             for model in self._chat_models(self._sources, ask=False):
                 if model.directory == source:
                     return model.dialect
-        return load_dialect(source, key, self._ballot_template, self._thinking)
+        return load_dialect(source, key, self._ballot_template, self.thinking_of(source))
 
     def _inputs(self, sources: Sources, models: list[ChatModel]) -> dict[str, Any]:
         """All that changes the labels beside the models and the prompts."""
@@ -199,7 +198,7 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
         if self._prompts is None:
             sources, key = self._require_sources(), "data.init_args.prompts"
             self._prompts = verifiable(
-                [self._checked(prompt, sources.prompts) for prompt in sources.prompts.load()],
+                [checked(one, sources.prompts.place(one["id"])) for one in sources.prompts.load()],
                 lambda prompt: (
                     sources.accuracy.reference_problem(prompt) if prompt["reference"].strip() else None
                 ),
@@ -208,12 +207,6 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
             )
             say_unverified(self._prompts, key)
         return self._prompts
-
-    @staticmethod
-    def _checked(prompt: Prompt, source: PromptSource) -> Prompt:
-        """What a source of the user's own brings is held to what records are read by."""
-        messages = read_conversation(prompt["messages"], source.place(prompt["id"]), "messages")
-        return prompt | {"messages": messages}
 
     def prepare_data(self) -> None:
         """Label the prompts, unless the records exist; the engine is closed on any way out."""

@@ -25,7 +25,7 @@ def encode_record(record: Record, protocol: Protocol) -> Document:
     Where the mode was forced they are part of the prompt.
     """
     thinking: Thinking = record.regime.value if record.forced else "auto"
-    prompt = protocol.encode_prompt(record.messages, thinking)
+    prompt = protocol.encode_prompt(record.messages, thinking, record.tools or None)
     reply = protocol.encode_response(record.response(), thinking)
     return Document(prompt + reply, [False] * len(prompt) + [True] * len(reply))
 

@@ -15,6 +15,7 @@ from katlit.datamodules.sources.base import PromptSource
 from katlit.datamodules.student import student_protocol
 from katlit.datamodules.teachers.cached_teacher import CachedTeacher
 from katlit.datamodules.teachers.part import TeacherPart, encode_student
+from katlit.datamodules.teachers.thinking import TeacherThinking
 from katlit.engines.base import RolloutEngine, SamplingParameters
 from katlit.packing import Document, collate
 from katlit.rewards import Reward
@@ -24,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 _SAMPLING = SamplingParameters()
 _BATCHES = BatchSettings()
-_THINKING = ThinkingSettings()
+_THINKING = TeacherThinking()
 
 
 class DistillData(LabelledData[DistillBatch]):
@@ -46,7 +47,8 @@ class DistillData(LabelledData[DistillBatch]):
         sampling: How the teachers are sampled.
         ballot_tokens: Longest ballot of the teacher, in tokens.
         ballot_template: Question put to a teacher that does not speak our protocol; holds `{question}`.
-        thinking: How models that do not speak our protocol are made to think, or not to.
+        thinking: How models that do not speak our protocol are made to think, or not to; of two teachers each
+            may have settings of its own, `think_on` and `think_off`.
         batches: Tokens of a batch, packing, validation share.
         records_file: Use these records (JSON Lines) instead of labelling.
         cache_dir: Folder of the labelled records.
@@ -67,7 +69,7 @@ class DistillData(LabelledData[DistillBatch]):
         sampling: SamplingParameters = _SAMPLING,
         ballot_tokens: int = 64,
         ballot_template: str = BALLOT_TEMPLATE,
-        thinking: ThinkingSettings = _THINKING,
+        thinking: TeacherThinking = _THINKING,
         batches: BatchSettings = _BATCHES,
         records_file: str | None = None,
         cache_dir: str = "outputs/cache",
@@ -78,11 +80,16 @@ class DistillData(LabelledData[DistillBatch]):
             batches, records_file, cache_dir,
         )  # fmt: skip
         self.student_tokenizer = student_tokenizer
+        teachers = teachers_of(teacher, "data.teacher")
+        self._thinking_by_teacher = thinking.by_teacher(teachers)
         self._parts = [
-            TeacherPart(one, None if cached_teacher is None else cached_teacher.of(one))
-            for one in teachers_of(teacher, "data.teacher")
+            TeacherPart(one, None if cached_teacher is None else cached_teacher.of(one)) for one in teachers
         ]
         self.unpaired_share = 0.0  # of the student's targets, known after `setup`
+
+    def thinking_of(self, source: str) -> ThinkingSettings:
+        """Return the teacher's own settings, if it has any."""
+        return self._thinking_by_teacher.get(source, super().thinking_of(source))
 
     def prepare_data(self) -> None:
         """Label, then ask the teachers for what a cache of them still lacks."""

@@ -18,13 +18,19 @@ from katlit.datamodules.jsonl import (
     read_rows,
     write_rows,
 )
+from katlit.datamodules.offered_tools import Tool, read_tools
+from katlit.datamodules.tool_turns import Turn
 from katlit.errors import UserError
 from katlit.text.protocol import Mode, Response
+from katlit.text.tool_calls import split_answer, tool_names
 
 _MODE = Field(lambda value: value in list(Mode), f"one of {[mode.value for mode in Mode]}")
 _SCORE = Field(lambda value: value is None or NUMBER.accepts(value), "a number or null")
 
 _TURNS = Field(lambda value: isinstance(value, list), "a non-empty list of {role, content} turns")
+_TOOLS = Field(
+    lambda value: value is None or isinstance(value, list | str), "a list of tools, or one as JSON"
+)
 _REQUIRED = {"id": TEXT, "messages": _TURNS, "regime": _MODE, "judge": TEXT, "answer": TEXT}
 _OPTIONAL = {
     "think": TEXT,
@@ -41,6 +47,7 @@ _OPTIONAL = {
     "seed": INTEGER,
     "verifier": TEXT,
     "metadata": OBJECT,
+    "tools": _TOOLS,
 }
 
 
@@ -49,7 +56,7 @@ class Record:
     """One query, the regime chosen for it, and a response in that regime."""
 
     id: str
-    messages: list[dict[str, str]]
+    messages: list[Turn]
     regime: Mode
     judge: str  # why the query does, or does not, need reasoning
     answer: str
@@ -67,6 +74,7 @@ class Record:
     seed: int = 0
     verifier: str = "match"
     metadata: dict[str, Any] = field(default_factory=dict)
+    tools: list[Tool] = field(default_factory=list)  # that the response may call
 
     def response(self) -> Response:
         """Return the response as the protocol renders it."""
@@ -93,10 +101,17 @@ def _record(row: Row) -> Record:
         raise UserError(f"{row.where}: unknown field '{unknown[0]}'; known: {[*_REQUIRED, *_OPTIONAL]}")
     values = {name: check_field(row, name, kind) for name, kind in _REQUIRED.items()}
     values |= {name: check_field(row, name, kind) for name, kind in _OPTIONAL.items() if name in row.values}
-    values["messages"] = read_conversation(values["messages"], row.where, "messages")
+    values["tools"] = read_tools(values.get("tools"), row.where)
+    values["messages"] = read_conversation(values["messages"], row.where, "messages", tools=values["tools"])
     values["regime"] = Mode(values["regime"])
     if values["regime"] is Mode.THINK_ON:
         check_field(row, "think", TEXT)
     elif values.get("think"):
         raise UserError(f"{row.where}: field 'think' must be empty where 'regime' is 'off'")
+    fault = split_answer(values["answer"], tool_names(values["tools"] or None)).fault
+    if values["tools"] and fault is not None:
+        raise UserError(
+            f"{row.where}: field 'answer' has a fault in its calls of tools: {fault.value}; write them at "
+            'the end, each on lines of its own: <tool_call>, {"name": …, "arguments": {…}}, </tool_call>'
+        )
     return Record(**values)

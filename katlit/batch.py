@@ -62,7 +62,8 @@ class Prompt(TypedDict):
     """One query, ready to be sampled and verified; plain Python, never collated into tensors."""
 
     id: str
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
+    tools: NotRequired[list[dict[str, Any]]]  # that the model may call, in OpenAI's form; absent where none
     reference: str  # the expected answer; empty where the query cannot be verified
     verifier: str  # name of the scorer: "match", "math", "code", or a reasoning-gym data set
     domain: str  # the task family

@@ -5,6 +5,7 @@ Lightning, transformers and all they pull take seconds to import, so this file i
 """
 
 import errno
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -24,14 +25,20 @@ COMMANDS = TRAINER_COMMANDS | {
     "configs": "list the settings files that katlit brings; `copy DIR` copies them",
     "consolidate": "make one file of a checkpoint that FSDP2 or ZeRO has split over the ranks",
     "replay": "show a rollout of a run, explain its advantage, and sample it once more",
+    "card": "add an evaluation to the model card of an exported model",
     "report": "read a finished run and write report.md, report.json, pareto.png",
+    "chat": "talk to an exported model, or to a server of one, in the terminal",
+    "serve": "serve an exported model to OpenAI's clients, by vLLM",
 }
 # Commands that parse their options by themselves.
 _PROGRAMS = {
     "configs": "katlit.commands.configs",
     "consolidate": "katlit.commands.consolidate",
     "replay": "katlit.commands.replay.command",
+    "card": "katlit.commands.card",
     "report": "katlit.commands.report",
+    "chat": "katlit.commands.chat",
+    "serve": "katlit.commands.serve",
 }
 
 EXIT_USER_ERROR = 2
@@ -40,6 +47,7 @@ EXIT_TERMINATED = 143  # what schedulers expect of a run that they ended: 128 + 
 
 # What the file system refuses and a user can mend; any other OSError is our fault and keeps its traceback.
 _MENDABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EDQUOT}
+_NO_TEMPORARY = "No usable temporary directory"  # Python's words
 
 
 def help_text() -> str:
@@ -127,9 +135,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         message = str(error)
     except OSError as error:
-        if error.errno not in _MENDABLE:
+        if error.errno not in _MENDABLE and _NO_TEMPORARY not in str(error):
             raise
-        message = f"{error.filename or 'file system'}: {error.strerror}; choose a place that can be written"
+        temporary = os.environ.get("TMPDIR", "the system's own")
+        place = error.filename or f"the output folder, or the temporary one (TMPDIR: {temporary})"
+        message = f"{place}: {error.strerror}; make room there, or choose a place that can be written"
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except SystemExit as stop:

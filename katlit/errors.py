@@ -8,6 +8,10 @@ class UserError(Exception):
     """
 
 
+class NonFiniteError(UserError):
+    """A loss, gradient or weight that is not finite: what is in memory is not worth a checkpoint."""
+
+
 def require(holds: bool, key: str, value: object, mend: str) -> None:
     """Refuse a value that is out of range.
 

@@ -1,14 +1,18 @@
 """Results on disk: can the folder be written, asked before the work; no file half written or overwritten."""
 
+import fcntl
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from tempfile import TemporaryFile, mkdtemp
+from tempfile import TemporaryDirectory, TemporaryFile, mkdtemp
 from uuid import uuid4
 
-from katlit.errors import UserError
+from katlit.errors import UserError, first_line
+
+_LOCK = ".lock"  # in a scratch folder, held by the process that has made it
+_FULL_BYTES = 2**20  # a disk with less is full
 
 
 def require_writable(directory: str | Path, key: str) -> None:
@@ -39,10 +43,14 @@ def replacing(path: Path) -> Iterator[Path]:
     """Where to write a file that is to appear whole or not at all; it is then moved into place.
 
     Several processes may write the same file at once: each has a name of its own, `.<name>.<random>.partial`.
+    Who may read it follows from the umask, also where a library makes its files for their owner alone.
     """
     partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
     try:
+        partial.touch()
+        mode = partial.stat().st_mode
         yield partial
+        partial.chmod(mode)
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -58,6 +66,8 @@ def replace_file(path: Path, content: str | bytes) -> None:
 @contextmanager
 def replacing_directory(directory: str | Path, mark: str) -> Iterator[Path]:
     """An empty folder to be filled, that takes the place of `directory` once it is complete.
+
+    Who may read its files follows from the umask, also where a library makes them for their owner alone.
 
     Args:
         directory: Where to. One that holds a file named `mark` is replaced.
@@ -75,11 +85,20 @@ def replacing_directory(directory: str | Path, mark: str) -> Iterator[Path]:
     try:
         (temporary / "new").mkdir()
         yield temporary / "new"
+        _open_to_all(temporary / "new")
         if replaced:
             target.rename(temporary / "old")
         (temporary / "new").rename(target)
     finally:
         shutil.rmtree(temporary)
+
+
+def _open_to_all(folder: Path) -> None:
+    """Give the files below a folder the rights that the umask left the folder, but for running them."""
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
 
 
 def set_aside(paths: Iterable[Path], folder: Path) -> Path:
@@ -90,3 +109,67 @@ def set_aside(paths: Iterable[Path], folder: Path) -> Path:
     for path in paths:
         path.rename(aside / path.name)
     return aside
+
+
+@contextmanager
+def naming_disk_faults(folder: Path, key: str) -> Iterator[None]:
+    """What the disk refuses while a folder is written to, as a line that names folder and setting.
+
+    Libraries hide it in errors of their own, so a full disk is looked for too.
+
+    Args:
+        folder: The folder; it exists.
+        key: The setting that names it.
+
+    Raises:
+        UserError: where the disk is full, or the system refuses to write.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = error.strerror if isinstance(error, OSError) and error.errno is not None else None
+        if reason is None and shutil.disk_usage(folder).free < _FULL_BYTES:
+            reason = "the disk is full"
+        if reason is None:
+            raise
+        raise UserError(
+            f"{key}: writing to {str(folder)!r} failed ({reason}: {first_line(error)}); make room there, or "
+            "choose another folder"
+        ) from error
+
+
+@contextmanager
+def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """A folder that is removed at the end, as are those that processes left which were killed.
+
+    Args:
+        parent: Where it is made; created if need be.
+        prefix: How its name begins.
+
+    Raises:
+        UserError: where it cannot be made.
+    """
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_over(parent, prefix)
+        temporary = TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise UserError(
+            f"{str(parent)!r}: no folder {prefix}… can be made there ({error.strerror}); make room, or "
+            "choose another place"
+        ) from error
+    with temporary as folder, (Path(folder) / _LOCK).open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield Path(folder)
+
+
+def _remove_left_over(parent: Path, prefix: str) -> None:
+    for lock in parent.glob(f"{prefix}*/{_LOCK}"):
+        with lock.open("ab") as opened:
+            try:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                continue  # its process lives
+            shutil.rmtree(lock.parent, ignore_errors=True)

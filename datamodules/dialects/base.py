@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from katlit.datamodules.dialects.alignment import Piece
-from katlit.datamodules.dialects.habits import Messages
+from katlit.datamodules.dialects.habits import Messages, Tools
 from katlit.text.protocol import Mode, ParsedResponse, Response, Thinking
 
 
@@ -26,15 +26,17 @@ class Dialect(ABC):
     ballot_stop_ids: list[int]
 
     @abstractmethod
-    def encode_prompt(self, messages: Messages, thinking: Thinking) -> list[int]:
-        """Encode a conversation up to where the model takes over."""
+    def encode_prompt(self, messages: Messages, thinking: Thinking, tools: Tools = None) -> list[int]:
+        """Encode a conversation, with the tools that it offers, up to where the model takes over."""
 
     @abstractmethod
-    def encode_judged(self, messages: Messages, response: Response) -> list[int]:
+    def encode_judged(self, messages: Messages, response: Response, tools: Tools = None) -> list[int]:
         """Encode a conversation and the judge of a response, through its mode."""
 
     @abstractmethod
-    def read(self, token_ids: list[int], thinking: Thinking, *, truncated: bool) -> ParsedResponse:
+    def read(
+        self, token_ids: list[int], thinking: Thinking, *, truncated: bool, tools: Tools = None
+    ) -> ParsedResponse:
         """Read what was generated after that prompt."""
 
     @abstractmethod
@@ -45,11 +47,11 @@ class Dialect(ABC):
         """Return all that changes what is asked, or how it is read, beside the model itself."""
         return {}
 
-    def check(self, conversations: Iterable[Messages]) -> None:  # noqa: B027 (our protocol takes them all)
-        """Raise UserError for conversations that cannot be written, before anything is sampled."""
+    def check(self, conversations: Iterable[tuple[Messages, Tools]]) -> None:  # noqa: B027 (ours takes all)
+        """Raise UserError for conversations or tools that cannot be written, before anything is sampled."""
 
     @abstractmethod
-    def encode_ballot(self, messages: Messages) -> list[int]:
+    def encode_ballot(self, messages: Messages, tools: Tools = None) -> list[int]:
         """Encode a prompt whose continuation is a vote."""
 
     @abstractmethod

@@ -14,12 +14,14 @@ from katlit.datamodules.dialects.habits import (
     Habit,
     Messages,
     ThinkingSettings,
+    Tools,
     instruct,
     merge_system,
     read_template,
     split_steps,
 )
 from katlit.datamodules.dialects.ours import KatlitDialect
+from katlit.datamodules.dialects.tools import require_tools, with_calls
 from katlit.errors import UserError, first_line
 from katlit.model.pretrained import declared_ends, load_tokenizer
 from katlit.text.encoder import continuation
@@ -127,18 +129,24 @@ class PlainDialect(Dialect):
         self.habits = replace(self.habits, habit=habit, certain=True)
         self._opening.clear()
 
-    def check(self, conversations: Iterable[Messages]) -> None:
-        """Render one conversation of each kind."""
-        kinds = {tuple(turn["role"] for turn in messages): messages for messages in conversations}
-        for messages in kinds.values():
-            self._prompt(messages, "on")
+    def check(self, conversations: Iterable[tuple[Messages, Tools]]) -> None:
+        """Render one conversation of each kind, and a call of a tool where any are offered."""
+        kinds = {
+            (bool(tools), *(turn["role"] for turn in messages)): (messages, tools)
+            for messages, tools in conversations
+        }
+        if any(tools for _, tools in kinds.values()):
+            require_tools(self.tokenizer, self.habits.needed)
+        for messages, tools in kinds.values():
+            self._prompt(messages, "on", tools)
 
-    def _prompt(self, messages: Messages, thinking: Thinking) -> str:
+    def _prompt(self, messages: Messages, thinking: Thinking, tools: Tools = None) -> str:
         turns = messages if self.habits.system else merge_system(messages)
         if self._reasons(thinking):
             turns = instruct(turns, self.thinking.instruction)
         try:
-            text = render(self.tokenizer, turns, **self._variables(thinking))
+            offered = {"tools": list(tools)} if tools else {}
+            text = render(self.tokenizer, turns, **self._variables(thinking) | offered)
         except TEMPLATE_ERRORS as error:
             roles = ", ".join(turn["role"] for turn in turns)
             raise UserError(
@@ -173,13 +181,13 @@ class PlainDialect(Dialect):
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def encode_prompt(self, messages: Messages, thinking: Thinking) -> list[int]:
+    def encode_prompt(self, messages: Messages, thinking: Thinking, tools: Tools = None) -> list[int]:
         """Render the template; it brings its own special tokens."""
-        return self._encode(self._prompt(messages, thinking))
+        return self._encode(self._prompt(messages, thinking, tools))
 
-    def encode_judged(self, messages: Messages, response: Response) -> list[int]:
+    def encode_judged(self, messages: Messages, response: Response, tools: Tools = None) -> list[int]:
         """Render the template for the mode; such a model writes no judge."""
-        return self.encode_prompt(messages, response.mode.value)
+        return self.encode_prompt(messages, response.mode.value, tools)
 
     def text_of(self, token_ids: list[int]) -> str:
         """Decode a reply without what ended it."""
@@ -192,11 +200,20 @@ class PlainDialect(Dialect):
         begins = self._opens_thinking(thinking) or text.lstrip().startswith(self.thinking.opening)
         return begins or self.thinking.closing in text
 
-    def read(self, token_ids: list[int], thinking: Thinking, *, truncated: bool) -> ParsedResponse:
+    def read(
+        self, token_ids: list[int], thinking: Thinking, *, truncated: bool, tools: Tools = None
+    ) -> ParsedResponse:
         """Split at the end of the thought; an empty chain of thought counts as none."""
         text = self.text_of(token_ids)
-        if self._reasons(thinking):
-            return self._read_steps(text, truncated=truncated)
+        reasons = self._reasons(thinking)
+        read = (
+            self._read_steps(text, truncated=truncated)
+            if reasons
+            else self._read_thought(text, thinking, truncated=truncated)
+        )
+        return with_calls(read, tools) if tools and read.valid else read
+
+    def _read_thought(self, text: str, thinking: Thinking, *, truncated: bool) -> ParsedResponse:
         opening, closing = self.thinking.opening, self.thinking.closing
         before, closed, after = text.partition(closing)
         think = before.replace(opening, "", 1).strip() if closed else ""
@@ -250,7 +267,7 @@ class PlainDialect(Dialect):
     def _continuation(self) -> Tokenizer:
         return continuation(self.tokenizer.backend_tokenizer)
 
-    def encode_ballot(self, messages: Messages) -> list[int]:
+    def encode_ballot(self, messages: Messages, tools: Tools = None) -> list[int]:  # noqa: ARG002
         """Ask about the last user turn."""
         question = next((turn["content"] for turn in reversed(messages) if turn["role"] == "user"), "")
         content = self._ballot_template.replace("{question}", question)

@@ -8,7 +8,8 @@ from typing import Any, Literal
 from katlit.errors import UserError, require
 from katlit.text.rendering import TEMPLATE_ERRORS, needed_variables, render
 
-Messages = list[dict[str, str]]
+Messages = list[dict[str, Any]]
+Tools = Sequence[dict[str, Any]] | None
 Habit = Literal["switch", "always", "never"]
 
 PROBE_QUESTIONS = (

@@ -2,7 +2,7 @@
 
 from katlit.datamodules.dialects.alignment import Piece, marker_piece, text_piece
 from katlit.datamodules.dialects.base import Ballot, Dialect
-from katlit.datamodules.dialects.habits import Messages
+from katlit.datamodules.dialects.habits import Messages, Tools
 from katlit.text.encoder import TextEncoder
 from katlit.text.protocol import TURN_END, ParsedResponse, Protocol, Response, Thinking, answer_groups
 
@@ -17,18 +17,20 @@ class KatlitDialect(Dialect):
         self.stop_ids = [protocol.end_id]
         self.ballot_stop_ids = [ids["<think_on>"], ids["<think_off>"], protocol.end_id]
 
-    def encode_prompt(self, messages: Messages, thinking: Thinking) -> list[int]:
+    def encode_prompt(self, messages: Messages, thinking: Thinking, tools: Tools = None) -> list[int]:
         """Encode by the protocol."""
-        return self.protocol.encode_prompt(messages, thinking)
+        return self.protocol.encode_prompt(messages, thinking, tools or None)
 
-    def encode_judged(self, messages: Messages, response: Response) -> list[int]:
+    def encode_judged(self, messages: Messages, response: Response, tools: Tools = None) -> list[int]:
         """Encode by the protocol."""
         reply = self.protocol.encode_response(response, "auto")
-        return self.protocol.encode_prompt(messages, "auto") + reply[: self.protocol.judge_length(reply)]
+        return self.encode_prompt(messages, "auto", tools) + reply[: self.protocol.judge_length(reply)]
 
-    def read(self, token_ids: list[int], thinking: Thinking, *, truncated: bool) -> ParsedResponse:
+    def read(
+        self, token_ids: list[int], thinking: Thinking, *, truncated: bool, tools: Tools = None
+    ) -> ParsedResponse:
         """Parse by the protocol."""
-        return self.protocol.parse_ids(token_ids, thinking, truncated=truncated)
+        return self.protocol.parse_ids(token_ids, thinking, truncated=truncated, tools=tools or None)
 
     def lay_out(self, response: Response) -> list[Piece]:
         """Encode as the protocol does: marks, the line breaks around content, content."""
@@ -50,9 +52,9 @@ class KatlitDialect(Dialect):
         tokens = self.protocol.tokenizer.convert_ids_to_tokens(token_ids)
         return [text_piece(name, text, token_ids, tokens, spans)] if token_ids else []
 
-    def encode_ballot(self, messages: Messages) -> list[int]:
+    def encode_ballot(self, messages: Messages, tools: Tools = None) -> list[int]:
         """Let the model judge by itself."""
-        return self.protocol.encode_prompt(messages, "auto")
+        return self.encode_prompt(messages, "auto", tools)
 
     def read_ballot(self, token_ids: list[int], *, truncated: bool) -> Ballot | None:
         """Take the mode marker, and the judge text before it."""

@@ -9,7 +9,7 @@ from types import TracebackType
 from katlit.batch import Prompt
 from katlit.datamodules.dialects.base import Ballot, Dialect
 from katlit.datamodules.dialects.dialects import BALLOT_TEMPLATE, choose_dialect
-from katlit.datamodules.dialects.habits import Messages, ThinkingSettings
+from katlit.datamodules.dialects.habits import ThinkingSettings
 from katlit.datamodules.labelling.rejections import Reason, Rejections
 from katlit.engines.base import Completion, RolloutEngine, SamplingParameters, request_seed
 from katlit.errors import UserError
@@ -92,7 +92,7 @@ class ChatModel:
 
     def check(self, prompts: Iterable[Prompt]) -> None:
         """Raise UserError for prompts that the model's template refuses, before anything is sampled."""
-        self.dialect.check(prompt["messages"] for prompt in prompts)
+        self.dialect.check((prompt["messages"], prompt.get("tools")) for prompt in prompts)
 
     def begin(self, questions: Sequence[str], thinking: Thinking, tokens: int) -> list[list[int]]:
         """Sample the first tokens of a reply to each question."""
@@ -105,19 +105,20 @@ class ChatModel:
         return [completion.token_ids for completions in replies for completion in completions]
 
     def sample(
-        self, prompts: Sequence[Messages], thinking: Thinking, seeds: Sequence[Sequence[int]]
+        self, prompts: Sequence[Prompt], thinking: Thinking, seeds: Sequence[Sequence[int]]
     ) -> list[list[Reply]]:
         """Sample replies, as many for each prompt as it has seeds."""
-        encoded = [self.dialect.encode_prompt(messages, thinking) for messages in prompts]
+        encoded = [self.dialect.encode_prompt(p["messages"], thinking, p.get("tools")) for p in prompts]
         sampling = replace(self.sampling, stop_token_ids=self.dialect.stop_ids)
         return [
-            [self._reply(completion, thinking) for completion in completions]
-            for completions in self._generate(encoded, sampling, seeds)
+            [self._reply(completion, thinking, prompt) for completion in completions]
+            for prompt, completions in zip(prompts, self._generate(encoded, sampling, seeds), strict=True)
         ]
 
-    def _reply(self, completion: Completion, thinking: Thinking) -> Reply:
+    def _reply(self, completion: Completion, thinking: Thinking, prompt: Prompt) -> Reply:
         truncated = completion.finish_reason == "length"
-        parsed = self.dialect.read(completion.token_ids, thinking, truncated=truncated)
+        tools = prompt.get("tools")
+        parsed = self.dialect.read(completion.token_ids, thinking, truncated=truncated, tools=tools)
         return Reply(parsed, array("i", completion.token_ids), truncated)  # all are kept until the end
 
     def reject(self, reply: Reply, reason: Reason, mode: Mode, prompt: Prompt, why: str) -> None:
@@ -135,7 +136,7 @@ class ChatModel:
     def _text(self, token_ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=False))
 
-    def ballots(self, prompts: Sequence[Messages], seeds: Sequence[Sequence[int]]) -> list[list[Ballot]]:
+    def ballots(self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]]) -> list[list[Ballot]]:
         """Collect votes on "does this need multi-step reasoning?", one a seed, without unreadable ones.
 
         Raises:
@@ -152,9 +153,9 @@ class ChatModel:
         return votes
 
     def _ballots(
-        self, prompts: Sequence[Messages], seeds: Sequence[Sequence[int]], *, was_read: bool = False
+        self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]], *, was_read: bool = False
     ) -> list[list[Ballot]]:
-        encoded = [self.dialect.encode_ballot(messages) for messages in prompts]
+        encoded = [self.dialect.encode_ballot(p["messages"], p.get("tools")) for p in prompts]
         sampling = replace(
             self.sampling, stop_token_ids=self.dialect.ballot_stop_ids, max_tokens=self.ballot_tokens
         )

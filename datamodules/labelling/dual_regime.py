@@ -111,7 +111,7 @@ def _tag(
 ) -> tuple[list[list[Ballot]], list[Mode]]:
     """The votes on each query, and the mode that they, or chance, give it."""
     seeds = [request_seeds(settings.seed, "ballot", prompt, settings.ballots) for prompt in prompts]
-    ballots = teacher.ballots([prompt["messages"] for prompt in prompts], seeds)
+    ballots = teacher.ballots(prompts, seeds)
     modes = [
         explore(majority([b.mode for b in votes]), settings.epsilon, Random(f"{settings.seed}/{p['id']}"))  # noqa: S311
         for p, votes in zip(prompts, ballots, strict=True)
@@ -135,7 +135,7 @@ def _solve(
         for attempt in range(settings.tries):
             chosen = [prompts[index] for index in pending]
             seeds = [request_seeds(settings.seed, mode.value, prompt, 1, attempt) for prompt in chosen]
-            replies = teacher.sample([prompt["messages"] for prompt in chosen], mode.value, seeds)
+            replies = teacher.sample(chosen, mode.value, seeds)
             drawn += sum(map(len, replies))
             for index, samples in zip(pending, replies, strict=True):
                 if accepted := accept(prompts[index], samples, mode, teacher, accuracy):

@@ -109,7 +109,7 @@ def _both_modes(
     prompts: Sequence[Prompt], student: ChatModel, mode: Mode, settings: MajorityVote
 ) -> list[list[Reply]]:
     seeds = [request_seeds(settings.seed, mode.value, prompt, settings.samples) for prompt in prompts]
-    return student.sample([prompt["messages"] for prompt in prompts], mode.value, seeds)
+    return student.sample(prompts, mode.value, seeds)
 
 
 def _write_judges(
@@ -119,7 +119,7 @@ def _write_judges(
         return [[] for _ in prompts]
     seeds = [request_seeds(settings.seed, "ballot", prompt, settings.ballots) for prompt in prompts]
     with writer:
-        return writer.ballots([prompt["messages"] for prompt in prompts], seeds)
+        return writer.ballots(prompts, seeds)
 
 
 def _vote(

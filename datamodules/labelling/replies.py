@@ -78,6 +78,7 @@ def record_of(
         seed=seed,
         verifier=prompt["verifier"],
         metadata=prompt["metadata"],
+        tools=prompt.get("tools", []),
     )
 
 

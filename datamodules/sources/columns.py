@@ -22,7 +22,8 @@ FIELDS = (
 )
 # Where a query is looked for, most telling first. Alpaca's `input` goes with its `instruction`.
 _QUERIES = ("messages", "conversations", "prompt", "question", "instruction")
-_VERL_REFERENCE = "reward_model.ground_truth"
+# Where else a field is looked for: verl's place, and OpenAI's former name.
+_ELSEWHERE = {"reference": "reward_model.ground_truth", "tools": "functions"}
 
 
 class Query(NamedTuple):
@@ -75,7 +76,7 @@ class Columns:
             column = self._named[field]
             return None if column is None else _reach(row.values, column)
         found = row.values.get(field)
-        return _reach(row.values, _VERL_REFERENCE) if found is None and field == "reference" else found
+        return _reach(row.values, _ELSEWHERE[field]) if found is None and field in _ELSEWHERE else found
 
     def query(self, row: Row) -> Query:
         """Find a row's query.

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from katlit.batch import Prompt
-from katlit.datamodules.conversations import Turn, read_conversation
+from katlit.datamodules.conversations import read_conversation
 from katlit.datamodules.jsonl import Row
+from katlit.datamodules.offered_tools import Tool, read_tools
 from katlit.datamodules.sources.base import PromptSource
 from katlit.datamodules.sources.columns import Columns, Query
 from katlit.datamodules.sources.tables import read_table
@@ -19,6 +20,7 @@ from katlit.datamodules.sources.values import (
     as_reference,
     as_text,
 )
+from katlit.datamodules.tool_turns import Turn
 from katlit.errors import UserError, require
 
 ValueT = TypeVar("ValueT")
@@ -29,7 +31,7 @@ class FilePrompts(PromptSource):
 
     The query is a text or turns under `messages`, `conversations` (ShareGPT), `prompt`, `question` or
     `instruction` (Alpaca, with its `input`). Optional are `id`, `reference` (or verl's
-    `reward_model.ground_truth`), `verifier`, `domain`, `difficulty` and `metadata`.
+    `reward_model.ground_truth`), `verifier`, `domain`, `difficulty`, `metadata` and `tools`.
 
     Args:
         path: A file, `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet`, or the id of a hub data set such as
@@ -104,30 +106,27 @@ class FilePrompts(PromptSource):
         return prompts
 
     def _prompt(self, default_id: str, fields: "_Fields", levels: dict[str, int]) -> Prompt:
-        if fields.optional("tools", lambda value: value not in ("", "[]", []), "left out", default=False):
-            raise UserError(
-                f"{fields.where}: it has 'tools', which are not read; leave out the row, or the tools by "
-                "columns: {tools: null}"
-            )
+        tools = read_tools(fields.value("tools"), fields.where)
         words = f"a number, or one of the words {sorted(levels)} (more by levels: {{word: number}})"
-        return Prompt(
+        prompt = Prompt(
             id=fields.optional("id", as_text, "text or a number", default_id),
-            messages=self._messages(fields),
+            messages=self._messages(fields, tools),
             reference=self._reference(fields),
             verifier=fields.optional("verifier", as_text, "text", self.verifier),
             domain=fields.optional("domain", as_domain, "text or a list of texts", self.domain),
             difficulty=fields.optional("difficulty", lambda value: as_difficulty(value, levels), words, 0),
             metadata=fields.optional("metadata", as_object, "an object", {}),
         )
+        return prompt | {"tools": tools} if tools else prompt
 
-    def _messages(self, fields: "_Fields") -> list[Turn]:
+    def _messages(self, fields: "_Fields", tools: list[Tool]) -> list[Turn]:
         column, value, turns = fields.query()
         if isinstance(value, str) and not turns:
             if not value.strip():
                 raise UserError(f"{fields.where}: field '{column}' is empty; give the question")
             return [{"role": "user", "content": value}]
         return read_conversation(
-            as_list(value) or value, fields.where, column, cut_last_reply=self.cut_last_reply
+            as_list(value) or value, fields.where, column, tools=tools, cut_last_reply=self.cut_last_reply
         )
 
     def _reference(self, fields: "_Fields") -> str:
@@ -157,6 +156,9 @@ class _Fields:
     def query(self) -> Query:
         return self._columns.query(self._row)
 
+    def value(self, field: str) -> Any:
+        return self._columns.value(self._row, field)
+
     def optional(
         self, field: str, read: Callable[[Any], ValueT | None], expected: str, default: ValueT
     ) -> ValueT:
@@ -165,7 +167,7 @@ class _Fields:
         Raises:
             UserError: where it cannot be read.
         """
-        value = self._columns.value(self._row, field)
+        value = self.value(field)
         if value is None:
             return default
         found = read(value)

@@ -29,8 +29,10 @@ def as_text(value: Any) -> str | None:
 
 
 def as_reference(value: Any) -> str | None:
-    """A text, or an object, such as the tests of a program, as JSON."""
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else as_text(value)
+    """A text, or an object or several, such as the tests of a program or calls of tools, as JSON."""
+    parts = value if isinstance(value, list) and value else [value]
+    data = all(isinstance(part, dict) for part in parts)
+    return json.dumps(value, ensure_ascii=False, default=str) if data else as_text(value)
 
 
 def as_domain(value: Any) -> str | None:

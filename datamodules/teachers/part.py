@@ -42,8 +42,8 @@ def encode_student(record: Record, student: KatlitDialect) -> Document:
 def _encode_prompt(record: Record, dialect: Dialect) -> list[int]:
     """Encode what a record's response goes on from: its mode is forced, or its judge was written."""
     if record.forced:
-        return dialect.encode_prompt(record.messages, record.regime.value)
-    return dialect.encode_judged(record.messages, record.response())
+        return dialect.encode_prompt(record.messages, record.regime.value, record.tools)
+    return dialect.encode_judged(record.messages, record.response(), record.tools)
 
 
 def encode_pair(record: Record, student: KatlitDialect, teacher: Dialect) -> DistillDocument:
@@ -86,6 +86,7 @@ class TeacherPart:
             UserError: where none is.
         """
         self._pad_id = dialect.pad_id
+        dialect.check((r.messages, r.tools) for r in records if r.regime in self.teacher.modes)
         self.documents = {
             number: encode_pair(record, student, dialect)
             for number, record in enumerate(reported(records, "records encoded"))

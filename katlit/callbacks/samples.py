@@ -38,4 +38,4 @@ class SampleTable(StepCallback):
         table: dict[str, list[Any]] = {"step": [step] * len(samples)}
         table |= {column: [sample[column] for sample in samples] for column in COLUMNS}
         for logger in mlflow_loggers(trainer.loggers):
-            logger.experiment.log_table(logger.run_id, table, "rollouts.json")
+            logger.log_table(table, "rollouts.json")

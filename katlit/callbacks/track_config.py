@@ -76,25 +76,26 @@ class TrackConfig(SaveConfigCallback):
     Added to every run by the command line, in place of Lightning's own, which fails with MLflow on sqlite.
     """
 
+    def settings(self) -> dict[str, Any]:
+        """The resolved settings, without secrets."""
+        settings: dict[str, Any] = redact(yaml.safe_load(self.parser.dump(self.config, skip_none=False)))
+        return settings
+
     @override
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Runs on rank 0, before the model is built."""
-        settings = redact(yaml.safe_load(self.parser.dump(self.config, skip_none=False)))
+        settings = self.settings()
         path = Path(trainer.default_root_dir) / self.config_filename
         path.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
         for logger in mlflow_loggers(trainer.loggers):
             logger.log_hyperparams(flatten(settings))
-            logger.experiment.log_artifact(logger.run_id, str(path))
-            for key, value in origin().items():
-                logger.experiment.set_tag(logger.run_id, key, value)
+            logger.log_file(path)
+            logger.log_tags(origin())
             _log_data(logger, settings["data"])
 
 
 def _log_data(logger: KatMLFlowLogger, data: dict[str, Any]) -> None:
     """Name the data in MLflow's "Datasets" column: the class and a digest of the settings."""
-    from mlflow.entities import Dataset, DatasetInput
-
     source = json.dumps(data["init_args"], sort_keys=True)
     digest = sha256(source.encode()).hexdigest()[:12]
-    dataset = Dataset(data["class_path"], digest, source_type="datamodule", source=source)
-    logger.experiment.log_inputs(logger.run_id, datasets=[DatasetInput(dataset)])
+    logger.log_data(data["class_path"], digest, "datamodule", source)

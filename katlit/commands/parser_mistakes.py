@@ -66,7 +66,10 @@ def of_parser(message: str, arguments: Sequence[str], keys: Collection[str] = ()
             "stage/distill.yaml (`katlit configs` lists them)"
         )
     complaint = _complaint(message)
-    return UserError(message if complaint is None else _told(complaint))
+    if complaint is None:
+        return UserError(message)
+    option = _nulls(arguments).get(_short(complaint.place))
+    return UserError(_told(complaint)) if option is None else _of_null(option)
 
 
 def _nearest_key(given: str, keys: Collection[str]) -> str:
@@ -196,14 +199,23 @@ def require_null(settings: dict[str, Any], arguments: Sequence[str]) -> None:
     Raises:
         UserError: naming the key.
     """
-    names = {_short(path) for path, value in _leaves(settings) if value == "None"}
+    nulls = _nulls(arguments)
+    for path, value in _leaves(settings):
+        if value == "None" and _short(path) in nulls:
+            raise _of_null(nulls[_short(path)])
+
+
+def _nulls(arguments: Sequence[str]) -> dict[str, str]:
+    """The options that are null on the command line, by their short keys."""
     options = [word.removesuffix("=null") for word in arguments if word.endswith("=null")]
     options += [word for word, value in pairwise(arguments) if value == "null"]
-    for option in options:
-        if _short(option.removeprefix("--")) in names:
-            raise UserError(
-                f"{option}: null on the command line is read as the text 'None'; write null into a YAML file"
-            )
+    return {_short(option.removeprefix("--")): option for option in options}
+
+
+def _of_null(option: str) -> UserError:
+    return UserError(
+        f"{option}: null on the command line is read as the text 'None'; write null into a YAML file"
+    )
 
 
 def _short(path: str) -> str:

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
                         help=f"how long a part of the run took: {', '.join(STAGES)}")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="seed of the run")
     options = parser.parse_args(list(arguments))
-    evaluations = {name: _read(Path(file)) for name, file in options.stage}
+    evaluations = {name: read_evaluation(Path(file)) for name, file in options.stage}
     seconds = {name: _number(name, value) for name, value in options.seconds}
     require_writable(options.output, "--output")
     results = report(evaluations, seconds, options.seed)
@@ -62,7 +62,15 @@ def _number(name: str, value: str) -> float:
         raise UserError(f"--seconds {name}={value}: not a number") from error
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_evaluation(file: Path) -> dict[str, Any]:
+    """What `katlit test` wrote of a model.
+
+    Args:
+        file: The `evaluation.json`.
+
+    Raises:
+        UserError: where there is none, or a policy is missing.
+    """
     if not file.is_file():
         raise UserError(
             f"{file}: no such evaluation; `katlit test` with katlit.callbacks.evaluation writes it"

@@ -14,6 +14,9 @@ from omegaconf.errors import OmegaConfBaseException
 from typing_extensions import override
 
 from katlit.callbacks.checkpoint import StepCheckpoint, newest_checkpoint
+from katlit.callbacks.checkpoint_files import damage
+from katlit.callbacks.finite import StopWhereNotFinite
+from katlit.callbacks.rounding import WarnWhereRounded
 from katlit.callbacks.track_config import TrackConfig
 from katlit.commands import mistakes
 from katlit.commands.parser_mistakes import of_parser, require_known, require_null
@@ -122,6 +125,8 @@ class KatCLI(LightningCLI):
                 f"ckpt_path: {str(path)!r} does not exist; give a checkpoint, last (the newest), or auto "
                 "(the newest, if any)"
             )
+        elif path is not None and "://" not in str(path) and (why := damage(Path(path))) is not None:
+            raise UserError(f"ckpt_path: {str(path)!r} is damaged ({why}); give the one before, or last")
 
 
 def _set_up_logging() -> None:
@@ -164,6 +169,7 @@ def run(
             subclass_mode_model=True,
             subclass_mode_data=True,
             trainer_class=trainer_class,
+            trainer_defaults={"callbacks": [StopWhereNotFinite(), WarnWhereRounded()]},
             save_config_callback=TrackConfig,
             save_config_kwargs={"save_to_log_dir": False},
             auto_configure_optimizers=False,

@@ -14,43 +14,30 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from torch import Tensor
+from typing_extensions import override
 
+from katlit.engines.fingerprint import Fingerprint
 from katlit.errors import UserError
 from katlit.metrics.tally import Tally
+from katlit.model.generation import TokenSampling
 from katlit.model.shape import Shape
-
-_MIN_TEMPERATURE = 0.01  # vLLM raises lower ones silently to this
 
 
 @dataclass(frozen=True)  # no slots: jsonargparse merges a partial override by vars()
-class SamplingParameters:
-    """Sampling settings of a request.
+class SamplingParameters(TokenSampling):
+    """Sampling settings of a request: the distribution of a token, and where a completion ends.
 
     Args:
-        temperature: 0 is greedy, else at least 0.01.
-        top_p: The most likely tokens, of those that `top_k` left, are kept up to this probability;
-            1.0 keeps all.
-        top_k: Keep this many of the most likely tokens; 0 keeps all.
         max_tokens: Longest completion, the stop token counted.
         stop_token_ids: End a completion; the engine knows no others.
     """
 
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
     max_tokens: int = 1024
     stop_token_ids: list[int] = field(default_factory=list)
 
+    @override
     def __post_init__(self) -> None:
-        """Refuse what the engines would read differently."""
-        if self.temperature != 0 and not self.temperature >= _MIN_TEMPERATURE:
-            raise UserError(
-                f"temperature: {self.temperature}; give 0 (greedy) or at least {_MIN_TEMPERATURE}"
-            )
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"top_p: {self.top_p}; give a number above 0 and at most 1")
-        if self.top_k < 0:
-            raise UserError(f"top_k: {self.top_k}; give 0 (all tokens) or a positive number")
+        super().__post_init__()
         if self.max_tokens < 1:
             raise UserError(f"max_tokens: {self.max_tokens}; give at least 1")
 
@@ -113,6 +100,13 @@ class RolloutEngine(ABC):
             UserError: where a name is missing, unknown, or comes with another shape. The engine's weights are
                 then neither the old nor the new ones.
         """
+
+    def fingerprints(self) -> dict[str, Fingerprint]:
+        """Fingerprints of the weights that the engine samples with, of those that it can read back.
+
+        Under Hugging Face names, without the MTP modules', which change no sample. Every rank must call it.
+        """
+        return {}
 
     def sleep(self) -> None:  # noqa: B027 (most engines need not)
         """Give memory of the trainer's device back until the next `generate` or `sync_weights`."""

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 from typing_extensions import override
 
 from katlit.engines.base import Completion, RolloutEngine, SamplingParameters
+from katlit.engines.fingerprint import Fingerprint, fingerprint, sampled
 from katlit.engines.memory import cache_bytes, weight_bytes
 from katlit.engines.positions import require_positions
 from katlit.engines.weights import checked
@@ -114,6 +115,12 @@ class HFEngine(RolloutEngine):
         own = dict(unpacked(self._started().state_dict().items()))
         for name, weight in checked(named_weights, {name: tensor.shape for name, tensor in own.items()}):
             own[name].copy_(weight.detach())
+
+    @override
+    def fingerprints(self) -> dict[str, Fingerprint]:
+        """Those of all weights; see `RolloutEngine.fingerprints`."""
+        own = unpacked(self._started().state_dict().items())
+        return {name: fingerprint(sampled(tensor)) for name, tensor in own}
 
     def close(self) -> None:
         """Drop the model."""

@@ -6,7 +6,7 @@ Shapes: B rows, L tokens, H width, V vocabulary. A row may hold several document
 Over 300 lines because each setting of a model is an argument that is documented here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from katlit.errors import UserError, require
+from katlit.model.card import base_record, with_stage
 from katlit.model.depth import DepthSettings, deepen
 from katlit.model.experts import check_experts, recorded_logits, unpacked
 from katlit.model.export import read_mtp, write_directory
+from katlit.model.generation import TokenSampling
 from katlit.model.lora import LoraSettings, add_adapters, merged_weights, trained_rows, write_adapters
 from katlit.model.mtp import MTP_PREFIX, MTPModule, future_embeddings, stored_name
 from katlit.model.packed_rows import require_documents_apart
@@ -34,6 +36,8 @@ from katlit.model.pretrained import (
 )
 from katlit.parallel.gather import is_rank_zero, whole_tensors
 from katlit.text.protocol import Protocol, prepare_tokenizer
+
+_SAMPLING = TokenSampling()
 
 
 class HiddenStates(NamedTuple):
@@ -116,6 +120,7 @@ class Backbone(nn.Module):
         self._protocol: Protocol | None = None
         self._first_new_token = 0
         self._trained_rows: list[int] = []  # beside adapters
+        self._record: dict[str, Any] = {}  # of base and stages before, for the model card
 
     @property
     def protocol(self) -> Protocol:
@@ -155,6 +160,7 @@ class Backbone(nn.Module):
         if self.is_materialized:
             return
         protocol = self.load_tokenizer()
+        self._record = base_record(self.init_from or self.model, "backbone")
         with torch.device("cpu"), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             model = self._create(len(protocol.tokenizer))
@@ -285,8 +291,18 @@ class Backbone(nn.Module):
             modules = self.mtp.state_dict(keep_vars=True)
             yield from whole_tensors((stored_name(name), weight) for name, weight in modules.items())
 
-    def export(self, directory: str | Path) -> None:
+    def export(
+        self,
+        directory: str | Path,
+        sampling: TokenSampling = _SAMPLING,
+        stage: Mapping[str, Any] | None = None,
+    ) -> None:
         """Write a Hugging Face directory, see `katlit.model.export`; every rank must call it.
+
+        Args:
+            directory: Where to. A model directory of that name is replaced.
+            sampling: How whoever serves the model samples by default.
+            stage: What the model card tells of the training that ends here; None: nothing.
 
         Raises:
             UserError: where the directory holds something else than a model.
@@ -298,7 +314,8 @@ class Backbone(nn.Module):
             weights.pop("lm_head.weight", None)
         mtp = {name: weights.pop(name) for name in list(weights) if name.startswith(MTP_PREFIX)}
         if rank_zero:
-            write_directory(directory, self.causal_lm, weights, mtp, self.protocol)
+            record = with_stage(self._record, stage)
+            write_directory(directory, self.causal_lm, weights, mtp, self.protocol, sampling, record)
         if dist.is_initialized():
             dist.barrier()
 

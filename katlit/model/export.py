@@ -5,30 +5,32 @@ decoding takes it: a configuration that names the drafter, and weights under the
 drafter knows no second one, so further modules are in `mtp/deeper`. What loads the model itself
 (transformers, vLLM) looks for weights in the directory only and leaves the folder alone; so does the drafter
 with the folder within.
+
+Weights are written in the type that the trained module holds them in, and `config.json` names it: float32
+with precision 32-true and bf16-mixed, bfloat16 with bf16-true. DeepSpeed holds bfloat16 weights with
+bf16-mixed too, and their float32 masters in the optimizer: what is written then is what it computed with.
 """
 
 import copy
-import logging
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
-from katlit.model.mtp import DRAFTER_PREFIX
+from katlit.model.card import write_card
+from katlit.model.generation import TokenSampling, generation_settings
+from katlit.model.mtp import DRAFTER_PREFIX, MTP_ARCHITECTURES, MTP_FOLDER
 from katlit.output import replacing_directory
-from katlit.text.printable import short_line
 from katlit.text.protocol import Protocol
 from katlit.text.saved_tokenizer import save_tokenizer
 
-logger = logging.getLogger(__name__)
-
-MTP_FOLDER = "mtp"
-# Which of vLLM's models runs a model of this type so that its drafter can follow it, and the MTP modules as
-# that drafter. The one below is Qwen2 but for the place of the final norm.
-MTP_ARCHITECTURES = {"qwen2": "MiMoForCausalLM"}
 _DEEPER = "deeper"
 _WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"  # where the weights are several files
 
 
 def write_directory(
@@ -37,21 +39,27 @@ def write_directory(
     weights: dict[str, Tensor],
     mtp_weights: dict[str, Tensor],
     protocol: Protocol,
+    sampling: TokenSampling,
+    record: Mapping[str, Any],
 ) -> None:
     """Write all or nothing: a directory of that name appears only when it is complete.
 
     Args:
         directory: Where to. A model directory of that name is replaced.
-        model: Gives configuration and generation settings; its own weights are not read.
-        weights: Full tensors on the CPU, under Hugging Face names.
+        model: Gives the configuration; its own weights are not read.
+        weights: Full tensors on the CPU, under Hugging Face names. Their type is the one that
+            `config.json` names.
         mtp_weights: Full tensors on the CPU, under the names of `katlit.model.mtp.stored_name`; may be empty.
         protocol: Its tokenizer is written, with markers and chat template.
+        sampling: How whoever serves the model samples by default.
+        record: What the model card tells of base and stages, see `katlit.model.card`.
 
     Raises:
         UserError: where the directory holds something else than a model.
     """
     with replacing_directory(directory, "config.json") as new:
-        _fill(new, model, weights, mtp_weights, protocol)
+        _fill(new, model, weights, mtp_weights, protocol, sampling)
+        write_card(new, record)
 
 
 def _fill(
@@ -60,29 +68,26 @@ def _fill(
     weights: dict[str, Tensor],
     mtp_weights: dict[str, Tensor],
     protocol: Protocol,
+    sampling: TokenSampling,
 ) -> None:
-    end = {"eos_token_id": protocol.end_id, "pad_token_id": protocol.pad_id}
-    model.config.update(end)
-    model.generation_config = _valid(model.generation_config)
-    model.generation_config.update(**end)
+    model.generation_config = generation_settings(model, protocol, sampling)
+    model.config.update({"eos_token_id": protocol.end_id, "pad_token_id": protocol.pad_id})
     depths = {name.split(".")[2] for name in mtp_weights}
     model.config.num_nextn_predict_layers = len(depths)
+    number = sum(weight.numel() for weight in weights.values())
     model.save_pretrained(directory, state_dict=weights)
+    _count_parameters(directory / _INDEX, number)
     save_tokenizer(protocol, directory)
     if mtp_weights:
         _write_mtp(directory / MTP_FOLDER, model.config, mtp_weights)
 
 
-def _valid(settings: GenerationConfig) -> GenerationConfig:
-    """Settings that can be saved: fresh ones where those of the base contradict themselves."""
-    try:
-        settings.validate(strict=True)
-    except ValueError as error:
-        logger.warning(
-            "export: generation_config.json of the base is replaced by defaults (%s)", short_line(str(error))
-        )
-        return GenerationConfig()
-    return settings
+def _count_parameters(index: Path, number: int) -> None:
+    """Set the number of parameters in the index of several files: transformers counts one rank's shards."""
+    if index.is_file():
+        content = json.loads(index.read_text(encoding="utf-8"))
+        content["metadata"]["total_parameters"] = number
+        index.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _write_mtp(folder: Path, config: PretrainedConfig, weights: dict[str, Tensor]) -> None:

@@ -7,7 +7,7 @@ from huggingface_hub import snapshot_download
 
 from katlit.errors import UserError, first_line
 
-_DESCRIPTION = ["*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
+_DESCRIPTION = ["*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "README.md"]
 _WEIGHTS = ["*.safetensors", "*.bin"]
 # The same weights once more, in forms that nothing here reads.
 _OTHER_FORMS = ["original/*", "onnx/*", "openvino/*", "consolidated*"]

@@ -17,6 +17,10 @@ from katlit.batch import document_ids
 
 MTP_PREFIX = "model.mtp_layers."  # of the modules' weights in a checkpoint
 DRAFTER_PREFIX = f"{MTP_PREFIX}0."  # of those of the first, which alone drafts in vLLM
+MTP_FOLDER = "mtp"  # of an export, with its modules
+# Which of vLLM's models runs a model of this type so that its drafter can follow it, and the MTP modules as
+# that drafter. The one below is Qwen2 but for the place of the final norm.
+MTP_ARCHITECTURES = {"qwen2": "MiMoForCausalLM"}
 
 
 class MTPModule(nn.Module):

@@ -62,6 +62,20 @@ def add_over_data_ranks(values: Tensor, mesh: DeviceMesh | None) -> tuple[Tensor
     return values, dist.get_world_size(group)
 
 
+def add_over_ranks(values: Tensor) -> Tensor:
+    """Sum of each value over all ranks, changed in place; a collective."""
+    if dist.is_initialized():
+        dist.all_reduce(values)
+    return values
+
+
+def largest_over_ranks(values: Tensor) -> Tensor:
+    """The largest of each value over all ranks, changed in place; a collective."""
+    if dist.is_initialized():
+        dist.all_reduce(values, op=dist.ReduceOp.MAX)
+    return values
+
+
 def gathered(value: Any) -> list[Any]:
     """What each process has, in order of the ranks; a collective."""
     if not dist.is_initialized():

@@ -9,6 +9,7 @@ from katlit.rewards.length import LengthReward
 from katlit.rewards.match import MatchReward
 from katlit.rewards.math.reward import MathReward
 from katlit.rewards.task import TaskReward
+from katlit.rewards.tool_calls import ToolCallReward
 
 __all__ = [
     "AccuracyReward",
@@ -23,6 +24,7 @@ __all__ = [
     "RewardBatch",
     "Sample",
     "TaskReward",
+    "ToolCallReward",
     "Verdict",
     "verdicts_of",
 ]

@@ -13,6 +13,7 @@ from katlit.rewards.format import FormatReward
 from katlit.rewards.match import MatchReward
 from katlit.rewards.math.reward import MathReward
 from katlit.rewards.task import TaskReward
+from katlit.rewards.tool_calls import ToolCallReward
 
 ACCURACY = "accuracy"
 _LOGGED = re.compile(r"[\w\-. ]+", re.ASCII)  # names that MLflow takes as a part of a metric's
@@ -24,6 +25,7 @@ class AccuracyReward(Reward):
     - `match`: `MatchReward`;
     - `math`: `MathReward`;
     - `code`: `CodeReward`;
+    - `tool_calls`: `ToolCallReward`;
     - any other: `TaskReward`, by reasoning-gym's data set of that name.
 
     Args:
@@ -37,6 +39,7 @@ class AccuracyReward(Reward):
             "match": MatchReward(),
             "math": MathReward(),
             "code": CodeReward(),
+            "tool_calls": ToolCallReward(),
         } | dict(verifiers or {})
 
     def reference_problem(self, prompt: Prompt) -> str | None:

@@ -6,7 +6,7 @@ from katlit.rewards.base import Reward, Sample, Verdict
 
 
 class FormatReward(Reward):
-    """1 for a response without violation (recipe §1), else 0."""
+    """1 for a response without violation (recipe §1), those of its calls of tools included, else 0."""
 
     def __call__(self, samples: Sequence[Sample]) -> list[Verdict]:
         """See `Reward`."""

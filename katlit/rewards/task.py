@@ -46,7 +46,8 @@ def scorer(name: str) -> Scorer:
 
     if name not in DATASETS:
         raise UserError(
-            f"verifier: {name!r} is unknown; give 'match', 'math', 'code' or a data set of reasoning-gym"
+            f"verifier: {name!r} is unknown; give 'match', 'math', 'code', 'tool_calls' or a data set of "
+            "reasoning-gym"
         )
     data_set, configuration = DATASETS[name]
     if name not in _READ and data_set.score_answer is not ProceduralDataset.score_answer:

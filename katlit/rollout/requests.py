@@ -57,6 +57,11 @@ def forced_modes(samples: int, forced_share: float) -> list[Thinking]:
     return modes + ["auto"] * (samples - 2 * forced)
 
 
+def encode(prompt: Prompt, thinking: Thinking, protocol: Protocol) -> list[int]:
+    """Encode the turns of a prompt and the tools that it offers."""
+    return protocol.encode_prompt(prompt["messages"], thinking, prompt.get("tools"))
+
+
 def fitting(
     engine: RolloutEngine,
     protocol: Protocol,
@@ -67,7 +72,7 @@ def fitting(
     """Indices of the prompts that fit into the engine's context, however prompted; logs the others."""
     kept = []
     for index, prompt in enumerate(prompts):
-        encoded = (protocol.encode_prompt(prompt["messages"], mode) for mode in set(thinking))
+        encoded = (encode(prompt, mode, protocol) for mode in set(thinking))
         if all(engine.fits(ids, max_tokens) for ids in encoded):
             kept.append(index)
             continue
@@ -102,7 +107,7 @@ def requests_of(
         Request(
             group,
             mode,
-            protocol.encode_prompt(prompts[group]["messages"], mode),
+            encode(prompts[group], mode, protocol),
             index,
             request_seed(settings.seed, step, prompts[group]["id"], index),
         )
@@ -173,7 +178,7 @@ def answers(
             Request(
                 index,
                 thinking,
-                protocol.encode_prompt(prompts[index]["messages"], thinking),
+                encode(prompts[index], thinking, protocol),
                 0,
                 request_seed(seed, purpose, prompts[index]["id"]),
             )

@@ -80,7 +80,12 @@ def parse(sampled: Sequence[Sampled], protocol: Protocol, prompts: Sequence[Prom
     return [
         Sample(
             prompts[one.group],
-            protocol.parse_ids(one.completion.token_ids, one.thinking, truncated=one.truncated),
+            protocol.parse_ids(
+                one.completion.token_ids,
+                one.thinking,
+                truncated=one.truncated,
+                tools=prompts[one.group].get("tools"),
+            ),
             one.truncated,
             tokens=len(response_ids(one, protocol)),
         )

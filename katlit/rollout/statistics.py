@@ -9,6 +9,9 @@ from katlit.metrics.tally import Tally, tally
 from katlit.rollout.flat_groups import flat_groups
 from katlit.rollout.types import Rollout, response_ids
 from katlit.text.protocol import Mode, Protocol
+from katlit.text.tool_calls import ToolCallFault
+
+_CALL_FAULTS = frozenset(fault.value for fault in ToolCallFault)  # which violations are called alike
 
 
 def response_tokens(rollout: Rollout, protocol: Protocol) -> int:
@@ -47,6 +50,7 @@ def statistics(
         "reward": tally(rollout.reward for rollout in judged),
         "accuracy": tally(rollout.correct for rollout in judged),
         "format_valid": tally(rollout.parsed.valid for rollout in rollouts),
+        "malformed_calls": tally(rollout.parsed.violation in _CALL_FAULTS for rollout in rollouts),
         "truncated": tally(rollout.truncated for rollout in rollouts),
         "think_rate": tally(
             rollout.parsed.mode is Mode.THINK_ON for rollout in rollouts if not rollout.forced

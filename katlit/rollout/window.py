@@ -32,6 +32,7 @@ class RolloutWindow:
         self.each = 1
         self.statistics: dict[str, float] = {}
         self._parts: list[MicroBatch] = []
+        self._left: list[MicroBatch] = []  # when the last optimizer step was complete
 
     def open(self, parts: list[MicroBatch], each: int, statistics: dict[str, float]) -> None:
         """Begin with new rollouts.
@@ -62,11 +63,16 @@ class RolloutWindow:
         step = [] if self.in_step else self._parts[: self.each]
         return _on(device, self._parts.pop(0)) | {"window": [_on(device, part) for part in step]}
 
+    def complete_step(self) -> None:
+        """Note what the updates to come will need: a checkpoint goes on after the last complete step."""
+        if not self.in_step:
+            self._left = [*self._parts]
+
     def state(self) -> WindowState | None:
         """What a checkpoint keeps; None where no update on these rollouts is left."""
-        if not self._parts:
+        if not self._left:
             return None
-        parts = [_on(torch.device("cpu"), part) for part in self._parts]
+        parts = [_on(torch.device("cpu"), part) for part in self._left]
         return {"parts": parts, "each": self.each, "statistics": self.statistics}
 
     def restore(self, states: Sequence[WindowState | None], rank: int) -> None:
@@ -89,6 +95,7 @@ class RolloutWindow:
             )
         if (state := states[rank]) is not None:
             self._parts, self.each, self.statistics = state["parts"], state["each"], state["statistics"]
+            self._left = [*self._parts]
 
     def expect(self, *, new: bool) -> None:
         """Check that the data begin a new window where this one is used up, and only there.

@@ -1,5 +1,6 @@
 """The base class of the stages: backbone, optimizer, schedule, and means over the tokens of a whole step."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import override
 
 from katlit.errors import UserError
@@ -23,7 +25,9 @@ from katlit.model.sharding import shard
 from katlit.parallel.collectives import add_over_data_ranks
 from katlit.parallel.within_step import backward_within_step
 from katlit.stage.needs import Needs
-from katlit.stage.optimization import Optimization, build_optimizer, build_schedule
+from katlit.stage.optimization import Optimization, build_optimizer, build_schedule, follow_settings
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_OPTIMIZATION = Optimization()
 
@@ -95,6 +99,16 @@ class KatModule(LightningModule):
                 f"trainer.accumulate_grad_batches: {parts}, but an epoch has {batches} batches; choose a "
                 "divisor, or another limit_train_batches or fast_dev_run"
             )
+
+        if self.trainer.ckpt_path is not None:
+            self._follow_settings()
+
+    def _follow_settings(self) -> None:
+        """The settings, never a checkpoint, say how to optimize; what they change is told."""
+        schedule = self.lr_schedulers()
+        assert isinstance(schedule, LambdaLR)  # noqa: S101 (of configure_optimizers)
+        for key, (old, new) in follow_settings(schedule, self.optimization).items():
+            logger.warning("optimization.%s: the checkpoint has %s; the run goes on with %s", key, old, new)
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -88,3 +88,28 @@ def build_schedule(optimizer: Optimizer, total_steps: float, settings: Optimizat
             f"optimization.schedule {settings.schedule!r} needs an end; set trainer.max_steps or max_epochs"
         )
     return LambdaLR(optimizer, lambda step: learning_rate_factor(step, total_steps, settings))
+
+
+def follow_settings(schedule: LambdaLR, settings: Optimization) -> dict[str, tuple[object, object]]:
+    """Have an optimizer and its schedule go by the settings, where a checkpoint has brought its own.
+
+    Args:
+        schedule: Schedule of `build_schedule`, over an optimizer of `build_optimizer`.
+        settings: The present settings.
+
+    Returns:
+        What was otherwise: by the name of the setting, its value in the checkpoint and now.
+    """
+    groups = schedule.optimizer.param_groups
+    rate, decay, betas = groups[0]["initial_lr"], groups[0]["weight_decay"], tuple(groups[0]["betas"])
+    was = {"learning_rate": rate, "weight_decay": decay, "beta1": betas[0], "beta2": betas[1]}
+    changes = {key: (value, getattr(settings, key)) for key, value in was.items()}
+    changes = {key: (old, new) for key, (old, new) in changes.items() if old != new}
+    if changes:
+        groups[0]["weight_decay"] = settings.weight_decay  # that of the matrices
+        schedule.base_lrs = [settings.learning_rate] * len(groups)
+        for group, factor in zip(groups, schedule.lr_lambdas, strict=True):
+            group["initial_lr"] = settings.learning_rate
+            group["lr"] = settings.learning_rate * factor(schedule.last_epoch)
+            group["betas"] = (settings.beta1, settings.beta2)
+    return changes

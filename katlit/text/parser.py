@@ -26,16 +26,19 @@ choice:
 - White space between marks is free; one `\n` right inside a marker is framing and not part of the content.
 - A response that was cut by the length limit is `truncated` instead of missing or unclosed, and also where it
   is complete. A violation before the cut still comes first.
+- Where tools were offered, calls in the answer are checked too, see `katlit.text.tool_calls`. Their faults
+  count last.
 - The end token may be absent (it is, after decoding without special tokens).
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum, auto
 from typing import Literal
 
 from katlit.errors import UserError
+from katlit.text.tool_calls import split_answer
 
 MARKERS = ("<judge>", "</judge>", "<think_on>", "<think_off>", "<think>", "</think>", "<answer>", "</answer>")
 TURN_START = "<|im_start|>"
@@ -72,6 +75,10 @@ class Violation(StrEnum):
     TEXT_AFTER_ANSWER = auto()
     UNEXPECTED_MARKER = auto()
     TRUNCATED = auto()
+    UNCLOSED_TOOL_CALL = auto()
+    MALFORMED_TOOL_CALL = auto()
+    UNKNOWN_TOOL = auto()
+    TEXT_AFTER_TOOL_CALL = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +235,7 @@ def parse_pieces(
     truncated: bool,
     judge_opened: bool = False,
     forced: tuple[Mode, str] | None = None,
+    offered: Collection[str] | None = None,
 ) -> ParsedResponse:
     r"""Read a response that is already cut at its marks.
 
@@ -236,6 +244,7 @@ def parse_pieces(
         truncated: Whether the length limit ended the response.
         judge_opened: Whether the pieces begin right after a `<judge>`, with the `\n` after it still to come.
         forced: Mode and judge text that the prompt held already; the pieces then begin after the mode marker.
+        offered: Names of the tools that may be called; without them calls are not looked for.
     """
     reader = _Reader()
     if forced is not None:
@@ -247,12 +256,15 @@ def parse_pieces(
     reader.text(pieces[-1])
     reader.finish(truncated=truncated)
     judge = reader.contents.get(_State.JUDGE, "").removeprefix("\n" if judge_opened else "")
-    answer = reader.contents.get(_State.ANSWER)
+    found = reader.contents.get(_State.ANSWER)
+    answer = None if found is None else unframe(found)
+    if answer is not None and offered is not None and (fault := split_answer(answer, offered).fault):
+        reader.report(Violation(fault.value))
     return ParsedResponse(
         judge=judge.removesuffix("\n"),
         mode=reader.mode,
         think=unframe(reader.contents.get(_State.THINK, "")),
-        answer=None if answer is None else unframe(answer),
+        answer=answer,
         violation=reader.violation,
     )
 
@@ -265,7 +277,7 @@ def unframe(text: str) -> str:
 _MARKS = re.compile(f"({'|'.join(map(re.escape, (*MARKERS, TURN_START, TURN_END)))})")
 
 
-def parse(text: str, *, truncated: bool = False) -> ParsedResponse:
+def parse(text: str, *, truncated: bool = False, offered: Collection[str] | None = None) -> ParsedResponse:
     """Read a response from plain text, with or without the opening `<judge>`.
 
     Markers are known by their spelling, so content that holds one leads to a violation.
@@ -273,7 +285,10 @@ def parse(text: str, *, truncated: bool = False) -> ParsedResponse:
     Args:
         text: What `render` writes, or what was generated after an auto prompt.
         truncated: Whether the length limit ended the response.
+        offered: Names of the tools that may be called; without them calls are not looked for.
     """
     pieces = _MARKS.split(text)
     opened = len(pieces) > 1 and pieces[1] == "<judge>" and not pieces[0].strip()
-    return parse_pieces(pieces[2:] if opened else pieces, truncated=truncated, judge_opened=opened)
+    return parse_pieces(
+        pieces[2:] if opened else pieces, truncated=truncated, judge_opened=opened, offered=offered
+    )

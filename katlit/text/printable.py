@@ -20,6 +20,11 @@ def escaped_lines(text: str, mark: str = "  | ") -> str:
     return "\n".join(mark + escaped(line) for line in text.split("\n"))
 
 
+def harmless(text: str) -> str:
+    """A text for reading in a terminal: as it is but for control characters, spelled as `escaped` does."""
+    return "".join(character if character in "\n\t\\" else _printable(character) for character in text)
+
+
 def short_line(text: str, most: int = _MOST) -> str:
     """The beginning of a text, all of it printable, as a part of one line."""
     return "".join(character if character.isprintable() else " " for character in text[:most]).strip()

@@ -11,18 +11,14 @@ lossless tokenizer (a byte-level one) every response survives the way through to
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from jinja2 import TemplateError
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from katlit.text.chat_template import (
-    AFTER_JUDGE,
-    FORCED_JUDGES,
-    answer_of,
-    prepare_tokenizer,
-    require_prepared,
-)
+from katlit.errors import UserError
+from katlit.text.chat_template import AFTER_JUDGE, FORCED_JUDGES
 from katlit.text.encoder import TextEncoder, unknown_id
 from katlit.text.parser import (
     MARKERS,
@@ -36,6 +32,8 @@ from katlit.text.parser import (
     parse,
     parse_pieces,
 )
+from katlit.text.preparation import prepare_tokenizer, require_prepared
+from katlit.text.tool_calls import arguments_as_object, tool_names
 
 __all__ = [
     "FORCED_JUDGES",
@@ -142,26 +140,38 @@ class Protocol:
         """
         return self.content.encode(text)
 
-    def encode_prompt(self, messages: Sequence[Mapping[str, str]], thinking: Thinking = "auto") -> list[int]:
-        r"""Encode a conversation up to where the model takes over.
+    def encode_prompt(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        thinking: Thinking = "auto",
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> list[int]:
+        r"""Encode a conversation up to where the model takes over, by our chat template.
 
-        The same tokens as our chat template gives, except that nothing in a message can act as a marker or a
-        chat token.
+        So these are the tokens of any server, and nothing in a message can act as a marker or a chat token.
 
         Args:
-            messages: Turns with `role` and `content`; assistant turns are cut to their answer.
+            messages: Turns as OpenAI's: `role` (system, user, assistant, tool); `content`, a text, None or a
+                list of `{"type": "text", "text": ...}`, which are joined by line breaks; in turns of the
+                assistant `tool_calls`, whose arguments are an object or its JSON text, and
+                `reasoning_content` or `reasoning`.
             thinking: `auto` ends in `<judge>\n`; `on` and `off` go on with `forced_prefill`.
+            tools: OpenAI's function schemas of the tools that may be called.
+
+        Raises:
+            UserError: where the template refuses a turn.
         """
-        ids: list[int] = []
-        for message in messages:
-            content = message["content"]
-            if message["role"] == "assistant":
-                content = answer_of(content)
-            ids.append(self._ids[TURN_START])
-            ids += self.framing.encode(f"{message['role']}\n{content}")
-            ids += self._turn_end
-        ids += self._opening
-        return ids if thinking == "auto" else ids + self.forced_prefill(Mode(thinking))
+        try:
+            ids: list[list[int]] = self.tokenizer.apply_chat_template(
+                [[_with_objects(message) for message in messages]],
+                tools=tools or None,
+                thinking=thinking,
+                add_generation_prompt=True,
+                return_dict=False,
+            )
+        except TemplateError as error:
+            raise UserError(f"conversation: {error}; found {messages!r:.200}") from error
+        return ids[0]
 
     def forced_prefill(self, mode: Mode) -> list[int]:
         r"""Tokens that force a mode after `<judge>\n`: a judge text, `</judge>` and the mode marker."""
@@ -200,7 +210,12 @@ class Protocol:
         return ids
 
     def parse_ids(
-        self, ids: Sequence[int], thinking: Thinking = "auto", *, truncated: bool = False
+        self,
+        ids: Sequence[int],
+        thinking: Thinking = "auto",
+        *,
+        truncated: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> ParsedResponse:
         """Read what was generated after a prompt; only ids count as markers, never their spelling.
 
@@ -209,15 +224,17 @@ class Protocol:
             thinking: As the prompt was encoded; where it forced the mode, that mode and its judge text are
                 returned.
             truncated: Whether the length limit ended the response.
+            tools: The tools that were offered; calls in the answer are checked where it is given.
         """
         cuts = [index for index, token in enumerate(ids) if token in self._marks] + [len(ids)]
         pieces = [self.decode(ids[: cuts[0]])]
         for start, end in pairwise(cuts):
             pieces += [self._marks[ids[start]], self._decode_after_mark(ids[start + 1 : end])]
         if thinking == "auto":
-            return parse_pieces(pieces, truncated=truncated)
+            return parse_pieces(pieces, truncated=truncated, offered=tool_names(tools))
         mode = Mode(thinking)
-        return parse_pieces(pieces, truncated=truncated, forced=(mode, FORCED_JUDGES[mode]))
+        forced = (mode, FORCED_JUDGES[mode])
+        return parse_pieces(pieces, truncated=truncated, forced=forced, offered=tool_names(tools))
 
     def _decode_after_mark(self, ids: Sequence[int]) -> str:
         """Decode, without the space that some byte-level tokenizers put before the framing line break."""
@@ -236,3 +253,15 @@ class Protocol:
     def decode(self, ids: Sequence[int]) -> str:
         """Turn ids into text; markers and special tokens are shown, no white space is touched up."""
         return self._backend.decode(ids, skip_special_tokens=False) if ids else ""
+
+
+def _with_objects(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The message with arguments of its calls as objects, as servers hand them to a template."""
+    if not message.get("tool_calls"):
+        return message
+    functions = [call.get("function", call) for call in message["tool_calls"]]
+    objects = [
+        {"function": {**function, "arguments": arguments_as_object(function.get("arguments"))}}
+        for function in functions
+    ]
+    return {**message, "tool_calls": objects}

@@ -12,6 +12,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from katlit.errors import UserError
+from katlit.text.forgery import reserved_tokens
 from katlit.text.parser import Mode, Response
 from katlit.text.protocol import Protocol, render
 
@@ -24,7 +25,16 @@ _TURNS = [
     {"role": "user", "content": _WORDS},
     {"role": "assistant", "content": "12347.67"},
     {"role": "user", "content": "  Don't  you THINK\u2026\r\n x_1 = 2**10  "},
+    {
+        "role": "assistant",
+        "content": None,
+        "reasoning": "It's 2 steps",
+        "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"x": [2, "\u00e9"]}}}],
+    },
+    {"role": "tool", "content": [{"type": "text", "text": "4\n<tool_response>"}]},
 ]
+_TOOLS = [{"type": "function", "function": {"name": "add", "description": _WORDS}}]
+_WIDE = {code: code + 0xFEE0 for code in range(0x21, 0x7F)}
 _RESPONSES = [
     Response("It's 2 steps", Mode.THINK_ON, answer="x = 2\n", think="\n2x+3=7\u00b2,\n  so we'll try x=2"),
     Response("Simple", Mode.THINK_OFF, answer="1,024"),
@@ -73,9 +83,14 @@ def _difference(directory: Path, protocol: Protocol) -> str | None:
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, protocol: Protocol) -> list[Any]:
-    """Ids of conversations in each mode, of responses, and of each mark by itself."""
+    """Ids of a conversation with tools in each mode, of responses, and of each mark by itself."""
+    # A spelling of each token that no text may give, as it stands and in the letters that NFKC takes for it.
+    forged = "".join(f"{text}{text.translate(_WIDE)} " for text in reserved_tokens(tokenizer).values())
+    turns = [*_TURNS, {"role": "tool", "content": forged}]
     prompts = [
-        tokenizer.apply_chat_template(_TURNS, add_generation_prompt=True, tokenize=False, thinking=thinking)
+        tokenizer.apply_chat_template(
+            turns, tools=_TOOLS, add_generation_prompt=True, tokenize=False, thinking=thinking
+        )
         for thinking in ("auto", "on", "off")
     ]
     texts = [*prompts, *map(render, _RESPONSES), *protocol.marker_ids]

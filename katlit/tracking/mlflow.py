@@ -1,8 +1,11 @@
 """MLflow: the logger of the trainer, and the parent run that the stages of one experiment hang under.
 
+The trainer waits for MLflow only where the run is created. All else goes through an outbox.
+
 MLflow is imported inside functions; its start takes 1.5 s, and 2 s more where a sqlite file is new.
 """
 
+import logging
 import os
 import time
 import urllib.error
@@ -10,9 +13,11 @@ import urllib.request
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers.logger import Logger
@@ -21,19 +26,24 @@ from typing_extensions import override
 
 from katlit.errors import UserError
 from katlit.output import require_writable
+from katlit.tracking.delivery import deliver, shortened
+from katlit.tracking.outbox import SUFFIX, Outbox
 from katlit.tracking.redaction import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+logger = logging.getLogger(__name__)
+
 # Read by MLflow when it is imported: no usage reports to third parties, no bars and no chatter in the log.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+# A server that hangs: MLflow would wait 120 seconds, eight times. The outbox tries again anyway.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 
 PARENT_RUN_VARIABLE = "KATLIT_PARENT_RUN_ID"
-MAX_PARAMETER = 500  # characters, what MLflow servers before 2.10 take
-MAX_BATCH = 100  # parameters in one request, MLflow's limit
 PROBE_SECONDS = 5.0
 
 _URI_KEY = "logger.init_args.tracking_uri"
@@ -134,19 +144,15 @@ def finish_parent_run(tracking_uri: str, run_id: str, *, failed: bool = False) -
     _client(tracking_uri).set_terminated(run_id, "FAILED" if failed else "FINISHED")
 
 
-def _shorten(value: str) -> str:
-    """The value, or as much as MLflow takes with a visible note of what is missing."""
-    if len(value) <= MAX_PARAMETER:
-        return value
-    note = f" … (shortened from {len(value)} characters, whole in config.yaml)"
-    return value[: MAX_PARAMETER - len(note)] + note
-
-
 class KatMLFlowLogger(Logger):
     """Tracks a run in MLflow: an sqlite file by default, any server by its URI.
 
     Lightning's own logger opens its database in the constructor (on every rank), defaults to a file store
     that MLflow 3 refuses, and cuts parameters silently; this one touches nothing until the run starts.
+
+    A server that dies or hangs, or a locked database, stops no training: what is logged waits in a file
+    `mlflow-<run>-….unsent.jsonl` in the folder of the database, or in `save_dir`, and is sent by a thread.
+    What is left at the end is said, and the next run with that folder sends it.
 
     Args:
         experiment_name: MLflow experiment, created where it does not exist.
@@ -175,10 +181,16 @@ class KatMLFlowLogger(Logger):
         self._parent_run_id = parent_run_id or os.environ.get(PARENT_RUN_VARIABLE)
         self._run_id = run_id
         self._client: MlflowClient | None = None
+        self._outbox: Outbox | None = None
 
     def check(self) -> None:
         """Raise a UserError at once where the run could not be tracked; see `check_tracking`."""
         check_tracking(self.tracking_uri)
+        require_writable(self._folder(), "logger.init_args.save_dir")
+
+    def _folder(self) -> Path:
+        local = self.tracking_uri.startswith(_SQLITE)
+        return Path(self.tracking_uri.removeprefix(_SQLITE)).parent if local else Path(self._save_dir)
 
     @property
     @rank_zero_experiment
@@ -219,31 +231,65 @@ class KatMLFlowLogger(Logger):
     def save_dir(self) -> str:
         return self._save_dir
 
+    @rank_zero_only
+    def _put(self, kind: str, **content: Any) -> None:
+        """Have an entry sent, now or later."""
+        client, run = self.experiment, self.run_id
+        if self._outbox is None:
+            folder = self._folder()
+            folder.mkdir(parents=True, exist_ok=True)
+            file = folder / f"mlflow-{run}-{uuid4().hex[:8]}{SUFFIX}"
+            self._outbox = Outbox(file, partial(deliver, client))
+        self._outbox.put({"kind": kind, "run": run} | content)
+
     @override
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
         """Log flat settings; a value longer than MLflow takes is shortened visibly."""
-        from mlflow.entities import Param
-
         settings = vars(params) if isinstance(params, Namespace) else params
-        entries = [Param(str(key), _shorten(str(value))) for key, value in settings.items()]
-        for start in range(0, len(entries), MAX_BATCH):
-            self.experiment.log_batch(self.run_id, params=entries[start : start + MAX_BATCH])
+        self._put("parameters", values={str(key): shortened(str(value)) for key, value in settings.items()})
 
     @override
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        from mlflow.entities import Metric
+        values = {key: float(value) for key, value in metrics.items()}
+        self._put("metrics", metrics=values, time=int(time.time() * 1000), step=step or 0)
 
-        now = int(time.time() * 1000)
-        entries = [Metric(key, float(value), now, step or 0) for key, value in metrics.items()]
-        self.experiment.log_batch(self.run_id, metrics=entries)
+    def log_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the run."""
+        self._put("tags", values=dict(tags))
+
+    def log_data(self, name: str, digest: str, source_type: str, source: str) -> None:
+        """Name what the run is trained on."""
+        self._put("data", name=name, digest=digest, source_type=source_type, source=source)
+
+    def log_file(self, path: Path, folder: str | None = None) -> None:
+        """Keep a file as an artifact, in a folder of them; it is read when it is sent."""
+        self._put("file", path=str(path.absolute()), folder=folder)
+
+    def log_folder(self, path: Path, folder: str) -> None:
+        """Keep the content of a folder as artifacts; it is read when it is sent."""
+        self._put("folder", path=str(path.absolute()), folder=folder)
+
+    def log_table(self, rows: Mapping[str, list[Any]], file: str) -> None:
+        """Append rows, given by columns, to a table among the artifacts."""
+        self._put("table", rows=dict(rows), file=file)
 
     @override
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        if self._client is not None:
-            self._client.set_terminated(self._run_id, _STATUS[status])
+        if self._client is None:
+            return
+        self._put("end", status=_STATUS[status])
+        outbox, self._outbox = self._outbox, None
+        left = None if outbox is None else outbox.close()
+        if outbox is not None and left is not None:
+            logger.warning(
+                "MLflow at %s: %s; they are kept in %s, and the next run that tracks there sends them",
+                redact(self.tracking_uri),
+                left,
+                outbox.path,
+            )
 
 
 def mlflow_loggers(loggers: Sequence[Logger]) -> list[KatMLFlowLogger]:

@@ -52,6 +52,18 @@ def test_the_whole_response_is_a_target(protocols: dict[str, Protocol]) -> None:
     assert document.token_ids[: -len(targets)] == protocol.encode_prompt(RECORD.messages, "auto")
 
 
+def test_tools_are_in_the_prompt_and_calls_are_targets(protocols: dict[str, Protocol]) -> None:
+    protocol = protocols["byte-small"]
+    call = '<tool_call>\n{"name": "add", "arguments": {}}\n</tool_call>'
+    tools = [{"type": "function", "function": {"name": "add", "description": "Adds up."}}]
+    for forced in (False, True):
+        document = encode_record(replace(RECORD, tools=tools, answer=call, forced=forced), protocol)
+        targets = document.loss_mask.index(True)
+        assert "Adds up." in protocol.decode(document.token_ids[:targets])
+        assert call in protocol.decode(document.token_ids[targets:])
+    assert "Adds up." not in protocol.decode(encode_record(RECORD, protocol).token_ids)
+
+
 def test_a_forced_judge_is_no_target(protocols: dict[str, Protocol]) -> None:
     protocol = protocols["byte-small"]
     document = encode_record(replace(RECORD, forced=True), protocol)

@@ -1,5 +1,5 @@
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ RECORD = Record(
 MINIMAL: dict[str, Any] = {
     "id": "a", "messages": [{"role": "user", "content": "hi"}], "regime": "off", "judge": "j", "answer": "b"
 }  # fmt: skip
+
+CALL = '<tool_call>\n{"name": "add", "arguments": {}}\n</tool_call>'
 
 
 def test_records_survive_the_file(tmp_path: Path) -> None:
@@ -36,6 +38,24 @@ def test_thoughts_of_earlier_turns_are_cut(tmp_path: Path) -> None:
     write_records(tmp_path / "records.jsonl", [replace(RECORD, messages=turns)])
     (record,) = read_records(tmp_path / "records.jsonl")
     assert [turn["content"] for turn in record.messages] == ["1+1 <answer>", "2", "1+1 <answer>"]
+
+
+def test_tools_and_their_turns_survive_the_file_and_old_records_have_none(tmp_path: Path) -> None:
+    call = {"function": {"name": "add", "arguments": '{"a": 1}'}}
+    turns = [*RECORD.messages, {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": "2"}]
+    old = {name: value for name, value in asdict(RECORD).items() if name != "tools"}
+    rows = [
+        old | {"tools": '[{"name": "add"}]', "messages": turns, "answer": CALL},
+        old,
+        old | {"tools": None},
+    ]
+    write_rows(tmp_path / "records.jsonl", rows)
+    records = read_records(tmp_path / "records.jsonl")
+    assert records[0].tools == [{"type": "function", "function": {"name": "add"}}]
+    assert records[0].messages[1]["tool_calls"][0]["function"]["arguments"] == {"a": 1}
+    assert records[1:] == [RECORD, RECORD]
+    write_records(tmp_path / "records.jsonl", records)
+    assert read_records(tmp_path / "records.jsonl") == records
 
 
 def test_an_array_and_the_mark_of_windows_are_read(tmp_path: Path) -> None:
@@ -97,6 +117,19 @@ def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
         ),
         ([{**MINIMAL, "messages": "hi"}], r":1: field 'messages' must be a non-empty list"),
         ([{**MINIMAL, "votes": [1]}], r":1: field 'votes' must be an object"),
+        (
+            [{**MINIMAL, "tools": {"name": "add"}}],
+            r":1: field 'tools' must be a list of tools, or one as JSON",
+        ),
+        ([{**MINIMAL, "tools": [{}]}], r":1: tool 1 of 'tools': it must be a function with a name"),
+        (
+            [{**MINIMAL, "tools": [{"name": "add"}], "answer": "<tool_call>\nadd\n</tool_call>"}],
+            r":1: field 'answer' has a fault in its calls of tools: malformed_tool_call; write them",
+        ),
+        (
+            [{**MINIMAL, "tools": [{"name": "add"}], "answer": CALL.replace("add", "sub")}],
+            r":1: field 'answer' has a fault in its calls of tools: unknown_tool",
+        ),
         *(
             (
                 [{key: value for key, value in MINIMAL.items() if key != name}],

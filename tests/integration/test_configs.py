@@ -20,8 +20,11 @@ ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
 DOCS = [
     ROOT / name
-    for name in ("README.md", "docs/real.md", "docs/data.md", "docs/hardware.md", "assets/README.md")
-]
+    for name in (
+        "README.md", "docs/real.md", "docs/rewards.md", "docs/stage3.md", "docs/data.md", "docs/hardware.md",
+        "assets/README.md",
+    )
+]  # fmt: skip
 
 
 def documented() -> list[str]:
@@ -81,7 +84,7 @@ def test_the_reference_engine_fits_into_the_place_of_vllm(capsys: pytest.Capture
 
 
 def test_the_documented_rewards_are_built(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (block,) = re.findall(r"^```yaml\n(reward:.*?)^```", DOCS[1].read_text(), re.MULTILINE | re.DOTALL)
+    (block,) = [text for text in blocks("yaml") if text.startswith("reward:")]
     overlay = yaml.safe_load(Path("configs/rollout/hf.yaml").read_text())
     settings = overlay["trainer"]["callbacks+"][0]["init_args"]
     settings |= yaml.safe_load(block)
@@ -105,8 +108,9 @@ def test_the_documented_rewards_are_built(tmp_path: Path, capsys: pytest.Capture
 
 
 def blocks(language: str) -> list[str]:
-    """The examples of docs/real.md."""
-    return re.findall(rf"^```{language}\n(.*?)^```", DOCS[1].read_text(), re.MULTILINE | re.DOTALL)
+    """The examples of docs/real.md, docs/rewards.md and docs/stage3.md."""
+    text = "\n".join(page.read_text() for page in DOCS[1:4])
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 EXAMPLES = [yaml.safe_load(block) for block in blocks("yaml")]

@@ -160,6 +160,7 @@ TABLE = [
     (f"{STAGE2} {DATA}.batches.validation_share=2", ["validation_share", "2.0", "below 1"]),
     (f"{STAGE1} {DATA}.labeller.init_args.tries=0", ["labeller.init_args.tries", "0", "at least 1"]),
     (f"{STAGE1} {DATA}.labeller.init_args.think_share=1", ["think_share", "1.0", "between 0 and 1"]),
+    (f"{STAGE1} {DATA}.labeller.init_args.think_share=null", ["think_share", "null", "YAML file"]),
 ]  # fmt: skip
 
 # Of the one sampler: a list of callbacks can only be replaced as a whole.

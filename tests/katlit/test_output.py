@@ -1,9 +1,14 @@
+import os
 from pathlib import Path
+from stat import S_IMODE
+from types import SimpleNamespace
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from katlit.errors import UserError
-from katlit.output import require_writable
+from katlit.output import naming_disk_faults, replacing, require_writable, scratch_folder
 
 
 def test_a_new_folder_is_made_and_left_empty(tmp_path: Path) -> None:
@@ -21,3 +26,47 @@ def test_a_remote_store_is_taken_on_trust(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     require_writable("s3://bucket/x", "key")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_scratch_folder_goes_and_so_does_what_a_killed_process_left(tmp_path: Path) -> None:
+    killed = tmp_path / ".engine-1"
+    killed.mkdir()
+    (killed / ".lock").touch()
+    with scratch_folder(tmp_path, ".engine-") as living:
+        assert not killed.exists()
+        with scratch_folder(tmp_path, ".engine-"):
+            assert living.exists()  # its process lives
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_scratch_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    scratch = scratch_folder(tmp_path / "file", "x")
+    with pytest.raises(UserError, match=r"file'.*choose another place"), scratch:
+        pass
+
+
+def test_a_fault_of_the_disk_is_named_whatever_its_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        with naming_disk_faults(tmp_path, "the.key"):
+            raise RuntimeError("file write failed")
+
+    with pytest.raises(RuntimeError, match="file write failed"):
+        fail()
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(UserError, match=r"the\.key: .*the disk is full.*make room there"):
+        fail()
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077], ids=oct)
+def test_who_may_read_a_file_follows_from_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        with replacing(tmp_path / "weights") as partial:
+            save_file({"a": torch.zeros(1)}, partial)  # makes a file for its owner alone
+    finally:
+        os.umask(before)
+    assert S_IMODE((tmp_path / "weights").stat().st_mode) == 0o666 & ~umask
+    assert [path.name for path in tmp_path.iterdir()] == ["weights"]

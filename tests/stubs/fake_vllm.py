@@ -16,6 +16,7 @@ CONFIG = {
     },
     "weight_transfer_config": {"backend": BACKEND},
     "speculative_config": None,
+    "parallel_config": {"worker_extension_cls": ""},
 }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from katlit.callbacks.checkpoint import checkpoints
+from katlit.callbacks.checkpoint_files import checkpoints
 
 ROOT = Path(__file__).parents[2]
 STUBS = f"{ROOT}/tests/stubs"

@@ -1,5 +1,6 @@
 """Checks of the rollouts: of the settings as the training starts, and of what each step brings."""
 
+import logging
 from collections.abc import Sequence
 
 from lightning.pytorch import LightningModule, Trainer
@@ -10,6 +11,11 @@ from katlit.errors import UserError
 from katlit.parallel.collectives import gathered
 from katlit.rollout.flat_groups import OnFlatGroups
 from katlit.rollout.types import Rollout
+
+logger = logging.getLogger(__name__)
+
+_TIMES_FLOOR = 10.0
+_LEAST_GAP = 1e-4  # single steps of float32 differ by so much
 
 
 def check_settings(
@@ -91,6 +97,53 @@ def require_judged(rollouts: Sequence[Rollout], max_share: float, step: int) -> 
         )
 
 
+def require_rollouts(prompts: int, skipped: int, context: int, max_tokens: int) -> None:
+    """Stop a run that has nothing to train on; every rank must call it.
+
+    Args:
+        prompts: Prompts of this rank so far.
+        skipped: Those of them that the engine had no room for.
+        context: Longest prompt and response of the engine, in tokens.
+        max_tokens: Longest response.
+
+    Raises:
+        UserError: where all prompts were skipped; where only some were, a line says how many.
+    """
+    prompts, skipped = (sum(numbers) for numbers in zip(*gathered((prompts, skipped)), strict=True))
+    if not skipped:
+        return
+    why = f"are too long for a context of {context} tokens with {max_tokens} new ones"
+    if skipped == prompts:
+        raise UserError(
+            f"nothing was trained on: all {prompts} prompts so far {why}; raise engine.max_context, lower "
+            "sampling.max_tokens, or give shorter prompts"
+        )
+    logger.warning("rollouts: %d of %d prompts so far %s, and were skipped", skipped, prompts, why)
+
+
+class GapLimit:
+    """The largest `rollout/logprob_gap` of a step.
+
+    Where weights could not be read back from the engine, also a few times the first gap, which is of weights
+    that had just been loaded: the floor of this model, these engines and their types (our choice).
+
+    Args:
+        most: The largest in any case; None allows any.
+    """
+
+    def __init__(self, most: float | None) -> None:
+        self._most = most
+        self._floor: float | None = None
+
+    def of(self, gap: float, *, verified: bool) -> float | None:
+        """The limit of a step with this gap; `verified` says that the engine's weights were read back."""
+        if self._floor is None and gap > 0:  # 0 where nothing was compared
+            self._floor = gap
+        if self._most is None or self._floor is None or verified:
+            return self._most
+        return min(self._most, max(_LEAST_GAP, _TIMES_FLOOR * self._floor))
+
+
 def require_synced(gap: float, max_gap: float | None, step: int) -> None:
     """Stop where the engine's log-probabilities are too far from the trainer's.
 
@@ -104,7 +157,7 @@ def require_synced(gap: float, max_gap: float | None, step: int) -> None:
     """
     if max_gap is not None and not gap <= max_gap:
         raise UserError(
-            f"rollout/logprob_gap is {gap:.3g} at step {step}, above max_logprob_gap {max_gap}: the engine "
-            "does not sample from the trained weights. Its dtype differs from the trainer's, or the weight "
-            "sync is broken"
+            f"rollout/logprob_gap is {gap:.3g} at step {step}, above max_logprob_gap {max_gap:.3g}: the "
+            "engine does not sample from the trained weights. Its dtype differs from the trainer's, or the "
+            "weight sync is broken"
         )

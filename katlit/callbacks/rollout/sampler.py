@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from katlit.batch import Prompt, RolloutBatch
-from katlit.callbacks.rollout.checks import check_settings, require_synced
+from katlit.callbacks.rollout.checks import GapLimit, check_settings, require_rollouts, require_synced
 from katlit.callbacks.rollout.data import measure_epoch
 from katlit.callbacks.rollout.pipeline import PARTS, RolloutPipeline
 from katlit.callbacks.rollout.weight_sync import WeightSync
@@ -44,8 +44,9 @@ class RolloutSampler(Callback):
     keeps those that are left.
 
     Logs for every optimizer step, averaged over ranks: `rollout/reward`, `/accuracy`, `/format_valid`,
-    `/truncated`, `/unjudged` and of these `/unjudged_errors` and `/unjudged_timeouts` (shares), `/think_rate`
-    (of the rollouts whose mode was not forced), `/mean_tokens` (of the response, a forced judge counted), all
+    `/malformed_calls` (of tools, a share), `/truncated`, `/unjudged` and of these `/unjudged_errors` and
+    `/unjudged_timeouts` (shares), `/think_rate` (of the rollouts whose mode was not forced), `/mean_tokens`
+    (of the response, a forced judge counted), all
     of what was sampled first; `/flat_groups`, `/left_out_groups` (shares), `/skipped_prompts`,
     `/sync_seconds`, `/sample_seconds` (that the trainer waits), `/reward_seconds`, `/layout_seconds`, and
     `/logprob_gap`, the mean absolute difference between the engine's and the trainer's log-probabilities of
@@ -73,8 +74,9 @@ class RolloutSampler(Callback):
             both modes are always seen (our choice): to the nearest number, but at least one of each; 0 forces
             none.
         row_tokens: Length of the longest packed rows.
-        max_logprob_gap: Stop the run where `rollout/logprob_gap` is above; null never stops. Engines in half
-            precision have gaps around 0.01, broken syncs above 0.1.
+        max_logprob_gap: Stop the run where `rollout/logprob_gap` is above, or above ten times the first one
+            where the engine's weights cannot be compared with the trainer's; null never stops. Engines in
+            half precision have gaps around 0.01.
         seed: Seed of all sampling.
         max_staleness: 1 samples one optimizer step ahead; for an engine outside of the trainer's process.
         max_unjudged_share: Stop the run where more of a step's rollouts could not be judged.
@@ -126,10 +128,12 @@ class RolloutSampler(Callback):
         )
         self.seconds: dict[str, float] = {}  # of the present step, for each of `PARTS`
         self._sync = WeightSync(engine)
+        self._gap_limit = GapLimit(max_logprob_gap)
         self._policy = PolicyMetrics()  # of the present validation
         self._batch: RolloutBatch | None = None
         self._window = RolloutWindow()
         self._gap = 0.0  # of the present optimizer step
+        self._prompts = self._skipped = 0  # so far
 
     def reference_problem(self, prompt: Prompt) -> str | None:
         """Why no answer to a prompt can be judged; None where one can."""
@@ -183,6 +187,8 @@ class RolloutSampler(Callback):
     def _sample(self, trainer: Trainer, pl_module: LightningModule, parts: int, step: Step) -> None:
         """Open the window of a step's rollouts, of as many micro-batches as there are parts."""
         filled = self._pipeline(trainer, pl_module, step, parts, partial(self._sync, trainer, pl_module))
+        self._prompts += len(step.prompts)
+        self._skipped += int(filled.statistics["skipped_prompts"])
         each = min(parts, trainer.accumulate_grad_batches)
         self._window.open(filled.micro_batches, each, filled.statistics)
         self._pass_time(filled.seconds)
@@ -202,7 +208,8 @@ class RolloutSampler(Callback):
             return
         gap, self._gap = self._gap, 0.0
         self._log(pl_module, {"logprob_gap": gap})
-        require_synced(gap, self.max_logprob_gap, trainer.global_step)
+        limit = self._gap_limit.of(gap, verified=self._sync.verified)
+        require_synced(gap, limit, trainer.global_step)
 
     @override
     def on_train_batch_end(
@@ -214,6 +221,12 @@ class RolloutSampler(Callback):
         batch_idx: int,
     ) -> None:
         self._batch = None
+        self._window.complete_step()
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        context, tokens = self.engine.max_context, self.sampling.max_tokens
+        require_rollouts(self._prompts, self._skipped, context, tokens)
 
     @override
     def on_save_checkpoint(

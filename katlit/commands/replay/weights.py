@@ -4,15 +4,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 from typing import Any
 
 import torch
 
-from katlit.callbacks.checkpoint import checkpoints, step_of
+from katlit.callbacks.checkpoint_files import checkpoints, step_of
 from katlit.commands.consolidate import consolidated
 from katlit.errors import UserError, first_line
 from katlit.model.backbone import Backbone
+from katlit.output import scratch_folder
 
 _PREFIX = "backbone."  # of its weights in a checkpoint
 
@@ -54,12 +55,12 @@ def model_directory(source: Path | None, backbone: Backbone) -> Iterator[Path]:
     if source is not None and (source / "config.json").is_file():
         yield source
         return
-    with TemporaryDirectory(prefix="katlit-replay-") as folder:
+    with scratch_folder(Path(gettempdir()), "katlit-replay-") as folder:
         backbone.materialize()
         if source is not None:
-            _load(backbone, source, Path(folder))
-        backbone.export(Path(folder) / "model")
-        yield Path(folder) / "model"
+            _load(backbone, source, folder)
+        backbone.export(folder / "model")
+        yield folder / "model"
 
 
 def _load(backbone: Backbone, checkpoint: Path, scratch: Path) -> None:

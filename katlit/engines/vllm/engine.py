@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -14,15 +15,18 @@ from torch import Tensor
 from typing_extensions import override
 
 from katlit.engines.base import Completion, RolloutEngine, SamplingParameters
+from katlit.engines.fingerprint import Fingerprint
 from katlit.engines.memory import weight_bytes
 from katlit.engines.positions import require_positions
 from katlit.engines.vllm.isolation import preserved_process, preserved_torch_seed
 from katlit.engines.vllm.mends import forget_expert_kernels, mend_cpu_sampling
 from katlit.engines.vllm.options import VLLMOptions
 from katlit.engines.vllm.speculation import Drafts, directory_weights, load_drafter, without_mtp
+from katlit.engines.vllm.worker import weight_fingerprints
 from katlit.engines.weights import checked
 from katlit.errors import UserError
 from katlit.metrics.tally import Tally
+from katlit.model.mtp import MTP_PREFIX
 from katlit.model.shape import Shape
 
 # Set just before vLLM is imported, and taken back by `close`. In one process, weights are handed over by
@@ -237,6 +241,14 @@ class VLLMEngine(RolloutEngine):
         if self.takes_mtp:
             llm.collective_rpc(load_drafter, args=(drafter,))
         llm.reset_prefix_cache()
+
+    @override
+    def fingerprints(self) -> dict[str, Fingerprint]:
+        """Those of the weights that vLLM keeps whole; see `RolloutEngine.fingerprints`."""
+        shapes = {name: shape for name, shape in self._shapes.items() if not name.startswith(MTP_PREFIX)}
+        workers: list[dict[str, Fingerprint]]
+        workers = self._started().apply_model(partial(weight_fingerprints, shapes=shapes))
+        return workers[0]
 
     def close(self) -> None:
         """Shut vLLM down, with its process groups; one that was there before `start` stays."""

@@ -50,14 +50,6 @@ def mend_cpu_sampling(worker: Any) -> None:
     )
 
 
-class MendedSampling:
-    """Mixed into the workers of a server (vLLM's `--worker-extension-cls`), to be called from outside."""
-
-    def mend_sampling(self) -> None:
-        """See `mend_cpu_sampling`."""
-        mend_cpu_sampling(self)
-
-
 def _rejection_sampler_class() -> "type[RejectionSampler]":
     """Define the sampler where vLLM, whose class it extends, is sure to be there."""
     from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p

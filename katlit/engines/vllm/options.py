@@ -1,6 +1,7 @@
 """What vLLM is told, in the trainer's process or as a server, and how long a server may take for what."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -8,8 +9,8 @@ from typing import Any, Literal
 import torch
 from typing_extensions import override
 
-from katlit.engines.vllm.mends import MendedSampling
 from katlit.engines.vllm.speculation import speculation
+from katlit.engines.vllm.worker import WorkerExtension
 from katlit.errors import UserError, require
 
 
@@ -33,7 +34,7 @@ class VLLMOptions:
             where it is worth its start time.
         prefix_caching: Reuse the keys and values of common prefixes; forgotten at each sync.
         speculative_tokens: How many tokens the model's first MTP module drafts, one after another, for the
-            model to check at once; 0: none. For models of `katlit.model.export.MTP_ARCHITECTURES`. What is
+            model to check at once; 0: none. For models of `katlit.model.mtp.MTP_ARCHITECTURES`. What is
             sampled, and its log-probabilities, are the model's own; a seed gives other tokens than without,
             and the same in any batch unless vLLM runs out of cache, or a prompt is a single token.
     """
@@ -124,6 +125,9 @@ class VLLMOptions:
         return settings | speculation(directory, self.speculative_tokens, max_context)
 
 
+WORKER_EXTENSION = f"{WorkerExtension.__module__}.{WorkerExtension.__name__}"
+
+
 @dataclass(frozen=True)  # no slots: jsonargparse merges a partial override by vars()
 class ServerOptions(VLLMOptions):
     """Options of a server that we start: those of `VLLMOptions`, and how it is reached.
@@ -169,11 +173,18 @@ class ServerOptions(VLLMOptions):
             "tensor_parallel_size": self.tensor_parallel_size,
             "tokens_only": True,
             "disable_uvicorn_access_log": True,
+            "worker_extension_cls": WORKER_EXTENSION,
         }
-        if self.speculative_tokens:
-            mended = f"{MendedSampling.__module__}.{MendedSampling.__name__}"
-            settings["worker_extension_cls"] = mended
-        return [word for name, value in settings.items() for word in _words(name.replace("_", "-"), value)]
+        return option_words(settings)
+
+
+def option_words(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as vLLM's command line takes them.
+
+    Args:
+        settings: Values by the names of vLLM's Python interface.
+    """
+    return [word for name, value in settings.items() for word in _words(name.replace("_", "-"), value)]
 
 
 def _on_gpu() -> bool:

@@ -16,8 +16,8 @@ from torch import Tensor
 from katlit.engines.weights import checkpoint_weights
 from katlit.errors import UserError
 from katlit.metrics.tally import Tally
-from katlit.model.export import MTP_ARCHITECTURES, MTP_FOLDER, read_mtp
-from katlit.model.mtp import DRAFTER_PREFIX, MTP_PREFIX
+from katlit.model.export import read_mtp
+from katlit.model.mtp import DRAFTER_PREFIX, MTP_ARCHITECTURES, MTP_FOLDER, MTP_PREFIX
 
 
 @dataclass

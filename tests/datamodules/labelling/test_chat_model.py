@@ -17,9 +17,8 @@ def test_samples_are_sorted_by_prompt(
     models_root: Path, make_engine: Callable[..., Any], sums: list[Prompt]
 ) -> None:
     engine = make_engine(right=lambda question, mode, seed: seed != 13)
-    messages = [prompt["messages"] for prompt in sums[:3]]
     with ChatModel(str(models_root / "ours"), engine, SAMPLING) as model:
-        replies = model.sample(messages, "on", [[10, 11], [12], [13, 14, 15]])
+        replies = model.sample(sums[:3], "on", [[10, 11], [12], [13, 14, 15]])
     parsed = [[reply.parsed for reply in each] for each in replies]
     assert [[each.answer for each in some] for some in parsed] == [["2", "2"], ["3"], ["5", "4", "4"]]
     assert all(each.valid and each.mode is Mode.THINK_ON for some in parsed for each in some)
@@ -32,7 +31,7 @@ def test_truncated_replies_are_not_valid(
     models_root: Path, make_engine: Callable[..., Any], sums: list[Prompt]
 ) -> None:
     with ChatModel(str(models_root / "ours"), make_engine(), SamplingParameters(max_tokens=4)) as model:
-        ((reply,),) = model.sample([sums[0]["messages"]], "on", [[0]])
+        ((reply,),) = model.sample(sums[:1], "on", [[0]])
     assert (reply.truncated, reply.parsed.valid, reply.tokens) == (True, False, 4)
 
 
@@ -40,24 +39,23 @@ def test_a_ballot_ends_at_the_mode_marker(
     models_root: Path, make_engine: Callable[..., Any], sums: list[Prompt]
 ) -> None:
     engine = make_engine(wants=lambda question: Mode.THINK_ON if "4" in question else Mode.THINK_OFF)
-    messages = [prompt["messages"] for prompt in sums[2:4]]
     with ChatModel(str(models_root / "ours"), engine, SAMPLING) as model:
-        votes = model.ballots(messages, [[0, 1, 2], [3, 4]])
+        votes = model.ballots(sums[2:4], [[0, 1, 2], [3, 4]])
     assert [[ballot.mode.value for ballot in ballots] for ballots in votes] == [["off"] * 3, ["on"] * 2]
     assert votes[1][0].reason == "because of 1+4"
     short = ChatModel(str(models_root / "ours"), engine, SAMPLING, ballot_tokens=3)
     told = r"^data\.ballot_tokens: 3; none of the first 2 ballots of '.*' is a vote, 2 were cut there"
     with short, pytest.raises(UserError, match=told):
-        short.ballots(messages, [[0], [1]])
+        short.ballots(sums[2:4], [[0], [1]])
 
 
 def test_prompts_that_do_not_fit_are_skipped_and_counted(
     models_root: Path, make_engine: Callable[..., Any], sums: list[Prompt]
 ) -> None:
     engine = make_engine(context=400)
-    long = [{"role": "user", "content": "x" * 400}]
+    long: Prompt = {**sums[0], "messages": [{"role": "user", "content": "x" * 400}]}
     with ChatModel(str(models_root / "ours"), engine, SAMPLING) as model:
-        replies = model.sample([long, sums[0]["messages"]], "off", [[0, 1], [2, 3]])
+        replies = model.sample([long, sums[0]], "off", [[0, 1], [2, 3]])
         assert model.ballots([long], [[0]]) == [[]]
     assert [len(each) for each in replies] == [0, 2]
     assert model.skipped == 2

@@ -13,9 +13,9 @@ from chatfamilies import DEFAULT_SYSTEM, FAMILIES, IF_OFF, Actor, Family, chat, 
 
 from katlit.batch import Prompt
 from katlit.datamodules import DistillData, DualRegime, FilePrompts
-from katlit.datamodules.dialects.habits import ThinkingSettings
 from katlit.datamodules.jsonl import write_rows
 from katlit.datamodules.records import Record, read_records
+from katlit.datamodules.teachers.thinking import TeacherThinking
 from katlit.engines.base import RolloutEngine, SamplingParameters
 from katlit.errors import UserError
 from katlit.model.pretrained import load_tokenizer
@@ -46,7 +46,7 @@ def build(
             engine=engine,
             labeller=DualRegime(teacher, ballots=1),
             sampling=SamplingParameters(max_tokens=200),
-            thinking=ThinkingSettings(**family.settings | thinking),
+            thinking=TeacherThinking(**family.settings | thinking),
             cache_dir=str(tmp_path / "cache"),
         )
 
@@ -149,6 +149,67 @@ def test_a_conversation_that_the_template_refuses_is_named_before_anything_is_sa
     prompt["messages"] = [*prompt["messages"], {"role": "assistant", "content": "2"}, *prompt["messages"]]
     with pytest.raises(UserError, match=r"refuses the turns user, assistant, user \(one turn only\); leave"):
         data.prepare_data()
+    assert engine.prompts == []
+
+
+TOOL = {"type": "function", "function": {"name": "add", "parameters": {}}}
+OFFERS = "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}"
+CALLS = (
+    "{% for c in m.tool_calls or [] %}<tool_call>{{ {'name': c.function.name, "
+    "'arguments': c.function.arguments} | tojson }}</tool_call>{% endfor %}END"
+)
+
+
+def offering(build: Any, family: Family, engine: Actor) -> Any:
+    """Data whose prompts all offer a tool."""
+    data = build(family, engine)
+    for prompt in data._load_prompts():
+        prompt["tools"] = [TOOL]
+    return data
+
+
+def test_a_teacher_that_knows_tools_gets_them_and_records_keep_them(build: Any, tmp_path: Path) -> None:
+    template = chat("<|im_end|>", before=OFFERS, opens=IF_OFF)
+    family = Family(template.replace("<|im_end|>\n", CALLS.replace("END", "<|im_end|>\n")), thinks, "switch")
+    engine = Actor(family)
+    data = offering(build, family, engine)
+    records = labelled(data)
+    assert len(records) == 8
+    assert all(record.tools == [TOOL] for record in records)
+    asked = [prompt for prompt in engine.prompts if "multi-step" not in prompt]
+    assert all('"name": "add"' in prompt for prompt in asked)
+    data.setup("fit")
+    (part,) = data._parts
+    teacher: Any = load_tokenizer(part.teacher.name, "teacher")
+    student: Any = load_tokenizer(data.student_tokenizer, "student")
+    for document in part.documents.values():
+        assert '"name": "add"' in student.decode(document.student.token_ids)
+        assert '"name": "add"' in teacher.decode(document.teacher.token_ids)
+    assert build(family, engine).records_path() != data.records_path()
+
+
+def test_replies_with_malformed_calls_are_rejected(build: Any) -> None:
+    template = chat("<|im_end|>", before=OFFERS, opens=IF_OFF)
+    template = template.replace("<|im_end|>\n", CALLS.replace("END", "<|im_end|>\n"))
+
+    def calls(prompt: str, thought: str, answer: str) -> str:
+        return answer if "multi-step" in prompt else '<tool_call>{"name": "sub"}</tool_call>'
+
+    data = offering(build, Family(template, calls, "switch"), Actor(Family(template, calls, "switch")))
+    for prompt in data._load_prompts():
+        prompt["reference"] = ""
+    told = "kept no record of 8 prompts; .* rejected replies (had no answer, or were not well formed|did not)"
+    with pytest.raises(UserError, match=told):
+        data.prepare_data()
+    (file,) = data.records_path().parent.glob("rejected-*.jsonl")
+    assert "malformed_tool_call" in file.read_text()
+
+
+def test_a_teacher_that_knows_no_tools_is_named_before_anything_is_sampled(build: Any) -> None:
+    family = FAMILIES["switched by enable_thinking"]
+    engine = Actor(family)
+    with pytest.raises(UserError, match="teacher: its chat template knows no tools, but prompts offer some"):
+        offering(build, family, engine).prepare_data()
     assert engine.prompts == []
 
 

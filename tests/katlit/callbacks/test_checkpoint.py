@@ -12,7 +12,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from tinystage import TinyData, TinyStage
 
-from katlit.callbacks.checkpoint import StepCheckpoint, _recount_batches, checkpoints
+from katlit.callbacks.checkpoint import StepCheckpoint, _recount_batches
+from katlit.callbacks.checkpoint_files import checkpoints
 from katlit.datamodules.loader import EpochLoader
 from katlit.errors import UserError
 
@@ -101,7 +102,7 @@ def test_a_failed_write_leaves_the_one_before(tmp_path: Path, monkeypatch: pytes
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Trainer, "save_checkpoint", half)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(UserError, match=r"checkpoint\.directory: .*No space .* make room"):
         fit(StepCheckpoint(str(tmp_path)), 4, ckpt_path=tmp_path / "step-00000002.ckpt")
     assert names(tmp_path) == ["step-00000002.ckpt"]
     assert checkpoints(tmp_path)[0].read_bytes() == before

@@ -75,6 +75,7 @@ def test_counts_and_files(tmp_path: Path) -> None:
     assert results["num_prompts"] == 3
     assert results["skipped"] == 1
     assert results["versions"]["torch"]
+    assert results["sampling"].keys() == {"temperature", "top_p", "top_k", "max_tokens"}
     assert {name: figures["accuracy"] for name, figures in results["policies"].items()} == {
         "auto": 0, "on": 1, "off": 0,
     }  # fmt: skip

@@ -19,7 +19,7 @@ def trainer(logger: Any, step: int, *, global_zero: bool = True) -> Any:
 
 
 def tables(logger: Any) -> list[Any]:
-    return [call.args[1] for call in logger.experiment.log_table.call_args_list]
+    return [call.args[0] for call in logger.log_table.call_args_list]
 
 
 def test_the_first_step_and_every_nth_one_are_entered_once(logger: Any) -> None:

@@ -9,6 +9,7 @@ import torch
 from tinymodel import QWEN, QWEN2_MOE, QWEN3_MOE, packed, tiny_backbone
 
 from katlit.engines import HFEngine, RolloutEngine, SamplingParameters, VLLMEngine, VLLMOptions, VLLMServer
+from katlit.engines.fingerprint import SentWeights
 from katlit.engines.vllm.options import ServerOptions
 from katlit.model.backbone import Backbone
 from katlit.model.lora import LoraSettings
@@ -102,5 +103,24 @@ def test_log_probs_agree_after_each_of_three_syncs(running: Running) -> None:
     for part in ("", "", ".mlp."):  # at last nothing but MLPs or experts
         train(running.backbone, part)
         assert gap(running) > 1e-2  # a sync left out shows
-        running.engine.sync_weights(running.backbone.named_weights())
+        sent = SentWeights()
+        running.engine.sync_weights(sent.watch(running.backbone.named_weights()))
         assert gap(running) < 1e-4
+        loaded = running.engine.fingerprints()
+        assert not sent.differing(loaded)
+        # vLLM keeps experts in an order of its kernel's own.
+        assert all(".mlp.experts." in name for name in sent.unread(loaded))
+        assert "model.layers.1.self_attn.v_proj.weight" in loaded
+
+
+MATRIX = "model.layers.1.mlp.down_proj.weight"
+
+
+def test_one_matrix_of_the_step_before_is_found(running: Running) -> None:
+    old = {name: weight.detach().clone() for name, weight in running.backbone.named_weights()}
+    name = next(name for name in (MATRIX, "model.layers.1.self_attn.o_proj.weight") if name in old)
+    train(running.backbone)
+    sent = SentWeights()
+    weights = sent.watch(running.backbone.named_weights())
+    running.engine.sync_weights((n, old[n] if n == name else weight) for n, weight in weights)
+    assert sent.differing(running.engine.fingerprints()) == [name]

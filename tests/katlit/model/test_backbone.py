@@ -159,7 +159,7 @@ def test_export_is_an_ordinary_checkpoint(tmp_path: Path, config: dict[str, Any]
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     assert model.config.num_nextn_predict_layers == 2
-    assert model.generation_config.eos_token_id == backbone.protocol.end_id
+    assert model.generation_config.eos_token_id == [backbone.protocol.end_id]
     batch = packed([[6], [4]])
     logits = backbone.logits(backbone(batch["input_ids"], batch["position_ids"]).main)
     truth = model(batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits

@@ -8,12 +8,14 @@ import pytest
 from tinymodel import tiny_backbone
 from tinyrollouts import FirstLetter, prompt
 
+from katlit.batch import Prompt
 from katlit.engines.base import Completion
 from katlit.errors import UserError
 from katlit.rewards import CompositeReward, FormatReward, Sample, Verdict
 from katlit.rollout.scoring import Scoring, parse, score
+from katlit.rollout.statistics import statistics
 from katlit.rollout.types import Sampled
-from katlit.text.protocol import Mode
+from katlit.text.protocol import Mode, Response, Violation
 
 PROMPTS = [prompt(0), prompt(1)]
 
@@ -62,6 +64,35 @@ def test_a_response_knows_its_tokens_a_forced_judge_counted(tmp_path: Path) -> N
     protocol, (free,) = tiny_backbone(tmp_path).protocol, responses(1)
     samples = parse([free, free._replace(thinking="off")], protocol, PROMPTS)
     assert [one.tokens for one in samples] == [5, 5 + len(protocol.forced_prefill(Mode.THINK_OFF))]
+
+
+OFFERED: Prompt = {**PROMPTS[0], "tools": [{"type": "function", "function": {"name": "add"}}]}
+CALL = '<tool_call>\n{"name": "add", "arguments": {}}\n</tool_call>'
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer", "violation"),
+    [
+        (OFFERED, f"I add.\n{CALL}", None),
+        (OFFERED, CALL.replace("add", "sub"), Violation.UNKNOWN_TOOL),
+        (OFFERED, CALL.replace("}}", "}"), Violation.MALFORMED_TOOL_CALL),
+        (OFFERED, "[" * 9 + CALL.replace("{", "[" * 100_000, 1), Violation.MALFORMED_TOOL_CALL),
+        (OFFERED, CALL.removesuffix("\n</tool_call>"), Violation.UNCLOSED_TOOL_CALL),
+        (PROMPTS[0], CALL.replace("}}", "}"), None),  # a text as others
+    ],
+)
+def test_malformed_calls_are_violations_by_name(
+    tmp_path: Path, asked: Prompt, answer: str, violation: Violation | None
+) -> None:
+    protocol = tiny_backbone(tmp_path).protocol
+    ids = protocol.encode_response(Response("j", Mode.THINK_OFF, answer))
+    sampled = Sampled(0, "auto", [1, 2], Completion(ids, [0.0] * len(ids), "stop"), 0, 0)
+    reward = CompositeReward({"accuracy": FirstLetter(), "format": FormatReward()})
+    (rollout,) = score([sampled], protocol, [asked], reward)
+    assert (rollout.parsed.violation, rollout.parsed.answer) == (violation, answer)
+    verdict = rollout.verdicts["format"]
+    assert (verdict.value, verdict.reason) == ((0.0, violation.value) if violation else (1.0, "no violation"))
+    assert statistics([rollout], protocol, [])["malformed_calls"] == (int(violation is not None), 1)
 
 
 class Refusing(FirstLetter):

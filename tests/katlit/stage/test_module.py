@@ -15,7 +15,13 @@ from torch.utils.data import DataLoader
 
 from katlit.errors import UserError
 from katlit.stage.module import KatModule
-from katlit.stage.optimization import Optimization, build_optimizer, build_schedule, learning_rate_factor
+from katlit.stage.optimization import (
+    Optimization,
+    build_optimizer,
+    build_schedule,
+    follow_settings,
+    learning_rate_factor,
+)
 
 
 class Stage(KatModule):
@@ -115,3 +121,30 @@ def test_a_run_measured_in_epochs_is_not_resumed_at_another_place(tmp_path: Path
     trainer = Trainer(accelerator="cpu", max_epochs=2, enable_checkpointing=False, **settings)
     with pytest.raises(UserError, match=r"trainer\.max_steps: -1"):
         trainer.fit(Stage(tiny_backbone(tmp_path)), loader, ckpt_path=tmp_path / "two.ckpt")
+
+
+def test_a_restored_optimizer_follows_the_settings() -> None:
+    def made(settings: Optimization) -> Any:
+        optimizer = build_optimizer(torch.nn.Linear(2, 2), settings)
+        return optimizer, build_schedule(optimizer, 10, settings)
+
+    old = Optimization(learning_rate=0.1, weight_decay=0.5, schedule="linear")
+    optimizer, schedule = made(old)
+    for _ in range(3):
+        optimizer.step()
+        schedule.step()
+    new = Optimization(learning_rate=0.2, beta2=0.9, schedule="linear")
+    resumed, its_schedule = made(new)
+    resumed.load_state_dict(optimizer.state_dict())
+    its_schedule.load_state_dict(schedule.state_dict())
+    assert follow_settings(its_schedule, old) == {}
+    assert follow_settings(its_schedule, new) == {
+        "learning_rate": (0.1, 0.2),
+        "weight_decay": (0.5, 0.0),
+        "beta2": (0.95, 0.9),
+    }
+    assert [group["lr"] for group in resumed.param_groups] == [0.2 * learning_rate_factor(3, 10, new)] * 2
+    assert [group["weight_decay"] for group in resumed.param_groups] == [0.0, 0.0]
+    its_schedule.step()
+    assert resumed.param_groups[1]["lr"] == 0.2 * learning_rate_factor(4, 10, new)
+    assert follow_settings(its_schedule, new) == {}

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from katlit.errors import UserError
 from katlit.text.chat_template import answer_of
 from katlit.text.protocol import MARKERS, Mode, ParsedResponse, Response, Violation, parse, render
+from katlit.text.tool_calls import ToolCallFault
 
 MARKS = (*MARKERS, "<|im_start|>", "<|im_end|>")
 PLAIN = st.text(st.sampled_from("abc <>/_|\n\r\t😀é"), max_size=12)
@@ -123,7 +124,8 @@ def test_violations(text: str, violation: Violation | None, found: tuple) -> Non
 
 
 def test_every_violation_is_in_the_table() -> None:
-    assert {violation for _, violation, _ in TABLE} == {*Violation, None} - {Violation.TRUNCATED}
+    calls = {Violation(fault.value) for fault in ToolCallFault}
+    assert {violation for _, violation, _ in TABLE} == {*Violation, None} - {Violation.TRUNCATED} - calls
 
 
 CUTS = re.split(r"(?<=>)|(?=<)|(?<=\n)", ON + THINK + ANSWER)  # a marker is one token, never half there
@@ -155,7 +157,14 @@ def test_what_comes_before_the_cut_counts_first(text: str, violation: Violation)
         (render(Response("j", Mode.THINK_OFF, "<answer> </answer> </think>")), "<answer> </answer> </think>"),
         (render(Response("j", Mode.THINK_OFF, ""))[:-10], ""),
         (OFF + "\n\n<answer>\ncut", "cut"),
-        ("<think>\nt", "<think>\nt"),
+        # cut before the answer
+        ("<think>\nt", ""),
+        (ON + "\n<think>\nso <answer> is", ""),
+        (ON, ""),
+        ("<judge>\nj", ""),
+        ("\n<think>\nt\n</think>\n\nas R1 does\n", "as R1 does"),
+        # only speaks of marks
+        ("Put it in <answer>, after </think>.", "Put it in <answer>, after </think>."),
     ],
 )  # fmt: skip
 def test_past_turns_keep_their_answer(turn: str, answer: str) -> None:

@@ -64,23 +64,26 @@ def parsed_in_pieces(tokenizer: PreTrainedTokenizerFast, prompt: str, text: str)
     return found
 
 
-@pytest.mark.parametrize("end", ["", "<|im_end|>"])
-@pytest.mark.parametrize("response", RESPONSES, ids=lambda response: response.mode.value)
-@pytest.mark.parametrize("thinking", ["auto", "forced"])
-def test_the_checkpoint_splits_its_own_responses(
-    saved_student: PreTrainedTokenizerFast, response: Response, thinking: str, end: str
+@pytest.mark.parametrize(
+    ("thinking", "text", "wanted"),
+    [
+        pytest.param(
+            "on", "\n<think>\n</think>\n\n<answer>\n7\n</answer>", {"content": "7"}, id="budget of 0"
+        ),
+        pytest.param("off", "\n\n<answer>\n7\n<|im_end|>", {"content": "7"}, id="grammar with a line break"),
+        pytest.param("off", "\n\n<answer>\n7\n", {"content": "7"}, id="grammar with a line break, vLLM"),
+        pytest.param("off", "\n\n<answer>\n7<|im_end|>", {"content": "7"}, id="grammar without"),
+        pytest.param("auto", "It takes several", {}, id="cut judge"),
+        pytest.param("auto", "It is easy\n</judge>\n\n<think_on>", {}, id="cut after the judge"),
+    ],
+)
+def test_what_servers_do_to_replies(
+    saved_student: PreTrainedTokenizerFast, thinking: str, text: str, wanted: dict[str, str]
 ) -> None:
-    mode = "auto" if thinking == "auto" else response.mode.value
-    turns = [{"role": "user", "content": "What is 3 + 4? <answer> is where?"}, *EARLIER]
+    turns = [{"role": "user", "content": "3 + 4?"}]
     prompt = saved_student.apply_chat_template(
-        turns, add_generation_prompt=True, tokenize=False, thinking=mode
+        turns, add_generation_prompt=True, tokenize=False, thinking=thinking
     )
-    whole = render(response).removesuffix("<|im_end|>") + end
-    text = whole.removeprefix("<judge>\n")
-    if thinking == "forced":
-        text = whole.partition(response.mode.marker)[2]
-    wanted = {"thinking": response.think, "content": response.answer}
-    wanted = {name: value for name, value in wanted.items() if value}
     assert saved_student.parse_response(text, prefix=prompt) == wanted
     assert parsed_in_pieces(saved_student, prompt, text) == wanted
 

@@ -1,7 +1,13 @@
 import json
+import os
+import signal
+import sqlite3
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -147,6 +153,76 @@ def test_a_run_goes_on_where_it_stopped(uri: str, client: MlflowClient) -> None:
     assert client.get_run(first.run_id).info.status == "RUNNING"
     second.finalize("success")
     assert [entry.value for entry in client.get_metric_history(first.run_id, "loss")] == [2.0, 1.0]
+
+
+def test_a_run_that_goes_on_with_other_settings_keeps_both(uri: str, client: MlflowClient) -> None:
+    first = KatMLFlowLogger("resumed", tracking_uri=uri)
+    first.log_hyperparams({"ckpt_path": None, "rate": 0.1})
+    first.finalize("failed")
+    second = KatMLFlowLogger("resumed", tracking_uri=uri, run_id=first.run_id)
+    second.log_hyperparams({"ckpt_path": "last", "rate": 0.1, "new": 1})
+    second.finalize("success")
+    run = client.get_run(first.run_id)
+    assert run.data.params == {"ckpt_path": "None", "rate": "0.1", "new": "1"}
+    assert run.data.tags["changed.ckpt_path"] == "last"
+    assert run.info.status == "FINISHED"
+
+
+def test_a_locked_database_holds_up_nobody(uri: str, client: MlflowClient) -> None:
+    logger = KatMLFlowLogger("locked", tracking_uri=uri)
+    assert logger.run_id
+    folder = Path(uri.removeprefix("sqlite:///")).parent
+    with sqlite3.connect(uri.removeprefix("sqlite:///"), isolation_level=None) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        for step in range(3):
+            logger.log_metrics({"loss": 1.0}, step)
+        (file,) = folder.glob("*.unsent.jsonl")
+        assert len(file.read_text().splitlines()) == 3
+        other.execute("ROLLBACK")
+    other.close()
+    logger.finalize("success")
+    assert [entry.step for entry in client.get_metric_history(logger.run_id, "loss")] == [0, 1, 2]
+    assert not list(folder.glob("*.unsent.jsonl"))
+
+
+def serve(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    """MLflow's server over a database in the folder, once it answers."""
+    command = [sys.executable, "-m", "mlflow", "server", "--workers=1", "--host=127.0.0.1", f"--port={port}"]
+    store = [f"--backend-store-uri=sqlite:///{folder}/server.db", f"--artifacts-destination={folder}/kept"]
+    server = subprocess.Popen([*command, *store], start_new_session=True)
+    while True:
+        assert server.poll() is None
+        with suppress(UserError):
+            check_tracking(f"http://127.0.0.1:{port}")
+            return server
+        time.sleep(0.5)
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_gets_all_when_it_is_back(tmp_path: Path) -> None:
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as free:
+        port = free.server_port
+    uri = f"http://127.0.0.1:{port}"
+    server = serve(tmp_path, port)
+    logger = KatMLFlowLogger("killed", tracking_uri=uri, save_dir=str(tmp_path / "out"))
+    try:
+        logger.log_metrics({"loss": 0.0}, 0)
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+        logger.log_metrics({"loss": 1.0}, 1)
+        (tmp_path / "table.csv").write_text("a")
+        logger.log_file(tmp_path / "table.csv")
+        (file,) = (tmp_path / "out").glob("*.unsent.jsonl")
+        assert len(file.read_text().splitlines()) == 3
+        server = serve(tmp_path, port)
+        logger.finalize("success")
+        client = MlflowClient(uri)
+        assert [entry.step for entry in client.get_metric_history(str(logger.run_id), "loss")] == [0, 1]
+        assert [kept.path for kept in client.list_artifacts(str(logger.run_id))] == ["table.csv"]
+        assert client.get_run(str(logger.run_id)).info.status == "FINISHED"
+        assert not list((tmp_path / "out").iterdir())
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
 
 
 def test_an_unknown_run_is_a_users_mistake(uri: str) -> None:

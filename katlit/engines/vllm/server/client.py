@@ -66,6 +66,14 @@ class ServerClient:
         """Tell the server to do something, and wait until it is done; raises as `get` does."""
         asyncio.run(self._alone("POST", path, body, self.control_timeout))
 
+    def call(self, method: str, arguments: Mapping[str, Any] | None = None) -> list[Any]:
+        """Call a method of the server's workers; what each returns; raises as `get` does."""
+        body = {"method": method, "kwargs": arguments or {}}
+        answer = asyncio.run(self._alone("POST", "/collective_rpc", body, self.control_timeout))
+        if not isinstance(answer, dict) or not isinstance(answer.get("results"), list):
+            raise self._garbage("/collective_rpc", json.dumps(answer))
+        return list(answer["results"])
+
     def probe(self) -> None:
         """Ask the server's inner loop whether it is alive.
 

@@ -19,19 +19,20 @@ from torch import Tensor
 from typing_extensions import override
 
 from katlit.engines.base import Completion, RolloutEngine, SamplingParameters
+from katlit.engines.fingerprint import Fingerprint
 from katlit.engines.positions import require_positions
-from katlit.engines.vllm.mends import MendedSampling
-from katlit.engines.vllm.options import ServerOptions, ServerTimeouts
+from katlit.engines.vllm.options import WORKER_EXTENSION, ServerOptions, ServerTimeouts
 from katlit.engines.vllm.server.client import SeededPrompt, ServerClient, ServerDownError
 from katlit.engines.vllm.server.process import ServerProcess, free_port
 from katlit.engines.vllm.server.ranks import Ranks
 from katlit.engines.vllm.server.supervisor import Checkpoint, Supervisor
 from katlit.engines.vllm.server.transfer import FileTransfer, NcclTransfer, check_joined, replace_weights
 from katlit.engines.vllm.speculation import Drafts, directory_weights, speculation, without_mtp
+from katlit.engines.vllm.worker import WorkerExtension
 from katlit.engines.weights import Shapes, checked, write_checkpoint
 from katlit.errors import UserError
 from katlit.metrics.tally import Tally
-from katlit.model.export import MTP_FOLDER
+from katlit.model.mtp import MTP_FOLDER, MTP_PREFIX
 from katlit.model.shape import Shape
 
 _ATTEMPTS = 3  # the first one, one after a restart, one more where that came in between
@@ -106,6 +107,7 @@ class VLLMServer(RolloutEngine):
         self._shapes: Shapes = {}
         self._version = ""  # of the weights that the server has
         self._syncs = 0
+        self._reads_back = True  # but perhaps not a server that was joined
         self._closing = threading.Event()
         self._folder: Path | None = None  # this and the next three are of the first process only
         self._transfer: FileTransfer | NcclTransfer | None = None
@@ -176,7 +178,8 @@ class VLLMServer(RolloutEngine):
             self._start_server(self._client, self._transfer.backend, checkpoint, port)
         else:
             try:
-                check_joined(self._client, self._max_context, self._transfer.backend)
+                config = check_joined(self._client, self._max_context, self._transfer.backend)
+                self._reads_back = config["parallel_config"]["worker_extension_cls"] == WORKER_EXTENSION
             except ServerDownError as error:
                 raise UserError(f"vLLM server: {error}; check the url, or start the server") from None
             self._send(checkpoint)
@@ -197,7 +200,7 @@ class VLLMServer(RolloutEngine):
 
         def prepare() -> None:
             if self.takes_mtp:
-                client.post("/collective_rpc", {"method": MendedSampling.mend_sampling.__name__})
+                client.call(WorkerExtension.mend_sampling.__name__)
 
         self._supervisor = Supervisor(launch, prepare, client, checkpoint, self.timeouts.start)
         self._restarts = 0
@@ -300,6 +303,27 @@ class VLLMServer(RolloutEngine):
         except UserError as problem:
             error = str(problem)
         self._version = ranks.agree(version, error)
+
+    @override
+    def fingerprints(self) -> dict[str, Fingerprint]:
+        """The server's, on every rank; see `RolloutEngine.fingerprints`."""
+        client, ranks = self._started()
+        found: dict[str, Fingerprint] = {}
+        error = None
+        try:
+            if ranks.first and self._reads_back:
+                found = self._read_back(client)
+        except (ServerDownError, UserError) as problem:
+            error = f"vLLM server: {problem}"
+        loaded: dict[str, Fingerprint] = ranks.agree(found, error)
+        return loaded
+
+    def _read_back(self, client: ServerClient) -> dict[str, Fingerprint]:
+        shapes = {
+            name: list(shape) for name, shape in self._shapes.items() if not name.startswith(MTP_PREFIX)
+        }
+        parts = client.call(WorkerExtension.weight_fingerprints.__name__, {"shapes": shapes})
+        return {name: Fingerprint(*found) for name, found in parts[0].items()}
 
     def _write(self, named_weights: Iterable[tuple[str, Tensor]]) -> Checkpoint:
         """Write the weights where the server finds them."""

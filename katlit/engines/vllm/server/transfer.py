@@ -13,7 +13,7 @@ from katlit.engines.vllm.server.process import free_port
 from katlit.engines.vllm.server.supervisor import Checkpoint
 from katlit.engines.weights import checkpoint_files
 from katlit.errors import UserError
-from katlit.model.export import MTP_FOLDER
+from katlit.model.mtp import MTP_FOLDER
 
 if TYPE_CHECKING:
     from vllm.distributed.weight_transfer import ParamMeta, TrainerWeightTransferEngine
@@ -136,14 +136,19 @@ def replace_weights(
     client.post("/resume")
 
 
-def check_joined(client: ServerClient, max_context: int, backend: str) -> None:
+def check_joined(client: ServerClient, max_context: int, backend: str) -> dict[str, Any]:
     """Refuse a running server with other settings than we would start one with.
+
+    Returns:
+        All its settings, as vLLM's `VllmConfig` has them.
 
     Raises:
         UserError: at the first setting that differs.
         ServerDownError: where it does not answer.
     """
-    config = client.get("/server_info?config_format=json", "vllm_config", client.control_timeout)
+    config: dict[str, Any] = client.get(
+        "/server_info?config_format=json", "vllm_config", client.control_timeout
+    )
     model = config["model_config"]
     checks = [
         ("logprobs_mode", model["logprobs_mode"], "processed_logprobs"),
@@ -161,3 +166,4 @@ def check_joined(client: ServerClient, max_context: int, backend: str) -> None:
             f"vLLM server: {client.url} runs with max_model_len {model['max_model_len']}, below max_context "
             f"{max_context}"
         )
+    return config

@@ -166,9 +166,7 @@ def test_vllm_still_needs_our_sampler_on_the_cpu() -> None:
 @pytest.mark.slow
 def test_the_documented_options_serve_an_export(running: Running, tmp_path: Path) -> None:
     """vLLM's own loader reads the two directories."""
-    command = re.search(
-        r"^vllm serve .*speculative.*$", (ROOT / "docs/protocol.md").read_text(), re.MULTILINE
-    )
+    command = re.search(r"^vllm serve .*speculative.*$", (ROOT / "docs/serving.md").read_text(), re.MULTILINE)
     assert command
     running.engine.close()
     running.backbone.export(tmp_path / "model")

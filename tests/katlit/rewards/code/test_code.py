@@ -591,7 +591,7 @@ def test_a_machine_that_cannot_confine_is_refused_unless_accepted(monkeypatch: p
 
 
 def test_the_forms_in_the_docs_are_read() -> None:
-    lines = (Path(__file__).parents[4] / "docs/real.md").read_text(encoding="utf-8").splitlines()
+    lines = (Path(__file__).parents[4] / "docs/rewards.md").read_text(encoding="utf-8").splitlines()
     forms = [line for line in lines if line.startswith(('{"inputs"', '{"asserts"', '{"fn_name"'))]
     assert len(forms) == 3
     assert verdict(forms[0], "print(sum(map(int, input().split())))") == Verdict(1.0, "passed 2 tests")
@@ -600,7 +600,7 @@ def test_the_forms_in_the_docs_are_read() -> None:
 
 
 def test_the_line_in_the_docs_converts_a_row_of_livecodebench() -> None:
-    text = (Path(__file__).parents[4] / "docs/real.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[4] / "docs/rewards.md").read_text(encoding="utf-8")
     (line,) = [part for part in text.split("```python\n")[1:] if part.startswith("cases =")]
     for name, given in (("f", "1\n[2, 3]"), (None, "1\n2 3\n")):
         cases = [{"input": given, "output": "6", "testtype": "any"}]

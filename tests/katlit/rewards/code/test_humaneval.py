@@ -36,7 +36,7 @@ def problems() -> list[dict[str, Any]]:
 
 
 def reference(row: dict[str, Any]) -> str:
-    """The tests as docs/real.md describes them."""
+    """The tests as docs/rewards.md describes them."""
     defined = {node.name for node in ast.parse(row["prompt"]).body if isinstance(node, ast.FunctionDef)}
     used = {node.id for node in ast.walk(ast.parse(row["test"])) if isinstance(node, ast.Name)}
     names = sorted(defined & used | {row["entry_point"]})

@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from katlit.engines import Completion, SamplingParameters, VLLMServer
+from katlit.engines.fingerprint import SentWeights
 from katlit.engines.vllm.options import ServerOptions, ServerTimeouts
 from katlit.errors import UserError
 
@@ -172,8 +173,11 @@ def test_a_server_that_dies_between_samples_and_sync_gets_the_new_weights(
     with torch.no_grad():
         model.lm_head.weight.mul_(1.3)
     http_server(engine).kill()
-    engine.sync_weights(model.state_dict().items())
+    sent = SentWeights()
+    engine.sync_weights(sent.watch(model.state_dict().items()))
     assert gap(model, engine.generate(PROMPTS, LONG, SEEDS)) < 1e-4
+    loaded = engine.fingerprints()
+    assert (sent.differing(loaded), sent.unread(loaded)) == ([], [])
 
 
 def test_a_trainer_that_is_killed_takes_its_server_along(

@@ -1,0 +1,39 @@
+"""`katlit card`: the figures of `katlit test` in the model card of the export that was tested."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from katlit.commands.report import read_evaluation
+from katlit.errors import UserError
+from katlit.model.card import CARD, card_text, read_record, write_card
+
+_KEPT = ("policies", "headline", "num_prompts", "seed", "sampling", "engine", "versions")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Add an evaluation to the model card of an export.
+
+    Args:
+        arguments: What follows `katlit card`; `--help` lists them.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        UserError: where there is no such export or evaluation, or the card was changed by hand.
+    """
+    parser = argparse.ArgumentParser(prog="katlit card", description=main.__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("directory", metavar="DIR", type=Path, help="what a stage exported")
+    parser.add_argument("--evaluation", required=True, metavar="FILE", type=Path,
+                        help="the evaluation.json that `katlit test` wrote of this very model")  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="also a card that was changed by hand")
+    given = parser.parse_args(list(arguments))
+    record = read_record(given.directory)
+    evaluation = read_evaluation(given.evaluation)
+    card = given.directory / CARD
+    is_ours = not card.is_file() or card.read_text(encoding="utf-8") == card_text(given.directory, record)
+    if not (is_ours or given.overwrite):
+        raise UserError(f"{card}: was changed by hand; keep a copy of it and give --overwrite")
+    write_card(given.directory, record | {"evaluation": {key: evaluation.get(key) for key in _KEPT}})
+    return 0

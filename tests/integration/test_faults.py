@@ -1,0 +1,216 @@
+"""Faults that must not cost a run: what happens, when it stops, what it prints, what is left."""
+
+import errno
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from killable import ROOT, finish, on_two_processes, start
+from lightning.pytorch import Trainer
+
+from katlit.callbacks.checkpoint_files import checkpoints
+from katlit.callbacks.rollout.checks import require_rollouts
+from katlit.cli import main
+from katlit.errors import UserError
+
+Fit = Callable[..., int]
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*your dataloader is not resumable"),  # its rows are all the same
+]
+
+
+@pytest.fixture
+def fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fit:
+    """`katlit fit` of four steps, with a checkpoint after each, an export and no tracking; its status."""
+    monkeypatch.chdir(tmp_path)
+    files = [f"-c={ROOT}/configs/base.yaml", f"-c={ROOT}/tests/stubs/tinystage.yaml"]
+    settings = ["--trainer.max_steps=4", "--trainer.logger=false", "--checkpoint.every_n_steps=1"]
+    export = ["--trainer.callbacks+=katlit.callbacks.ExportModel", "--trainer.callbacks.directory=model"]
+    return lambda *words: main(["fit", *files, *settings, *export, *words])
+
+
+def steps(directory: Path) -> list[int]:
+    """The steps that there are checkpoints of."""
+    return [int(path.name[5:13]) for path in checkpoints(directory / "outputs/checkpoints")]
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line of the error."""
+    errors = capsys.readouterr().err
+    assert "Traceback" not in errors
+    (line,) = [line for line in errors.splitlines() if line.startswith("katlit: error: ")]
+    return line.removeprefix("katlit: error: ")
+
+
+def poison(what: str, step: int = 3) -> list[str]:
+    return [
+        "--trainer.callbacks+=poison.Poison",
+        f"--trainer.callbacks.what={what}",
+        f"--trainer.callbacks.step={step}",
+    ]
+
+
+class Fault(NamedTuple):
+    """What happens, what is printed, and the steps that checkpoints are left of; no model is exported."""
+
+    words: list[str]
+    printed: list[str]
+    left: list[int]
+
+
+NOT_FINITE = {
+    "learning rate of 1e30": Fault(
+        ["--model.learning_rate=1.0e30"], ["the loss is", "in optimizer step 2", "learning_rate"], [1]
+    ),
+    "gradient": Fault(
+        poison("gradient"),
+        ["the gradient of backbone.layer.weight is not finite in optimizer step 3"],
+        [1, 2],
+    ),
+    "weight": Fault(
+        poison("weight"),
+        ["the weight of backbone.layer.weight is not finite", "outputs/checkpoints/step-00000002.ckpt"],
+        [1, 2],
+    ),
+    "weight, in the last step": Fault(poison("weight", 4), ["in optimizer step 4"], [2, 3]),
+}
+
+
+@pytest.mark.parametrize("name", NOT_FINITE)
+def test_what_is_not_finite_stops_the_run_unsaved(
+    name: str, fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fault = NOT_FINITE[name]
+    assert fit(*fault.words) == 2
+    line = told(capsys)
+    assert all(words in line for words in fault.printed), line
+    assert steps(tmp_path) == fault.left
+    assert not any((tmp_path / "model").iterdir())
+    for path in checkpoints(tmp_path / "outputs/checkpoints"):
+        assert all(bool(weight.isfinite().all()) for weight in torch.load(path)["state_dict"].values())
+
+
+def test_a_model_is_never_written_over(fit: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def weights(folder: str = "model") -> bytes:
+        return (tmp_path / folder / "weights.pt").read_bytes()
+
+    assert fit() == 0
+    first = weights()
+    assert fit("-c", f"{ROOT}/configs/debug/fast.yaml", "--model.learning_rate=0.01") == 0
+    assert weights() == first
+    assert "a development run leaves no export: model is as it was" in caplog.text
+    assert [path.name for path in tmp_path.glob(".model.*")] == [".model.run"]
+    assert fit("--ckpt_path=last", "--trainer.max_steps=5") == 0  # goes on: replaces its own
+    longer = weights()
+    assert longer != first
+    assert not (tmp_path / "aside-1").exists()
+    assert fit("--model.learning_rate=0.01") == 0  # another run
+    assert "model holds the model of another run" in caplog.text
+    assert weights("aside-1/model") == longer
+    assert weights() not in (first, longer)
+
+
+def test_a_directory_of_other_files_is_refused_before_training(
+    fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/thesis.tex").touch()
+    assert fit() == 2
+    assert "ExportModel.directory: 'model' holds other files" in told(capsys)
+    assert not (tmp_path / "outputs/checkpoints").exists()
+
+
+@pytest.mark.parametrize("what", ["exception", "interrupt"])
+def test_a_failure_writes_the_last_complete_step_from_which_the_run_goes_on(
+    what: str, fit: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    seldom = "--checkpoint.every_n_steps=100"
+    assert fit(seldom, "--trainer.default_root_dir=whole") == 0
+    with suppress(RuntimeError):
+        assert fit(seldom, *poison(what)) == 130
+    assert steps(tmp_path) == [2]
+    assert "step-00000002.ckpt was written at the failure" in caplog.text
+    (tmp_path / "model").rename(tmp_path / "whole/model")
+    assert fit(seldom, "--ckpt_path=last") == 0
+    ours, theirs = (torch.load(tmp_path / path / "weights.pt") for path in ("model", "whole/model"))
+    assert ours.keys() == theirs.keys()
+    assert all(bool((ours[name] == theirs[name]).all()) for name in ours)
+
+
+def test_checkpoints_come_by_time_too(fit: Fit, tmp_path: Path) -> None:
+    assert fit("--checkpoint.every_n_steps=100", "--checkpoint.every_minutes=1.0e-9") == 0
+    assert steps(tmp_path) == [3, 4]
+
+
+@pytest.mark.parametrize("wrong", ["cut off", "flipped"])
+def test_a_damaged_checkpoint_is_passed_over(
+    wrong: str, fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert fit() == 0
+    newest = tmp_path / "outputs/checkpoints/step-00000004.ckpt"
+    content = newest.read_bytes()
+    weights: Any = torch.load(newest)["state_dict"]["backbone.layer.weight"]
+    middle = content.index(weights.numpy().tobytes())
+    spoilt = {
+        "cut off": content[: len(content) // 2],
+        "flipped": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+    }
+    newest.write_bytes(spoilt[wrong])
+    assert fit(f"--ckpt_path={newest}") == 2
+    assert "step-00000004.ckpt' is damaged" in told(capsys)
+    assert fit("--ckpt_path=last", "--trainer.max_steps=5") == 0
+    assert "step-00000004.ckpt is damaged" in caplog.text
+    assert steps(tmp_path)[-1] == 5
+
+
+def test_a_full_disk_is_one_line_that_names_the_setting(
+    fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(self: Trainer, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Trainer, "save_checkpoint", full)
+    assert fit() == 2
+    assert "checkpoint.directory: writing to 'outputs/checkpoints' failed (No space left" in told(capsys)
+    assert not any((tmp_path / "outputs/checkpoints").iterdir())
+
+
+def test_a_run_that_skipped_all_prompts_stops_and_one_that_skipped_some_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with pytest.raises(
+        UserError, match=r"nothing was trained on: all 6 prompts .* context of 30 tokens with 24"
+    ):
+        require_rollouts(6, 6, 30, 24)
+    require_rollouts(6, 2, 30, 24)
+    assert "2 of 6 prompts so far are too long" in caplog.text
+
+
+@pytest.mark.slow
+def test_stage_3_stops_where_no_prompt_fits(tmp_path: Path) -> None:
+    engine = ["--trainer.callbacks.engine.max_context=28", "--checkpoint.every_n_steps=100"]
+    errors = finish(start(tmp_path, "--trainer.max_steps=2", *engine), 2)
+    assert "nothing was trained on: all 6 prompts so far are too long" in errors
+    assert not any((tmp_path / "model").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [-1, 1])
+def test_a_failure_on_two_processes(rank: int, tmp_path: Path) -> None:
+    """On both a checkpoint is written; on one alone it is not, and the other does not wait for ever."""
+    words = [*on_two_processes("ddp"), "--checkpoint.every_n_steps=100", "--trainer.callbacks+=poison.Poison"]
+    words += ["--trainer.callbacks.what=exception", f"--trainer.callbacks.rank={rank}"]
+    errors = finish(start(tmp_path, *words), 1)
+    assert "the engine is gone" in errors
+    left = [path.name for path in checkpoints(tmp_path / "checkpoints")]
+    if rank == -1:
+        assert left == ["step-00000002.ckpt"]
+        assert "--ckpt_path=last goes on from it" in errors
+    else:
+        assert left == []
+        assert "not all processes failed" in errors

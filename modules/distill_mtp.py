@@ -21,7 +21,7 @@ from katlit.losses.reduce import token_mean
 from katlit.losses.top_k import TopJensenShannon, TopLogProbs, TopUniversalLogit
 from katlit.losses.uld import UniversalLogit, matching_of
 from katlit.model.backbone import Backbone
-from katlit.model.frozen import FrozenModel, Placement
+from katlit.model.frozen import FrozenDtype, FrozenModel, Placement
 from katlit.model.packed_rows import require_documents_apart
 from katlit.model.pretrained import load_config, load_model, load_tokenizer, output_weight
 from katlit.stage.module import DEFAULT_OPTIMIZATION, KatModule
@@ -60,6 +60,7 @@ class DistillMTP(KatModule):
         teacher_placement: Where a teacher's weights are, see `katlit.model.frozen.FrozenModel`; or `cached`:
             nowhere, the data bring its likeliest tokens (`cached_teacher`), and `kd` compares these and the
             rest (`katlit.losses.top_k`).
+        teacher_dtype: Type of a teacher's weights, see `katlit.model.frozen.frozen_dtype`.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class DistillMTP(KatModule):
         temperature: float = 1.0,
         mtp_weight: float = 0.3,
         teacher_placement: Placement | Literal["cached"] = "device",
+        teacher_dtype: FrozenDtype = "auto",
     ) -> None:
         require(kd_weight >= 0, "kd_weight", kd_weight, "0 or more")
         require(mtp_weight >= 0, "mtp_weight", mtp_weight, "0 or more")
@@ -92,6 +94,7 @@ class DistillMTP(KatModule):
         )
         self.mtp_weight = mtp_weight
         self.teacher_placement: Placement | Literal["cached"] = teacher_placement
+        self.teacher_dtype: FrozenDtype = teacher_dtype
         self.trains_mtp = mtp_weight > 0
         self._teachers: list[LiveTeacher | ToldTeacher] = []
 
@@ -102,7 +105,8 @@ class DistillMTP(KatModule):
         teachers = {teacher.key: teacher.name for teacher in self._require_teachers()}
         if self.teacher_placement == "cached":
             return Needs(("top_k",), len(teachers))
-        return Needs((self.kd,), len(teachers), teachers, placement=self.teacher_placement)
+        placement, dtype = self.teacher_placement, self.teacher_dtype
+        return Needs((self.kd,), len(teachers), teachers, placement=placement, dtype=dtype)
 
     @override
     def load_companions(self) -> None:
@@ -119,7 +123,7 @@ class DistillMTP(KatModule):
             self._check_cached(key, source)
             return ToldTeacher(self.top_divergence)
         divergence = self.divergence
-        model = load_model(source, key, self.backbone.dtype, self.backbone.attention)
+        model = load_model(source, key, self.frozen_dtype(self.teacher_dtype), self.backbone.attention)
         require_documents_apart(model, key)
         if self.kd == "jsd":
             self._require_one_vocabulary(key, source, len(output_weight(model)))

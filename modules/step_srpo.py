@@ -20,7 +20,7 @@ from katlit.losses.policy import clipped, effective_sample_share, importance_wei
 from katlit.losses.reduce import token_mean
 from katlit.model.backbone import Backbone
 from katlit.model.dropout import remove_dropout
-from katlit.model.frozen import FrozenModel, Placement
+from katlit.model.frozen import FrozenDtype, FrozenModel, Placement, cast
 from katlit.parallel.collectives import most_over_ranks
 from katlit.rollout.fillers import require_one_sampler, require_prompts
 from katlit.stage.module import DEFAULT_OPTIMIZATION, KatModule
@@ -53,6 +53,7 @@ class StepSRPO(KatModule):
         kl_weight: Weight of the KL divergence from the model as it was before this stage; 0 keeps no copy.
         temperature: Temperature of the sampler; log-probabilities are compared under it.
         reference_placement: Where the copy's weights are, see `katlit.model.frozen.FrozenModel`.
+        reference_dtype: Type of its weights, see `katlit.model.frozen.frozen_dtype`.
         pass_tokens: Most tokens of one forward and backward pass, though always a whole row: however many
             rollouts a step has, its activations are those of so many tokens (`KatModule.in_passes`).
     """
@@ -69,6 +70,7 @@ class StepSRPO(KatModule):
         kl_weight: float = 0.0,
         temperature: float = 1.0,
         reference_placement: Placement = "device",
+        reference_dtype: FrozenDtype = "auto",
         pass_tokens: int = 16384,
     ) -> None:
         super().__init__(backbone, optimization)
@@ -84,6 +86,7 @@ class StepSRPO(KatModule):
         self.kl_weight = kl_weight
         self.temperature = temperature
         self.reference_placement: Placement = reference_placement
+        self.reference_dtype: FrozenDtype = reference_dtype
         self._reference: FrozenModel | None = None
 
     @override
@@ -95,6 +98,7 @@ class StepSRPO(KatModule):
             ("log_probs", "log_probs"),
             references=1,
             placement=self.reference_placement,
+            dtype=self.reference_dtype,
             pass_tokens=self.pass_tokens,
         )
 
@@ -102,7 +106,8 @@ class StepSRPO(KatModule):
     def load_companions(self) -> None:
         remove_dropout(self.backbone)
         if self.kl_weight > 0:
-            self._reference = FrozenModel(copy.deepcopy(self.backbone.causal_lm), self.reference_placement)
+            model = cast(copy.deepcopy(self.backbone.causal_lm), self.frozen_dtype(self.reference_dtype))
+            self._reference = FrozenModel(model, self.reference_placement)
 
     @override
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> Tensor:

@@ -120,6 +120,11 @@ class RolloutEngine(ABC):
         """Whether the engine drafts with the MTP modules, and so wants their weights as well."""
         return False
 
+    @property
+    def gives_memory_back(self) -> bool:
+        """Whether, on a GPU, `sleep` leaves the trainer all that `memory` counts."""
+        return False
+
     def memory(self, shape: Shape, dtype: str, device_memory: int) -> int | None:  # noqa: B027 (None as it is)
         """How much the engine takes of the device that trains; `katlit plan` asks, before any `start`.
 

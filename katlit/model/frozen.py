@@ -11,9 +11,31 @@ from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 from transformers import PreTrainedModel
 
 from katlit.errors import UserError
-from katlit.model.pretrained import output_weight
+from katlit.model.pretrained import Dtype, output_weight
 
 Placement = Literal["device", "sharded", "cpu"]
+FrozenDtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def frozen_dtype(chosen: FrozenDtype, trained: Dtype, *, on_gpu: bool) -> Dtype:
+    """Type of the weights of a model that is only read.
+
+    Args:
+        chosen: `auto` is bfloat16 on a GPU, where float32 weights would take twice the room for digits that
+            no update needs; on the CPU, where bfloat16 is slow, the type of the trained model.
+        trained: Type of the trained model's weights.
+        on_gpu: Where it is read.
+    """
+    if chosen != "auto":
+        return chosen
+    return "bfloat16" if on_gpu and trained == "float32" else trained
+
+
+def cast(model: PreTrainedModel, dtype: Dtype) -> PreTrainedModel:
+    """Change the type of the weights, in place; tables of positions stay as precise as they are."""
+    for weight in model.parameters():
+        weight.data = weight.data.to(getattr(torch, dtype))
+    return model
 
 
 class FrozenStates(NamedTuple):

@@ -19,6 +19,8 @@ from katlit.losses.reduce import token_mean
 from katlit.metrics.token_mean import TokenMean
 from katlit.model.backbone import Backbone
 from katlit.model.experts import routers
+from katlit.model.frozen import FrozenDtype, frozen_dtype
+from katlit.model.pretrained import Dtype
 from katlit.model.sharding import shard
 from katlit.parallel.collectives import add_over_data_ranks
 from katlit.parallel.within_step import backward_within_step
@@ -68,6 +70,11 @@ class KatModule(LightningModule):
     def needs(self) -> Needs:
         """What `katlit plan` has to know beside the backbone: heads that the losses use, frozen models."""
         return Needs()
+
+    def frozen_dtype(self, chosen: FrozenDtype) -> Dtype:
+        """Type of the weights of a frozen model here, see `katlit.model.frozen.frozen_dtype`."""
+        on_gpu = self._trainer is not None and self.trainer.strategy.root_device.type != "cpu"
+        return frozen_dtype(chosen, self.backbone.dtype, on_gpu=on_gpu)
 
     def load_companions(self) -> None:
         """Load the frozen models that a stage needs beside its own; runs once, before sharding."""
@@ -167,7 +174,8 @@ class KatModule(LightningModule):
             loss = loss_of(portion)
             if left:
                 if not earlier and self._micro_batches_left == self._micro_batches - 1:
-                    self.zero_grad()
+                    for optimizer in self.trainer.optimizers:  # of the weights as it knows them, split or not
+                        optimizer.zero_grad()
                     self._has_gradients = True
                 backward_within_step(self, loss / self._micro_batches)
                 earlier.append(loss.detach())

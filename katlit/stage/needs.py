@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from katlit.model.frozen import Placement
+from katlit.model.frozen import FrozenDtype, Placement
 
 Loss = Literal["log_probs", "uld", "jsd", "top_k"]
 
@@ -19,6 +19,7 @@ class Needs:
         teachers: Frozen models of other shapes: name or directory by the setting that names it.
         references: Frozen copies of the policy.
         placement: Where the weights of the frozen models are.
+        dtype: Type of their weights.
         pass_tokens: Most tokens of a forward pass, where a micro-batch is run in several.
     """
 
@@ -27,4 +28,5 @@ class Needs:
     teachers: Mapping[str, str] = field(default_factory=dict)
     references: int = 0
     placement: Placement = "device"
+    dtype: FrozenDtype = "auto"
     pass_tokens: int | None = None

@@ -33,7 +33,8 @@ class Planner(KatTrainer):
         Args:
             model: The stage.
             settings: Those of `fit`.
-            memory: Memory of one device, for instance 80GiB; by default that of this machine's.
+            memory: Memory of one device: 80 for one that is sold with 80 GB, which has 79 GiB,
+                or bytes with a unit, 79GiB; by default that of this machine's.
             rollout_tokens: Mean length of a rollout, its prompt included; by default max_context.
             row_tokens: Length of the rows, where the settings leave it open.
             table: Print a table for these numbers of devices instead.
@@ -43,7 +44,8 @@ class Planner(KatTrainer):
                 f"model: {type(model).__name__} is no stage of katlit; plan one of katlit.modules"
             )
         available = own_memory(settings.trainer) if memory is None else memory_size(memory)
-        job = read_job(model, settings, Overrides(available, rollout_tokens, row_tokens))
+        on_gpu = settings.trainer.accelerator != "cpu" and (memory is not None or torch.cuda.is_available())
+        job = read_job(model, settings, Overrides(available, rollout_tokens, row_tokens, on_gpu))
         return as_table(job, table) if table else render(job)
 
 

@@ -22,13 +22,15 @@ class Job:
         trains_mtp: Whether the MTP modules run and have gradients.
         companions: Shapes of frozen models.
         placement: Where their weights are.
-        dtype: Number format of the backbone and of its companions.
+        dtype: Number format of the backbone.
+        companion_dtype: Number format of its companions.
         precision_word: The trainer's precision, in Lightning's words.
         precision: What the two come to under this strategy.
         batch: What one device sees at a time.
         split: Strategy and devices.
         engine: Bytes that the engine of the rollouts takes of the device.
         memory: Memory of one device, in bytes.
+        engine_sleeps: Whether the engine takes them only while nothing is trained.
         only_new: Whether, of the model's own layers, only the new ones are trained, and nothing beside them.
         parts: In how many parts a loss is computed.
         unknown_engine: Class of the engine, where it does not say what it takes.
@@ -40,12 +42,14 @@ class Job:
     companions: tuple[Shape, ...]
     placement: Placement
     dtype: str
+    companion_dtype: str
     precision_word: str
     precision: Precision
     batch: Batch
     split: Split
     engine: int
     memory: int
+    engine_sleeps: bool = False
     only_new: bool = False
     parts: int = 1
     unknown_engine: str | None = None
@@ -72,20 +76,23 @@ class Plan:
     engine: int
     update: int
     host: int
+    engine_sleeps: bool
 
     @property
     def total(self) -> int:
-        """The peak: an update begins when activations and logits are gone."""
-        lasting = self.parameters + self.gradients + self.optimizer + self.companions + self.engine
+        """The peak: an update begins when activations are gone; a sleeping engine wakes up after it."""
+        lasting = self.parameters + self.gradients + self.optimizer + self.companions
         step = self.activations + self.casts + self.logits + self.gathered
-        return lasting + max(step, self.update)
+        if self.engine_sleeps:
+            return lasting + max(step, self.update, self.engine)
+        return lasting + self.engine + max(step, self.update)
 
 
 def plan(job: Job) -> Plan:
     """Count the memory of a run on one device."""
     shape, precision, batch = job.shape, job.precision, job.batch
     state = states(shape, job.trained, precision, job.split)
-    frozen = companions(job.companions, BYTES[job.dtype], job.placement, job.split.devices)
+    frozen = companions(job.companions, BYTES[job.companion_dtype], job.placement, job.split.devices)
     kept = activations.kept_bytes(shape, precision, batch, with_mtp=job.trains_mtp)
     working = max(activations.working_bytes(model, precision, batch) for model in (shape, *job.companions))
     return Plan(
@@ -100,6 +107,7 @@ def plan(job: Job) -> Plan:
         engine=job.engine,
         update=state.update,
         host=state.host + frozen.host,
+        engine_sleeps=job.engine_sleeps,
     )
 
 

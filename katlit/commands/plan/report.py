@@ -98,7 +98,7 @@ def switches(job: Job) -> Iterator[tuple[str, Job]]:
     if precision.mixed:
         yield "trainer.precision: bf16-true", half_precision(job)
     if job.engine:
-        yield "a rollout engine on devices of its own", replace(job, engine=0)
+        yield "-c rollout/vllm_server.yaml, on devices of its own", replace(job, engine=0)
     yield from _placements(job)
     if split.devices > 1:
         yield from _splits(job)

@@ -14,13 +14,17 @@ from katlit.commands.plan.memory import Job
 from katlit.commands.plan.states import Split, Strategy, strategy_precision
 from katlit.engines.base import RolloutEngine
 from katlit.errors import UserError, require
+from katlit.model.frozen import frozen_dtype
 from katlit.model.outline import backbone_shape, model_shape
 from katlit.parallel.fsdp2 import Fsdp2Strategy
 from katlit.parallel.zero import ZeroStrategy
 from katlit.stage.module import KatModule
+from katlit.stage.needs import Needs
 
 _ZERO: dict[int, Strategy] = {1: "z1", 2: "z2", 3: "z3"}
-_UNITS = {"": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "gb": 10**9, "tb": 10**12}
+# What can be used of a GB that a GPU is sold with, in bytes; one of 80 GB shows 79.1 GiB or a little more.
+_SOLD = 0.9875 * 2**30
+_UNITS = {"": _SOLD, "gb": _SOLD, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
 
 @dataclass(frozen=True)
@@ -40,22 +44,33 @@ class Rollouts:
 
 @dataclass(frozen=True)
 class Overrides:
-    """What the command line of `katlit plan` says itself; None where the settings decide."""
+    """What the command line of `katlit plan` says itself; None where the settings decide.
+
+    Attributes:
+        memory: Bytes of one device.
+        rollout_tokens: Mean length of a rollout.
+        row_tokens: Length of the rows.
+        on_gpu: Whether the device is a GPU, on which some settings mean something else.
+    """
 
     memory: int
     rollout_tokens: int | None = None
     row_tokens: int | None = None
+    on_gpu: bool = False
 
 
 def memory_size(text: str) -> int:
-    """Bytes of a size such as 80GiB.
+    """Bytes of a size such as 80GiB; in GB or without a unit, of a device that is sold with so many.
+
+    Vendors call 80 GB what has 79.1 to 80 GiB, of which the driver takes some: 80 is read as 79 GiB, 24 as
+    23.7.
 
     Raises:
         UserError: for anything else.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
     if found is None or found.group(2) not in _UNITS:
-        raise UserError(f"memory: {text!r} is no size; write it like 80GiB")
+        raise UserError(f"memory: {text!r} is no size; write it like 80 (a device of 80 GB) or 79GiB")
     return int(float(found.group(1)) * _UNITS[found.group(2)])
 
 
@@ -84,11 +99,13 @@ def read_job(module: KatModule, settings: Namespace, overrides: Overrides) -> Jo
         companions=tuple(companions),
         placement=needs.placement,
         dtype=dtype,
+        companion_dtype=frozen_dtype(needs.dtype, dtype, on_gpu=overrides.on_gpu),
         precision_word=word,
         precision=strategy_precision(dtype, word, split.strategy),
-        batch=_batch(module, settings.data, rollouts, overrides),
+        batch=_batch(module, needs, settings.data, rollouts, overrides),
         split=split,
         engine=engine or 0,
+        engine_sleeps=overrides.on_gpu and rollouts is not None and rollouts.engine.gives_memory_back,
         memory=overrides.memory,
         unknown_engine=type(rollouts.engine).__name__ if rollouts and engine is None else None,
         only_new=module.backbone.depth is not None and module.backbone.depth.train_only_new,
@@ -164,14 +181,18 @@ def _rollouts(trainer: Namespace) -> Rollouts | None:
     return None
 
 
-def _batch(module: KatModule, chosen: Namespace, rollouts: Rollouts | None, overrides: Overrides) -> Batch:
-    """Tokens of a micro-batch on one device, and the length of its rows."""
+def _batch(
+    module: KatModule, needs: Needs, chosen: Namespace, rollouts: Rollouts | None, overrides: Overrides
+) -> Batch:
+    """Tokens of a forward pass on one device, and the length of its rows."""
     if rollouts is not None:
         length = overrides.rollout_tokens or rollouts.engine.max_context
         (prompts,) = _settings(chosen, "data", "batch_size")
         require(prompts >= 1, "data.init_args.batch_size", prompts, "at least 1")
         tokens = prompts * rollouts.samples * length
-        row = max(rollouts.row_tokens, length)
+        row = overrides.row_tokens or max(rollouts.row_tokens, length)
+        if needs.pass_tokens is not None:
+            tokens = min(tokens, max(1, needs.pass_tokens // row) * row)
     else:
         data = chosen.get("init_args") or Namespace()
         batches = data.get("batches") or data

@@ -89,12 +89,17 @@ class VLLMEngine(RolloutEngine):
         """Longest prompt plus completion, in tokens."""
         return self._max_context
 
+    @property
+    @override
+    def gives_memory_back(self) -> bool:
+        return self.sleeps
+
     @override
     def memory(self, shape: Shape, dtype: str, device_memory: int) -> int:
-        """Weights and cache, or the share of the device; see `RolloutEngine.memory`."""
+        """Weights and cache, or as on a GPU the share of the device; see `RolloutEngine.memory`."""
         options = self.options
         if options.kv_cache_gib is None:
-            return int(options.gpu_memory_utilization * device_memory)
+            return int(options.utilization(on_gpu=True) * device_memory)
         own = dtype if options.dtype == "auto" else options.dtype
         return weight_bytes(shape, own) + int(options.kv_cache_gib * 2**30)
 
@@ -133,7 +138,7 @@ class VLLMEngine(RolloutEngine):
     def _compilation(self) -> AbstractContextManager[None]:
         """With `enforce_eager`, the sampler is not compiled either: that takes seconds and a C++ compiler."""
         stance: AbstractContextManager[None] = torch.compiler.set_stance(
-            "force_eager" if self.options.enforce_eager else "default"
+            "force_eager" if self.options.eager() else "default"
         )
         return stance
 

@@ -19,16 +19,19 @@ class VLLMOptions:
     """Options of vLLM, the same in the trainer's process (`VLLMEngine`) as in a server (`VLLMServer`).
 
     Args:
-        max_num_seqs: Sequences in flight, of all processes that this vLLM samples for.
-        max_num_batched_tokens: Tokens of one forward pass, at least `max_context`; None: that, or 8192 if it
-            is more. Prompts are never split, because vLLM's seeded sampling on the CPU fails on a split one.
+        max_num_seqs: Sequences in flight, of all processes that this vLLM samples for. None: 1024 on a GPU,
+            256 on the CPU.
+        max_num_batched_tokens: Tokens of one forward pass. None: 8192, or more where that is not enough. On
+            the CPU at least `max_context`: prompts are split on a GPU only, because vLLM's seeded sampling on
+            the CPU fails on a split one.
         dtype: Type of the weights; "auto" is float32 on the CPU, the checkpoint's on a GPU.
-        kv_cache_gib: Memory for keys and values on each device. None: what `gpu_memory_utilization` leaves.
-        gpu_memory_utilization: Share of a device's memory that must be free when vLLM starts; where
-            `kv_cache_gib` is null, also all that it takes.
-            By default 0.3 beside the trainer, 0.9 in a server.
-        enforce_eager: Do not compile, the sampler neither. Compiled graphs are worth their start time on GPUs
-            and long runs.
+        kv_cache_gib: Memory for keys and values on each device. None: what `gpu_memory_utilization` leaves of
+            a GPU beside the weights; 1 GiB on the CPU.
+        gpu_memory_utilization: Share of a device's memory that must be free when vLLM starts; on a GPU also
+            all that it takes, unless `kv_cache_gib` is given. None: in the trainer's process 0.6 on a GPU,
+            where trainer and vLLM hold activations and cache by turns, and 0.3 on the CPU; 0.9 in a server.
+        enforce_eager: Do not compile, the sampler neither. None: compile, into CUDA graphs, on a GPU only,
+            where it is worth its start time.
         prefix_caching: Reuse the keys and values of common prefixes; forgotten at each sync.
         speculative_tokens: How many tokens the model's first MTP module drafts, one after another, for the
             model to check at once; 0: none. For models of `katlit.model.mtp.MTP_ARCHITECTURES`. What is
@@ -36,35 +39,55 @@ class VLLMOptions:
             and the same in any batch unless vLLM runs out of cache, or a prompt is a single token.
     """
 
-    max_num_seqs: int = 256
+    max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    kv_cache_gib: float | None = 1.0
-    gpu_memory_utilization: float = 0.3
-    enforce_eager: bool = True
+    kv_cache_gib: float | None = None
+    gpu_memory_utilization: float | None = None
+    enforce_eager: bool | None = None
     prefix_caching: bool = True
     speculative_tokens: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what would fail at once."""
-        cache, share = self.kv_cache_gib, self.gpu_memory_utilization
-        require(self.max_num_seqs >= 1, "max_num_seqs", self.max_num_seqs, "at least 1")
+        cache, share, sequences = self.kv_cache_gib, self.gpu_memory_utilization, self.max_num_seqs
+        require(sequences is None or sequences >= 1, "max_num_seqs", sequences, "at least 1, or null")
         require(cache is None or cache > 0, "kv_cache_gib", cache, "a number above 0, or null")
-        require(0 < share <= 1, "gpu_memory_utilization", share, "a share above 0 and at most 1")
+        bounds = "a share above 0 and at most 1, or null"
+        require(share is None or 0 < share <= 1, "gpu_memory_utilization", share, bounds)
         drafts = self.speculative_tokens
         require(drafts >= 0, "speculative_tokens", drafts, "0 (none) or more")
+
+    def eager(self) -> bool:
+        """Whether nothing is compiled."""
+        return not _on_gpu() if self.enforce_eager is None else self.enforce_eager
+
+    def sequences(self) -> int:
+        """How many sequences are in flight at most."""
+        return self.max_num_seqs or (1024 if _on_gpu() else 256)
+
+    def utilization(self, *, on_gpu: bool) -> float:
+        """Share of a device's memory that vLLM may take."""
+        return self.gpu_memory_utilization or (0.6 if on_gpu else 0.3)
+
+    def cache_gib(self, *, on_gpu: bool) -> float | None:
+        """Memory for keys and values; None: what `utilization` leaves."""
+        return 1.0 if self.kv_cache_gib is None and not on_gpu else self.kv_cache_gib
 
     def batched_tokens(self, max_context: int) -> int:
         """Tokens of one forward pass.
 
         Raises:
-            UserError: where a prompt of `max_context` would be split.
+            UserError: where a prompt of `max_context` would be split on the CPU, or not every sequence has
+                room for a token.
         """
-        least = (1 + self.speculative_tokens) * max(max_context, self.max_num_seqs)
+        sequences = self.sequences()
+        whole = sequences if _on_gpu() else max(max_context, sequences)
+        least = (1 + self.speculative_tokens) * whole
         given = max(8192, least) if self.max_num_batched_tokens is None else self.max_num_batched_tokens
         mend = (
             f"at least {least}: the larger of max_context {max_context} and max_num_seqs "
-            f"{self.max_num_seqs}, for each drafted token once more"
+            f"{sequences}, for each drafted token once more"
         )
         require(given >= least, "options.max_num_batched_tokens", given, mend)
         return given
@@ -77,22 +100,23 @@ class VLLMOptions:
             max_context: Longest prompt plus completion, in tokens.
             seed: Seed of what has no seed of its own.
         """
-        on_cpu = not torch.cuda.is_available()
-        cache = {} if self.kv_cache_gib is None else {"kv_cache_memory_bytes": int(self.kv_cache_gib * 2**30)}
+        on_gpu = _on_gpu()
+        given = self.cache_gib(on_gpu=on_gpu)
+        cache = {} if given is None else {"kv_cache_memory_bytes": int(given * 2**30)}
         settings: dict[str, Any] = {
             # The head is never tied, so that a sync sets it and the embedding each for itself.
             "hf_overrides": {"tie_word_embeddings": False},
             "skip_tokenizer_init": True,
             "generation_config": "vllm",  # none of the checkpoint's defaults
             "logprobs_mode": "processed_logprobs",  # of the distribution sampled from, as `engine` defines
-            "dtype": "float32" if self.dtype == "auto" and on_cpu else self.dtype,
+            "dtype": "float32" if self.dtype == "auto" and not on_gpu else self.dtype,
             "max_model_len": max_context,
-            "max_num_seqs": self.max_num_seqs,
+            "max_num_seqs": self.sequences(),
             "max_num_batched_tokens": self.batched_tokens(max_context),
-            "enable_chunked_prefill": False,
+            "enable_chunked_prefill": on_gpu,
             "enable_prefix_caching": self.prefix_caching,
-            "enforce_eager": self.enforce_eager,
-            "gpu_memory_utilization": self.gpu_memory_utilization,
+            "enforce_eager": self.eager(),
+            "gpu_memory_utilization": self.utilization(on_gpu=on_gpu),
             "seed": seed,
             **cache,
         }
@@ -117,7 +141,7 @@ class ServerOptions(VLLMOptions):
         log_file: Where the server's output goes; None: a file that is deleted at the end.
     """
 
-    gpu_memory_utilization: float = 0.9
+    gpu_memory_utilization: float | None = 0.9
     tensor_parallel_size: int = 1
     host: str = "127.0.0.1"
     port: int | None = None
@@ -132,7 +156,7 @@ class ServerOptions(VLLMOptions):
 
     def variables(self) -> dict[str, str]:
         """Environment variables that the server has beside ours."""
-        eager = {"TORCHDYNAMO_DISABLE": "1"} if self.enforce_eager else {}
+        eager = {"TORCHDYNAMO_DISABLE": "1"} if self.eager() else {}
         return eager | self.environment
 
     def command_line(
@@ -161,6 +185,10 @@ def option_words(settings: Mapping[str, Any]) -> list[str]:
         settings: Values by the names of vLLM's Python interface.
     """
     return [word for name, value in settings.items() for word in _words(name.replace("_", "-"), value)]
+
+
+def _on_gpu() -> bool:
+    return torch.cuda.is_available()
 
 
 def _words(name: str, value: Any) -> list[str]:

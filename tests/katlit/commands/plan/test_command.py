@@ -69,7 +69,7 @@ def test_a_bare_configuration_needs_no_tokenizer(tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("--memory=plenty", "memory: 'plenty' is no size; write it like 80GiB"),
+        ("--memory=plenty", "memory: 'plenty' is no size; write it like 80 (a device"),
         ("--trainer.strategy.tensor_parallel_size=2", "tensor_parallel_size: 2 is not planned for"),
         ("--trainer.strategy=xla", "trainer.strategy: 'xla' is not planned for"),
         ("--model.init_args.backbone.init_args.model=./missing", "backbone.model: directory './missing'"),
@@ -84,6 +84,7 @@ def test_mistakes_are_one_line(
 
 def test_sizes() -> None:
     assert memory_size("80GiB") == 80 * 2**30
-    assert memory_size("1.5 tb") == 1_500_000_000_000
+    assert memory_size("80") == memory_size("80 GB") == 79 * 2**30  # what an A100 or H100 of 80 GB has
+    assert memory_size("1.5 TiB") == 1.5 * 2**40
     with pytest.raises(UserError):
         memory_size("80 apples")

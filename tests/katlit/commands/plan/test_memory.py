@@ -20,6 +20,7 @@ JOB = Job(
     companions=(replace(SHAPE, parameters=300, mtp_depth=0),),
     placement="device",
     dtype="float32",
+    companion_dtype="float32",
     precision_word="32-true",
     precision=precision_of("float32", "32-true", zero=False),
     batch=Batch(64, 16),
@@ -92,7 +93,11 @@ def test_the_report_says_what_fits_and_what_would_help() -> None:
     assert "fits: 100%" in render(replace(JOB, memory=total))
     shown = render(replace(JOB, memory=total - 1))
     assert "does not fit" in shown
-    for switch in ("gradient_checkpointing: true  (fits)", "half the tokens", "engine on devices of its own"):
+    for switch in (
+        "gradient_checkpointing: true  (fits)",
+        "half the tokens",
+        "vllm_server.yaml, on devices of its own",
+    ):
         assert switch in shown
 
 

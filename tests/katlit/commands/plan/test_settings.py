@@ -1,6 +1,7 @@
 """What is planned does not depend on the name by which settings know a class."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from jsonargparse import Namespace
 from tinymodel import QWEN, write_tokenizer
 
 from katlit.cli import main
-from katlit.commands.plan.memory import Job
+from katlit.commands.plan.memory import Job, plan
 from katlit.commands.plan.report import render, table
 from katlit.commands.plan.settings import Overrides, read_job, read_split
 from katlit.commands.plan.states import Split
@@ -182,3 +183,21 @@ def test_what_an_engine_refuses_is_one_line(
     assert main(["plan", "-c", run, "--memory=1GiB"]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert f"callbacks[0].init_args.engine.init_args.{message}" in error
+
+
+def test_stage_3_is_counted_by_its_passes_and_an_engine_by_whether_it_sleeps(stage: StepSRPO) -> None:
+    given = settings(named(VLLM_NAMES[0], **VLLM))
+    whole = read_job(stage, given, Overrides(MEMORY))
+    assert (whole.batch.tokens, whole.batch.row_tokens) == (4 * 2 * 32, 32)
+    small = StepSRPO(stage.backbone, pass_tokens=70, kl_weight=0.1)
+    found = read_job(small, given, Overrides(MEMORY, on_gpu=True))
+    assert found.batch.tokens == 64  # two rows
+    assert read_job(small, given, Overrides(MEMORY, row_tokens=100)).batch.tokens == 100  # a row at least
+    assert (found.companion_dtype, found.dtype) == ("bfloat16", "float32")
+    assert (found.engine_sleeps, whole.engine_sleeps) == (True, False)
+    awake = plan(replace(found, engine_sleeps=False)).total
+    assert (
+        plan(replace(found, engine=10**9)).total
+        < plan(replace(found, engine=10**9, engine_sleeps=False)).total
+    )
+    assert plan(found).total < awake

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from jsonargparse import ArgumentParser
 
 from katlit.engines import RolloutEngine, ServerOptions, VLLMEngine, VLLMOptions, VLLMServer
@@ -14,9 +15,9 @@ from katlit.errors import UserError
 @pytest.mark.parametrize(
     ("wrong", "mend"),
     [
-        ({"max_num_seqs": 0}, "give at least 1"),
+        ({"max_num_seqs": 0}, "give at least 1, or null"),
         ({"kv_cache_gib": 0.0}, "give a number above 0, or null"),
-        ({"gpu_memory_utilization": 1.5}, "give a share above 0 and at most 1"),
+        ({"gpu_memory_utilization": 1.5}, "give a share above 0 and at most 1, or null"),
         ({"speculative_tokens": -1}, r"give 0 \(none\) or more"),
     ],
     ids=str,
@@ -69,4 +70,20 @@ def test_the_same_settings_are_taken_by_both(name: str) -> None:
     given = {"class_path": f"katlit.engines.{name}", "init_args": arguments}
     engine = parser.instantiate_classes(parser.parse_object({"engine": given})).engine
     assert (engine.options.dtype, engine.options.kv_cache_gib) == ("bfloat16", None)
-    assert engine.options.gpu_memory_utilization == (0.3 if name == "VLLMEngine" else 0.9)
+    assert engine.options.utilization(on_gpu=False) == (0.3 if name == "VLLMEngine" else 0.9)
+
+
+@pytest.mark.parametrize("options", [VLLMOptions, ServerOptions])
+def test_a_gpu_is_used_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: type[VLLMOptions]
+) -> None:
+    names = ("enforce_eager", "enable_chunked_prefill", "max_num_seqs", "max_num_batched_tokens")
+    on_cpu = options().settings(tmp_path, 20_000, 0)
+    assert [on_cpu[name] for name in names] == [True, False, 256, 20_000]
+    assert on_cpu["kv_cache_memory_bytes"] == 2**30
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    on_gpu = options().settings(tmp_path, 20_000, 0)
+    assert [on_gpu[name] for name in names] == [False, True, 1024, 8192]
+    assert "kv_cache_memory_bytes" not in on_gpu
+    assert on_gpu["gpu_memory_utilization"] == (0.9 if options is ServerOptions else 0.6)
+    assert options(kv_cache_gib=3).settings(tmp_path, 64, 0)["kv_cache_memory_bytes"] == 3 * 2**30

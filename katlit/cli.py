@@ -46,7 +46,8 @@ EXIT_INTERRUPTED = 130  # what a shell reports after ctrl-C: 128 + SIGINT
 EXIT_TERMINATED = 143  # what schedulers expect of a run that they ended: 128 + SIGTERM
 
 # What the file system refuses and a user can mend; any other OSError is our fault and keeps its traceback.
-_MENDABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EDQUOT}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_MENDABLE = _FULL | {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
 _NO_TEMPORARY = "No usable temporary directory"  # Python's words
 
 
@@ -139,7 +140,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         temporary = os.environ.get("TMPDIR", "the system's own")
         place = error.filename or f"the output folder, or the temporary one (TMPDIR: {temporary})"
-        message = f"{place}: {error.strerror}; make room there, or choose a place that can be written"
+        room = "make room there, or " if error.errno in _FULL else ""
+        message = f"{place}: {error.strerror}; {room}choose a place that can be written"
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except SystemExit as stop:

@@ -137,6 +137,8 @@ def _set_up_logging() -> None:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(message)s"))
         ours.addHandler(handler)
+    # A tracking server that is away is told by `Outbox`, once.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     log.addFilter(lambda record: "Tip:" not in str(record.msg))
     # Validation prompts are optional in stage 3.

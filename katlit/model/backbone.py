@@ -160,10 +160,10 @@ class Backbone(nn.Module):
         if self.is_materialized:
             return
         protocol = self.load_tokenizer()
-        self._record = base_record(self.init_from or self.model, "backbone")
         with torch.device("cpu"), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             model = self._create(len(protocol.tokenizer))
+            self._record = base_record(self.init_from or self.model, "backbone")
             check_experts(model, self.router_loss_weight)
             require_documents_apart(model, "backbone")
             grow_vocabulary(model, len(protocol.tokenizer), self._first_new_token, self.seed)

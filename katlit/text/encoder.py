@@ -1,7 +1,8 @@
 """Texts as ordinary tokens, and where in the text each of them stands."""
 
 import json
-from collections.abc import Set
+import re
+from collections.abc import Mapping, Set
 from typing import Any
 
 from tokenizers import Tokenizer, models
@@ -20,10 +21,17 @@ class TextEncoder:
         unknown: The model's token for what it cannot spell, if there is one.
         continuing: Whether texts continue others, so that none gets the space that SentencePiece-like
             tokenizers put before a text. Else it is put where the tokenizer puts one after a special token.
+        kept: Texts that have a token of their own all the same, with its id.
     """
 
     def __init__(
-        self, backend: Tokenizer, reserved: Set[int], unknown: int | None, *, continuing: bool
+        self,
+        backend: Tokenizer,
+        reserved: Set[int],
+        unknown: int | None,
+        *,
+        continuing: bool,
+        kept: Mapping[str, int] | None = None,
     ) -> None:
         settings = parts_of(backend)
         for part in ("normalizer", "pre_tokenizer"):
@@ -33,6 +41,8 @@ class TextEncoder:
         self._tokenizer.model = backend.model
         self._reserved = reserved
         self._unknown = [] if unknown is None or unknown in reserved else [unknown]
+        self._kept = dict(kept or {})
+        self._marks = re.compile("|".join(map(re.escape, self._kept)) or r"(?!)")
 
     def encode(self, text: str) -> list[int]:
         """Encode a text."""
@@ -40,6 +50,18 @@ class TextEncoder:
 
     def locate(self, text: str) -> tuple[list[int], list[Span]]:
         """Encode a text; the tokens, and the characters that each was made of."""
+        ids: list[int] = []
+        spans: list[Span] = []
+        done = 0
+        for mark in self._marks.finditer(text):
+            before, places = self._locate(text[done : mark.start()])
+            ids += [*before, self._kept[mark[0]]]
+            spans += [*((done + start, done + end) for start, end in places), mark.span()]
+            done = mark.end()
+        rest, places = self._locate(text[done:])
+        return ids + rest, spans + [(done + start, done + end) for start, end in places]
+
+    def _locate(self, text: str) -> tuple[list[int], list[Span]]:
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         ids: list[int] = encoding.ids
         spans: list[Span] = encoding.offsets
@@ -54,7 +76,7 @@ class TextEncoder:
         spans: list[Span] = []
 
         def add(start: int, end: int) -> None:
-            more, places = self.locate(text[start:end])
+            more, places = self._locate(text[start:end])
             ids.extend(more)
             spans.extend((start + left, start + right) for left, right in places)
 

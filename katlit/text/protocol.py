@@ -33,7 +33,7 @@ from katlit.text.parser import (
     parse_pieces,
 )
 from katlit.text.preparation import prepare_tokenizer, require_prepared
-from katlit.text.tool_calls import arguments_as_object, tool_names
+from katlit.text.tool_calls import CALL_TAGS, arguments_as_object, tool_names
 
 __all__ = [
     "FORCED_JUDGES",
@@ -119,7 +119,9 @@ class Protocol:
             i: added[i].content for i in reserved if added[i].special or added[i].content in MARKERS
         }
         self.framing = TextEncoder(self._backend, reserved, unknown, continuing=False)
-        self.content = TextEncoder(self._backend, reserved, unknown, continuing=True)
+        # As in the template, the tags of its own calls are the tokens that the base knew them by.
+        tags = {token.content: token_id for token_id, token in added.items() if token.content in CALL_TAGS}
+        self.content = TextEncoder(self._backend, reserved, unknown, continuing=True, kept=tags)
         self._gaps = {gap: self.framing.encode(gap) for gap in ("", "\n", "\n\n")}
         self._close = self.content.encode("\n")
         self._prefix = self.decode(self._gaps["\n"]).removesuffix("\n")
@@ -136,7 +138,8 @@ class Protocol:
         """Encode a judge text, a thinking or an answer; never yields the id of an added token.
 
         Added tokens are markers, special tokens, and whatever else the tokenizer matches before its model,
-        runs of spaces for instance. The one exception is the model's own token for unknown characters.
+        runs of spaces for instance. Exceptions are the model's own token for unknown characters, and the tags
+        of calls where the tokenizer came with tokens for them.
         """
         return self.content.encode(text)
 

@@ -79,8 +79,9 @@ def split_answer(answer: str, offered: Collection[str] | None = None) -> SplitAn
 
 
 def _stray_tag(text: str, offered: Collection[str] | None) -> ToolCallFault | None:
-    """A tag of a call that is not on a line of its own: other readers would cut the answer there."""
-    stray = offered is not None and any(tag in text for tag in CALL_TAGS)
+    """A block that is not on lines of its own: other readers would take it for a call."""
+    opening, closing = CALL_TAGS
+    stray = offered is not None and closing in text.partition(opening)[2]
     return ToolCallFault.MALFORMED_TOOL_CALL if stray else None
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from katlit.tracking.redaction import redact
+
 logger = logging.getLogger(__name__)
 
 Entry = dict[str, Any]  # `kind`, and what is sent
@@ -106,10 +108,13 @@ class Outbox:
                 self._uploading = entry.get("kind") in _LARGE
                 self._send(entry)
             except Refused as refusal:
-                self._why = str(refusal)
+                self._why = redact(str(refusal))
                 self._refused.append(line.decode())
             except OSError as error:
-                self._why, self._uploading = str(error), False
+                why = redact(str(error))
+                if not self._why:
+                    logger.warning("tracking: no success (%s); entries wait in %s", why, self.path)
+                self._why, self._uploading = why, False
                 with self._changed:
                     self._changed.wait_for(lambda: self._gave_up, pause)
                 pause = min(2 * pause, MAX_PAUSE)

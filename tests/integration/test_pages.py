@@ -12,8 +12,12 @@ from typing import Any
 
 import pytest
 import yaml
+from chatfamilies import Family, chat, save, thinks
+from tinymodel import QWEN
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from katlit.cli import main
+from katlit.model.pretrained import load_tokenizer
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("real", "rewards", "stage3", "data")
@@ -130,6 +134,14 @@ def questions(first: int, count: int) -> list[dict[str, Any]]:
     ]
 
 
+def save_thinker(directory: Path) -> None:
+    """A chat model, of random weights, that is told to think as docs/real.md has it."""
+    opens = "{% if thinking_mode == 'deep' %}[THINK]{% endif %}"
+    save(Family(chat("<|im_end|>", opens=opens), thinks, "switch"), directory)
+    vocabulary = len(load_tokenizer(str(directory), "teacher"))
+    Qwen2ForCausalLM(Qwen2Config(**QWEN, vocab_size=vocabulary)).save_pretrained(directory)
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a user, who has three files of questions and one of programs."""
@@ -150,6 +162,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     for name, text in files.items():
         (place / f"data/{name}.jsonl").write_text(text)
+    save_thinker(place / "thinker")
     for name, settings in SMALL.items():
         (place / f"small_{name}.yaml").write_text(yaml.safe_dump(settings))
     return place
@@ -221,5 +234,7 @@ def test_the_settings_run(
         words[words.index("rollout/vllm.yaml")] = str(added)
     if stage == "step_srpo":
         words.append(f"--model.init_args.backbone.init_args.init_from={ROOT / MODEL}")
+    else:
+        words += ["--model.init_args.teacher=thinker", "--data.init_args.records_file=data/records.jsonl"]
     words += [f"--trainer.default_root_dir=outputs/{block.page}", "--trainer.max_steps=1"]
     run(words, capsys)

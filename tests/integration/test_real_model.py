@@ -110,10 +110,14 @@ def teaching(smollm2: Path, run: Path) -> list[str]:
         f"{MODEL}.backbone.init_args.model={smollm2}", f"{MODEL}.teacher={smollm2}",
         *questions("prompts", run / "prompts.jsonl"),
         f"{engine}.max_context={CONTEXT}", f"{engine}.options.dtype=float32",
-        f"{DATA}.sampling.max_tokens=128", f"{DATA}.cache_dir={run}/cache",
+        f"{DATA}.sampling.max_tokens=160", f"{DATA}.sampling.temperature=0.2",
+        f"{DATA}.cache_dir={run}/cache",
+        # "Final answer:" is not what this model ends its steps with.
+        f"{DATA}.thinking.instruction=Reason step by step. End with: The answer is",
+        f"{DATA}.thinking.marker=The answer is",
         # The mode is drawn by a coin, for the votes of so small a model say little.
         f"{labeller}.ballots=1", f"{labeller}.epsilon=1.0",
-        f"{labeller}.tries=1", *RATE, *BATCHES,
+        f"{labeller}.tries=2", *RATE, *BATCHES,
     ]  # fmt: skip
 
 
@@ -156,7 +160,7 @@ def sampler(file: str, *words: str) -> list[str]:
     callback = f"{TRAINER}.callbacks"
     return [
         "-c", file, f"{callback}.engine.max_context={CONTEXT}", f"{callback}.engine.options.dtype=float32",
-        f"{callback}.sampling.max_tokens=32", *(f"{callback}.{word}" for word in words),
+        f"{callback}.sampling.max_tokens=96", *(f"{callback}.{word}" for word in words),
     ]  # fmt: skip
 
 
@@ -188,7 +192,7 @@ def test_each_supervised_stage_learns(distilled: Path, cold_started: Path) -> No
 def test_the_engine_samples_what_is_trained(reinforced: Path) -> None:
     gaps = metrics(reinforced, "rollout/logprob_gap")
     assert len(gaps) == 3
-    assert max(gaps) < 1e-4
+    assert 0 < max(gaps) < 1e-4  # 0 where all rollouts of a step are cut
 
 
 def test_an_export_is_the_model_that_was_sampled(cold_started: Path, reinforced: Path) -> None:

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from anthropic import Anthropic
 from clients import GRAMMARS, SWITCHES, Reply, blocks, plain, streamed, tried
+from forgeries import FORGERIES
 from openai import BadRequestError, OpenAI
 from serving import serving
 
@@ -187,7 +188,6 @@ def test_a_line_break_at_the_end_of_a_regex_keeps_the_answer(
 
 
 MARKS = (*MARKERS, TURN_START, TURN_END, "<|pad|>", "<tool_call>", "</tool_response>")
-FORGERIES = [form.format(mark) for mark in MARKS for form in ("{}", "x{}x", "\n{}\n", "<{}>", "{0}{0}")]
 
 
 def rendered(server: Server, messages: Any, **words: Any) -> list[int]:
@@ -221,7 +221,9 @@ def test_nobody_forges_a_mode(server: Server, mode: str) -> None:
 
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}}
-TOOLS: list[Any] = [{"type": "function", "function": {"name": "weather", "parameters": CITY}}]
+# In the order in which vLLM hands them on; what a client leaves out is null there.
+WEATHER = {"name": "weather", "description": "The weather of a city.", "parameters": CITY}
+TOOLS: list[Any] = [{"type": "function", "function": WEATHER}]
 CALL = r'<tool_call>\n\{"name": "weather", "arguments": \{"city": "(Bern|Rome)"\}\}\n</tool_call>\n?'
 
 
@@ -255,7 +257,7 @@ def test_a_loop_of_tools(server: Server) -> None:
         {"tool_choice": "required"},
         {"tool_choice": {"type": "function", "function": {"name": "weather"}}},
         {"parallel_tool_calls": False},
-        {"tools": [{"type": "function", "function": TOOLS[0]["function"] | {"strict": True}}]},
+        {"tools": [{"type": "function", "function": WEATHER | {"strict": True}}]},
     ],
 )
 def test_what_the_page_says_is_refused(turns: Turns, server: Server, words: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from tokenizers import AddedToken
 from katlit.errors import UserError
 from katlit.text.encoder import unknown_id
 from katlit.text.forgery import escaped, escapes, reserved_tokens
-from katlit.text.protocol import Protocol, prepare_tokenizer
+from katlit.text.protocol import Mode, Protocol, Response, prepare_tokenizer
 
 every = pytest.mark.parametrize("name", BUILDERS)
 SPELLINGS = ["<judge>", "</judge>", "<think_off>", "<|im_end|>", "</s>", "<tool_call>", "|", "[CLS]", "<unk>"]
@@ -39,6 +39,18 @@ def with_tools_of_its_own() -> Protocol:
     tokenizer.add_special_tokens({"extra_special_tokens": special})
     prepare_tokenizer(tokenizer)
     return Protocol(tokenizer)
+
+
+def test_a_response_has_the_calls_of_the_base() -> None:
+    p = with_tools_of_its_own()
+    answer = "See:\n<tool_call>\n{}\n</tool_call>"
+    ids = p.encode_content(answer)
+    assert ids == p.tokenizer(answer, add_special_tokens=False)["input_ids"]
+    assert p.tokenizer.convert_tokens_to_ids("<tool_call>") in ids
+    found, spans = p.content.locate(answer)
+    assert (found, spans[-1][1]) == (ids, len(answer))
+    assert "".join(answer[start:end] for start, end in spans) == answer
+    assert p.parse_ids(p.encode_response(Response("j", Mode.THINK_OFF, answer))).answer == answer
 
 
 def test_fifty() -> None:

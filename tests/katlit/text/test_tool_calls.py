@@ -28,7 +28,7 @@ def block(body: str) -> str:
     [
         ("", "", (), None),
         ("It is 3.", "It is 3.", (), None),
-        ("Write <tool_call> for it", "Write <tool_call> for it", (), None),  # it only speaks of one
+        ("Write <tool_call> for it", "Write <tool_call> for it", (), F.MALFORMED_TOOL_CALL),
         (BLOCK, "", (ADD,), None),
         (f"Wait.\n{BLOCK}\n{BLOCK}\n", "Wait.", (ADD, ADD), None),
         (block('{"name": "x", "arguments": {}}'), "", (ToolCall("x", {}),), F.UNKNOWN_TOOL),
@@ -56,6 +56,7 @@ def test_answers(answer: str, text: str, calls: tuple[ToolCall, ...], fault: Too
 
 def test_any_tool_may_be_called_where_none_is_named() -> None:
     assert split_answer(BLOCK).fault is None
+    assert split_answer("Write <tool_call> for it").fault is None  # it only speaks of one
     assert tool_names(None) is None
     assert tool_names([{"type": "function", "function": {"name": "add"}}]) == {"add"}
 

@@ -223,6 +223,7 @@ def test_a_server_that_is_killed_gets_all_when_it_is_back(tmp_path: Path) -> Non
         assert not list((tmp_path / "out").iterdir())
     finally:
         os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
 
 
 def test_an_unknown_run_is_a_users_mistake(uri: str) -> None:

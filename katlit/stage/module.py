@@ -151,14 +151,11 @@ class KatModule(LightningModule):
         """Run a micro-batch portion by portion, so that only one portion's activations exist at a time.
 
         Each portion but the last runs backward here, right after its forward pass; Lightning runs the last
-        one's. That is as much work as one pass takes. A checkpoint around each portion, within one graph,
-        would need no backward pass here, but repeat every forward pass: a quarter more work, a third without
-        `gradient_checkpointing`. Losses are sums over tokens whose denominators are those of the whole step,
+        one's. That is as much work as one pass. A checkpoint around each portion, within one graph, would
+        repeat every forward pass. Losses are sums over tokens whose denominators are those of the whole step,
         so the gradients add up to that of one pass. The load-balancing loss alone is none; it is split by
         the shares of experts over all portions, for which a forward pass of them all is run before. What
-        `loss_of` logs is added up over the portions as it is over micro-batches.
-
-        A collective where weights or gradients are split: every rank must have as many portions.
+        `loss_of` logs is added up over the portions as over micro-batches. Every rank must have as many.
 
         Args:
             portions: At least one.

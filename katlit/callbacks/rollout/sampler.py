@@ -46,9 +46,8 @@ class RolloutSampler(Callback):
     Logs for every optimizer step, averaged over ranks: `rollout/reward`, `/accuracy`, `/format_valid`,
     `/malformed_calls` (of tools, a share), `/truncated`, `/unjudged` and of these `/unjudged_errors` and
     `/unjudged_timeouts` (shares), `/think_rate` (of the rollouts whose mode was not forced), `/mean_tokens`
-    (of the response, a forced judge counted), all
-    of what was sampled first; `/flat_groups`, `/left_out_groups` (shares), `/skipped_prompts`,
-    `/sync_seconds`, `/sample_seconds` (that the trainer waits), `/reward_seconds`, `/layout_seconds`, and
+    (of the response, a forced judge counted), all of what was sampled first; `/flat_groups`,
+    `/left_out_groups` (shares), `/skipped_prompts`, `/sync_seconds`, `/sample_seconds` (that the trainer waits), `/reward_seconds`, `/layout_seconds`, and
     `/logprob_gap`, the mean absolute difference between the engine's and the trainer's log-probabilities of
     the sampled tokens; where these are stale, of a few more that the engine samples after each sync
     (`katlit.rollout.probe`). With `max_staleness: 1` also `/staleness`, the optimizer steps between the
@@ -225,8 +224,7 @@ class RolloutSampler(Callback):
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        context, tokens = self.engine.max_context, self.sampling.max_tokens
-        require_rollouts(self._prompts, self._skipped, context, tokens)
+        require_rollouts(self._prompts, self._skipped, self.engine.max_context, self.sampling.max_tokens)
 
     @override
     def on_save_checkpoint(

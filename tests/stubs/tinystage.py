@@ -17,7 +17,7 @@ class TinyBackbone(nn.Module):
         super().__init__()
         self.layer = nn.Linear(4, 1)
 
-    def export(self, directory: str, sampling: object = None) -> None:
+    def export(self, directory: str, sampling: object = None, stage: object = None) -> None:
         torch.save(self.state_dict(), Path(directory) / "weights.pt")
 
 

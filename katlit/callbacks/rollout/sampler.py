@@ -47,15 +47,16 @@ class RolloutSampler(Callback):
     `/malformed_calls` (of tools, a share), `/truncated`, `/unjudged` and of these `/unjudged_errors` and
     `/unjudged_timeouts` (shares), `/think_rate` (of the rollouts whose mode was not forced), `/mean_tokens`
     (of the response, a forced judge counted), all of what was sampled first; `/flat_groups`,
-    `/left_out_groups` (shares), `/skipped_prompts`, `/sync_seconds`, `/sample_seconds` (that the trainer waits), `/reward_seconds`, `/layout_seconds`, and
-    `/logprob_gap`, the mean absolute difference between the engine's and the trainer's log-probabilities of
-    the sampled tokens; where these are stale, of a few more that the engine samples after each sync
-    (`katlit.rollout.probe`). With `max_staleness: 1` also `/staleness`, the optimizer steps between the
-    weights that sampled and those that are trained, and `/hidden_seconds` of sampling that nobody waited for.
-    Where the engine drafts with the MTP modules, also `/draft_acceptance` (share) and `/tokens_per_pass`, of
-    all completions since the step before: with `max_staleness: 1`, of what has just been sampled ahead.
-    Of each component of the reward, `reward/<component>`, of what was sampled first. Data with a history also
-    log `history/…` (`katlit.datamodules.history`).
+    `/left_out_groups` (shares), `/skipped_prompts`, `/sync_seconds`, `/sample_seconds` (that the trainer
+    waits), `/reward_seconds`, `/layout_seconds`, and `/logprob_gap`, the mean absolute difference between the
+    engine's and the trainer's log-probabilities of the sampled tokens; where these are stale, of a few more
+    that the engine samples after each sync (`katlit.rollout.probe`). With `max_staleness: 1` also
+    `/staleness`, the optimizer steps between the weights that sampled and those that are trained, and
+    `/hidden_seconds` of sampling that nobody waited for. Where the engine drafts with the MTP modules, also
+    `/draft_acceptance` (share) and `/tokens_per_pass`, of all completions since the step before: with
+    `max_staleness: 1`, of what has just been sampled ahead. Of each component of the reward,
+    `reward/<component>`, of what was sampled first. Data with a history also log `history/…`
+    (`katlit.datamodules.history`).
 
     Where there are validation prompts, each is answered once, left to decide, and `val/accuracy`,
     `/mean_tokens`, `/think_rate`, `/format_valid` and `/unjudged` are logged, over all ranks.

@@ -28,7 +28,7 @@ def block(body: str) -> str:
     [
         ("", "", (), None),
         ("It is 3.", "It is 3.", (), None),
-        ("Write <tool_call> for it", "Write <tool_call> for it", (), F.MALFORMED_TOOL_CALL),
+        ("Write <tool_call> for it", "Write <tool_call> for it", (), None),
         (BLOCK, "", (ADD,), None),
         (f"Wait.\n{BLOCK}\n{BLOCK}\n", "Wait.", (ADD, ADD), None),
         (block('{"name": "x", "arguments": {}}'), "", (ToolCall("x", {}),), F.UNKNOWN_TOOL),

@@ -194,11 +194,24 @@ def instruct(messages: Messages, instruction: str) -> Messages:
     ]
 
 
+# A sentence that states the answer, or GSM8K's line of it.
+_CONCLUSION = re.compile(
+    r"(?:^|(?<=[.!?]))[ \t*_]*"
+    r"(?:(?:(?:so|thus|hence|therefore|now)\b,?\s+)?the\s+(?:final\s+)?answer\s+is\b|####)",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
 def split_steps(text: str, marker: str) -> tuple[str, str] | None:
-    """Part a reply into reasoning and answer at its last marker, which may be in bold; None without one."""
+    """Part a reply into reasoning and answer at its last marker, which may be in bold.
+
+    Small models often forget the marker. The last sentence that states the answer then takes its place, if
+    there is reasoning before it (our choice); None without either.
+    """
     all_found = _markers(text, marker)
     if not all_found:
-        return None
+        stated = [found for found in _CONCLUSION.finditer(text) if text[: found.start()].strip()]
+        return (text[: stated[-1].start()].strip(), text[stated[-1].start() :].strip()) if stated else None
     found = all_found[-1]
     answer = text[found.end() :].strip()
     if found["opened"] and not found["inner"] + found["closed"]:  # `**Final answer: 5**`

@@ -141,6 +141,13 @@ def test_replies_decide(on: list[bool], off: list[bool], switches: bool, habit: 
         ("1 and 1 is 2.\n\n### final  answer:\n2\nor two", ("1 and 1 is 2.", "2\nor two")),
         ("The final answer: 3? No.\n**Final answer**: 2", ("The final answer: 3? No.", "2")),
         ("Final answer: 2", ("", "2")),
+        ("1 and 1 is 2. So the answer is 2.", ("1 and 1 is 2.", "So the answer is 2.")),
+        (
+            "The answer is one?\nNo.\n**Therefore, the final answer is 2**",
+            ("The answer is one?\nNo.", "**Therefore, the final answer is 2**"),
+        ),
+        ("1 and 1 is 2.\n#### 2", ("1 and 1 is 2.", "#### 2")),
+        ("1 and 1 is 2, and the answer is 2.", None),
         ("So the final answer is 2.", None),
         ("2", None),
     ],

@@ -33,7 +33,7 @@ def words_of(strategy: str) -> list[str]:
 
 
 # Each is three runs of two processes, a minute and a half: some only by hand.
-BY_HAND = {"fsdp2_tp", "deepspeed_z1", "deepspeed_z2"}
+BY_HAND = {"fsdp2", "fsdp2_tp", "deepspeed_z1", "deepspeed_z2"}
 
 
 @pytest.fixture(

@@ -155,7 +155,8 @@ def test_a_killed_server_is_replaced_once(engine: VLLMServer, model: PreTrainedM
     assert_gone(second)
 
 
-@pytest.mark.parametrize("part", [http_server, pytest.param(engine_core, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("part", [http_server, engine_core])
 def test_a_hung_server_is_replaced(
     engine: VLLMServer, model: PreTrainedModel, part: Callable[[VLLMServer], psutil.Process]
 ) -> None:

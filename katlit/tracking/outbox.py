@@ -1,8 +1,10 @@
 """A queue on disk between a run and its tracker: whatever the tracker does, nobody waits for it."""
 
+import contextlib
 import fcntl
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -41,7 +43,7 @@ class Outbox:
         self._send = send
         self._patience = patience
         self._changed = threading.Condition()
-        opened = _locked(file)
+        opened = _locked(file, patience=1.0)
         if opened is None:
             raise FileExistsError(file)
         self._file = opened
@@ -125,15 +127,30 @@ class Outbox:
             return
 
 
-def _locked(file: Path) -> BinaryIO | None:
-    """The file, open for appending and held by this process while it lives; None where another holds it."""
-    opened = file.open("ab")
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+def _locked(file: Path, patience: float = 0.0) -> BinaryIO | None:
+    """The file, open for appending and held by this process while it lives; None where another holds it.
+
+    Another run that looks for what was left may hold, and remove, a file that was made this moment.
+
+    Args:
+        file: Made where it is missing.
+        patience: How many seconds to wait for another one to let go.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        opened = file.open("ab")
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            opened.close()
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(0.01)
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(opened.fileno()), file.stat()):
+                return opened
         opened.close()
-        return None
-    return opened
 
 
 def _send_left_over(folder: Path, send: Callable[[Entry], None]) -> None:

@@ -1,6 +1,10 @@
+import fcntl
 import json
 import threading
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from katlit.tracking.outbox import Entry, Outbox, Refused
 
@@ -93,3 +97,23 @@ def test_a_file_of_a_run_that_lives_is_left_alone(tmp_path: Path) -> None:
     assert second.close() is None
     assert tracker.got == [2]
     assert first.close() is not None
+
+
+def test_a_file_that_another_run_removes_as_it_is_made_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, taken = tmp_path / "a.unsent.jsonl", []
+    locks = fcntl.flock
+
+    def lock(opened: Any, how: int) -> None:
+        if not taken:  # another run has found the file, empty, and removed it
+            taken.append(True)
+            file.unlink()
+        locks(opened, how)
+
+    monkeypatch.setattr(fcntl, "flock", lock)
+    tracker = Tracker()
+    outbox = Outbox(file, tracker)
+    outbox.put({"number": 1})
+    assert outbox.close() is None
+    assert tracker.got == [1]

@@ -123,3 +123,22 @@ OFF = "j\n</judge>\n\n<think_off>\n\n<answer>\n"
 )
 def test_what_is_cut_or_broken(tokenizer: PreTrainedTokenizerFast, text: str, wanted: dict[str, Any]) -> None:
     assert both(tokenizer, "auto", text) == wanted
+
+
+@pytest.mark.parametrize(
+    ("thinking", "text", "wanted"),
+    [
+        pytest.param(
+            "on", "\n<think>\n</think>\n\n<answer>\n7\n</answer>", {"content": "7"}, id="budget of 0"
+        ),
+        pytest.param("off", "\n\n<answer>\n7\n<|im_end|>", {"content": "7"}, id="grammar with a line break"),
+        pytest.param("off", "\n\n<answer>\n7\n", {"content": "7"}, id="grammar with a line break, vLLM"),
+        pytest.param("off", "\n\n<answer>\n7<|im_end|>", {"content": "7"}, id="grammar without"),
+        pytest.param("auto", "It takes several", {}, id="cut judge"),
+        pytest.param("auto", "It is easy\n</judge>\n\n<think_on>", {}, id="cut after the judge"),
+    ],
+)
+def test_what_servers_do_to_replies(
+    tokenizer: PreTrainedTokenizerFast, thinking: str, text: str, wanted: dict[str, str]
+) -> None:
+    assert both(tokenizer, thinking, text) == wanted

@@ -16,18 +16,6 @@ from katlit.text.saved_tokenizer import save_tokenizer
 STUDENT = Path(__file__).parents[3] / "assets/student"
 TYPES = ["qwen2", "qwen3", "qwen3_5", "llama", "mistral", "gemma2", "phi3", "deepseek_v3", "smollm3"]
 TEXT = "<|im_start|>user\nWhat's 12,345.67 + 2? Zürich, e\u0301té ５\n\n\tdon't<|im_end|>\n<judge>\n"
-EARLIER = [{"role": "assistant", "content": "7"}, {"role": "user", "content": "And </think>?"}]
-RESPONSES = [
-    Response("It takes steps", Mode.THINK_ON, answer="12\n\n* two\n* lines", think="3 + 4 = 7\n\n<answer> 7"),
-    Response("Short", Mode.THINK_OFF, answer="The answer is `</answer>` or 7."),
-]
-
-
-@pytest.fixture(scope="module")
-def saved_student(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerFast:
-    directory = tmp_path_factory.mktemp("saved")
-    save(directory, "qwen2")
-    return AutoTokenizer.from_pretrained(directory)
 
 
 def save(directory: Path, kind: str) -> Protocol:
@@ -51,41 +39,6 @@ def test_auto_tokenizer_gives_the_ids_of_the_file(tmp_path: Path, kind: str) -> 
     assert prompt == protocol.encode_prompt(turns, "off")
     response = Response("Short", Mode.THINK_OFF, answer="7")
     assert loaded.decode(loaded(render(response))["input_ids"]) == render(response)
-
-
-def parsed_in_pieces(tokenizer: PreTrainedTokenizerFast, prompt: str, text: str) -> dict[str, str]:
-    """The message of a stream that brings one character at a time."""
-    stream = tokenizer.get_response_parser(prefix=prompt)
-    found: dict[str, str] = {}
-    events = stream.initial_events + [event for character in text for event in stream.feed(character)]
-    for event in [*events, *stream.finalize()[1]]:
-        if event["type"] == "region_chunk":
-            found[event["field"]] = found.get(event["field"], "") + event["text"]
-    return found
-
-
-@pytest.mark.parametrize(
-    ("thinking", "text", "wanted"),
-    [
-        pytest.param(
-            "on", "\n<think>\n</think>\n\n<answer>\n7\n</answer>", {"content": "7"}, id="budget of 0"
-        ),
-        pytest.param("off", "\n\n<answer>\n7\n<|im_end|>", {"content": "7"}, id="grammar with a line break"),
-        pytest.param("off", "\n\n<answer>\n7\n", {"content": "7"}, id="grammar with a line break, vLLM"),
-        pytest.param("off", "\n\n<answer>\n7<|im_end|>", {"content": "7"}, id="grammar without"),
-        pytest.param("auto", "It takes several", {}, id="cut judge"),
-        pytest.param("auto", "It is easy\n</judge>\n\n<think_on>", {}, id="cut after the judge"),
-    ],
-)
-def test_what_servers_do_to_replies(
-    saved_student: PreTrainedTokenizerFast, thinking: str, text: str, wanted: dict[str, str]
-) -> None:
-    turns = [{"role": "user", "content": "3 + 4?"}]
-    prompt = saved_student.apply_chat_template(
-        turns, add_generation_prompt=True, tokenize=False, thinking=thinking
-    )
-    assert saved_student.parse_response(text, prefix=prompt) == wanted
-    assert parsed_in_pieces(saved_student, prompt, text) == wanted
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "llama"])

@@ -17,12 +17,7 @@ import asyncio
 import json
 import subprocess
 import sys
-import tempfile
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,10 +26,9 @@ import openai
 import torch
 
 from katlit.batch import Prompt
+from katlit.commands.chat_server import started
 from katlit.commands.demo import OUTPUT, stage_command
 from katlit.datamodules import TaskPrompts
-from katlit.engines.vllm.server.process import ServerProcess, free_port
-from katlit.engines.vllm.serving import serving
 from katlit.metrics.bootstrap import interval, resampled_means
 from katlit.model.pretrained import load_tokenizer
 from katlit.rewards import AccuracyReward, Sample
@@ -47,6 +41,7 @@ SAMPLING = {"temperature": 1.0, "max_tokens": 200}  # of configs/demo/evaluate.y
 SCHEMA = {"type": "object", "properties": {"answer": {"type": "integer"}}, "required": ["answer"]}
 # White space in JSON, of which there may be as much as a model likes, would take all its tokens.
 COMPACT = {"backend": "xgrammar", "disable_any_whitespace": True}
+OPTIONS = ["--served-model-name", "kat", "--structured-outputs-config", json.dumps(COMPACT)]
 # The model ends an answer with a line break, so a grammar has to let it.
 GRAMMARS: dict[str, dict[str, Any]] = {
     "free": {},
@@ -94,35 +89,6 @@ def questions() -> list[Prompt]:
     """The first of the evaluation's questions."""
     source = TaskPrompts("configs/demo/levels.yaml", 1000, seed=1000, split="heldout", heldout_percent=20)
     return source.load()[:QUESTIONS]
-
-
-@contextmanager
-def served(directory: Path) -> Iterator[str]:
-    """URL of a server of the export, once it answers."""
-    port = free_port("127.0.0.1")
-    url = f"http://127.0.0.1:{port}"
-    further = ["--served-model-name", "kat", "--structured-outputs-config", json.dumps(COMPACT)]
-    command = serving(directory, "127.0.0.1", port, 512, further)
-    with tempfile.TemporaryDirectory() as scratch:
-        log = Path(scratch) / "log"
-        server = ServerProcess(directory, command.options, command.variables, log, Path(scratch) / "files")
-        try:
-            while not answers(f"{url}/health"):
-                if server.ended():
-                    sys.exit(f"served.py: the server did not start: {server.last_error()}")
-                time.sleep(0.5)
-            yield url
-        finally:
-            server.stop()
-
-
-def answers(url: str) -> bool:
-    """Whether there is a server that is well."""
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 (our own URL)
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 async def plain(client: openai.AsyncOpenAI, **request: Any) -> Reply:
@@ -215,9 +181,9 @@ def measure(directory: Path) -> dict[str, Any]:
     prompts = questions()
     protocol = Protocol(load_tokenizer(str(directory), "DIRECTORY"))
     found: dict[str, Any] = {"requests": 0, "leaks": 0, "failed": 0}
-    started = time.perf_counter()
-    with served(directory) as url:
-        found["seconds_to_start"] = time.perf_counter() - started
+    begun = time.perf_counter()
+    with started(str(directory), 512, OPTIONS) as url:
+        found["seconds_to_start"] = time.perf_counter() - begun
         for mode in MODES:
             replies = [
                 r for read in (plain, streamed) for r in asyncio.run(ask(url, prompts, read, mode, {}))

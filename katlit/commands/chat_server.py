@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -15,12 +15,13 @@ _POLL_SECONDS = 0.5
 
 
 @contextmanager
-def started(model: str, max_model_len: int | None) -> Iterator[str]:
+def started(model: str, max_model_len: int | None, further: Sequence[str] = ()) -> Iterator[str]:
     """The URL of a server: the given one, or of one that serves the given directory meanwhile.
 
     Args:
         model: A URL or an export.
         max_model_len: Longest prompt plus reply, in tokens; None: what the model was made for.
+        further: Options of vLLM that come last.
 
     Raises:
         UserError: where the directory is no export, vLLM is not installed, or the server does not come up.
@@ -33,7 +34,7 @@ def started(model: str, max_model_len: int | None) -> Iterator[str]:
     from katlit.engines.vllm.serving import require_vllm, serving
 
     port = free_port(_HOST)
-    server = serving(Path(model), _HOST, port, max_model_len)
+    server = serving(Path(model), _HOST, port, max_model_len, further)
     require_vllm()
     sys.stderr.write(f"starting vLLM for {model}, up to a minute …\n")
     with TemporaryDirectory(prefix="katlit-chat-") as folder:

@@ -65,14 +65,14 @@ def entries(kind: Kind) -> list[Entry]:
 
 def paths_of(name: str) -> list[str]:
     """Full names of katlit's public classes of that name, those of packages where these export it."""
-    found = {}
+    found: list[str] = []
     for module, file in _modules():
         if name in _classes(file) and not name.startswith("_"):
             package = ".".join(module.split(".")[:2])
             face = _folder(package.partition(".")[2]) / "__init__.py"
             exported = _source_of(name, face) == file
-            found[f"{package if exported else module}.{name}"] = None
-    return list(found)
+            found.append(f"{package if exported else module}.{name}")
+    return found
 
 
 def class_names() -> set[str]:

@@ -1,4 +1,7 @@
-"""What a client of a plain vLLM server gets from an export is what the trainer's own engine samples."""
+"""What a client of a plain vLLM server gets from an export is what the trainer's own engine samples.
+
+Over 300 lines because all of it asks one server, which takes longer to start than all tests.
+"""
 
 import json
 import re

@@ -17,6 +17,7 @@ not fail the whole reply.
 """
 
 import re
+from itertools import product
 from typing import Any
 
 from katlit.text.parser import MARK_SIGN, MARKS, TURN_END, TURN_START
@@ -30,6 +31,7 @@ _CHOSEN = (
     r"|</judge>\n\n<think_on>\n<think>\n"
 )
 _ENDED = rf"(?<={MARK_SIGN}(?:</think>|<\|im_end\|>))"
+_ANSWER = ("<answer>\n", "<answer>")
 _JUDGE = rf"\A{MARK_SIGN}?<judge>\n"
 
 RESPONSE_TEMPLATE: dict[str, Any] = {
@@ -43,13 +45,9 @@ RESPONSE_TEMPLATE: dict[str, Any] = {
                 "\n</think>\n\n<answer>\n",
                 "</think>\n\n<answer>\n",
                 "\n\n<answer>\n",
-                f"\n{MARK_SIGN}</think>",
-                f"{MARK_SIGN}</think>",
-                f"\n\n{MARK_SIGN}<answer>\n",
-                f"{MARK_SIGN}<answer>\n",
-                f"{MARK_SIGN}<answer>",
-                f"\n{MARK_SIGN}{TURN_END}",
-                f"{MARK_SIGN}{TURN_END}",
+                *(f"{gap}{MARK_SIGN}{mark}" for gap, mark in product(["\n", ""], ["</think>", TURN_END])),
+                # A stream waits for the longest that can still come, so each number of line breaks is named.
+                *(f"{gap}{MARK_SIGN}{mark}" for gap, mark in product(["\n\n", "\n", ""], _ANSWER)),
             ],
         },
         "content": {

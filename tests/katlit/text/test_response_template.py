@@ -49,9 +49,10 @@ def both(tokenizer: PreTrainedTokenizerFast, mode: str, text: Sequence[str]) -> 
     decoded = tokenizer.decode(tokenizer(prompt)["input_ids"])
     assert tokenizer.parse_response("".join(text), prefix=decoded) == message
     for start in (prompt, decoded):
-        streamed = parsed_in_pieces(tokenizer, start, text)
+        streamed, whole = (parsed_in_pieces(tokenizer, start, pieces) for pieces in (text, ["".join(text)]))
+        assert streamed == whole
         for name in ("thinking", "content"):
-            assert streamed.get(name, "").strip() == message.get(name, "")
+            assert whole.get(name, "").strip() == message.get(name, "")
     return message
 
 

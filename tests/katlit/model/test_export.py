@@ -12,6 +12,7 @@ from safetensors import safe_open
 from tinymodel import LLAMA, QWEN, tiny_backbone
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from katlit.errors import UserError
 from katlit.model.mtp import MTP_PREFIX
 from katlit.text.parser import MARK_SIGN
 from katlit.text.protocol import Mode, Response, render
@@ -89,6 +90,36 @@ def test_several_files_have_a_right_index(tmp_path: Path, monkeypatch: pytest.Mo
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
     assert all(torch.equal(loaded[name], weight) for name, weight in weights.items())
     assert not any(name.startswith(MTP_PREFIX) for name in found)
+
+
+def altered(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    name = next(iter(weights))
+    return weights | {name: weights[name] + 1e-3}
+
+
+def without_one(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return dict(list(weights.items())[1:])
+
+
+def renamed(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.replace("mlp", "feed"): weight for name, weight in weights.items()}
+
+
+@pytest.mark.parametrize(("change", "number"), [(altered, 1), (without_one, 1), (renamed, 6)])
+def test_weights_that_transformers_reads_as_others_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any, number: int
+) -> None:
+    backbone = tiny_backbone(tmp_path)
+    backbone.materialize()
+    save = PreTrainedModel.save_pretrained
+    monkeypatch.setattr(
+        PreTrainedModel,
+        "save_pretrained",
+        lambda self, directory, state_dict: save(self, directory, state_dict=change(state_dict)),
+    )
+    with pytest.raises(UserError, match=rf"^export: transformers does not read .*\({number} differ"):
+        backbone.export(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 CALL = ToolCall("add", {"a": 3, "b": [4]})

@@ -102,7 +102,11 @@ def _check_weights(directory: Path, weights: Mapping[str, Tensor]) -> None:
     found = dict(unpacked(loaded.state_dict().items()))
     if heads_are_tied(loaded):
         found.pop("lm_head.weight", None)
-    wrong = [name for name in found | weights if not _same(found.get(name), weights.get(name))]
+    wrong = [
+        name
+        for name in sorted(found.keys() | weights.keys())
+        if not _same(found.get(name), weights.get(name))
+    ]
     if wrong:
         raise UserError(
             f"export: transformers does not read the weights that were trained ({len(wrong)} differ, "

@@ -9,8 +9,8 @@ questions give a 95 % interval.
 
 The last line is a JSON object. By mode it has accuracy, tokens and think rate, those of the evaluation
 (`evaluated_…`) with their `interval_…`, and whether all lie in there (`inside_…`). `leaks` counts markers
-in answers, `failed` requests that brought no answer; `free_…`, `regex_…`, `choice_…`, `integer_…` (a number by
-JSON schema) and `json_…` (an object) are accuracies on the same questions without and with a grammar.
+in answers, `failed` requests that brought no answer; `free_…`, `regex_…`, `choice_…`, `integer_…` (a number
+by JSON schema) and `json_…` (an object) are accuracies on the same questions without and with a grammar.
 """
 
 import asyncio

@@ -12,7 +12,7 @@ Everything that comes from outside is escaped, see `katlit.text.forgery`.
 
 from collections.abc import Mapping
 
-from katlit.text.parser import MARKERS, TURN_END, TURN_START, Mode, unframe
+from katlit.text.parser import MARK_SIGN, MARKERS, TURN_END, TURN_START, Mode, unframe
 from katlit.text.tool_calls import CALL_TAGS
 
 # Short, and without a full stop at the end, which some tokenizers would join with the line break after it.
@@ -114,6 +114,7 @@ _SYSTEM = r"""
 
 # In Jinja as `answer_of` is in Python; only what other implementations of Jinja know as well.
 _ASSISTANT = r"""
+{%- set content = content | replace('SIGN<', '<') -%}
 {%- set thought = message['reasoning_content'] or message['reasoning'] or '' -%}
 {%- set turn = namespace(answer=content, think=thought, judge='', off=false) -%}
 {%- set start = content | trim -%}
@@ -208,6 +209,7 @@ _WORDS = {
     "'TOOLS_BEFORE'": _literal(_TOOLS_BEFORE),
     "'TOOLS_AFTER'": _literal(_TOOLS_AFTER),
     "ASSISTANT\n": _ASSISTANT,
+    "SIGN": MARK_SIGN,
     "STARTS": " or ".join(f"start.startswith('{marker}')" for marker in _OPENINGS),
     "'FORCED_ON'": _literal(FORCED_JUDGES[Mode.THINK_ON]),
     "'FORCED_OFF'": _literal(FORCED_JUDGES[Mode.THINK_OFF]),
@@ -240,6 +242,7 @@ def answer_of(text: str) -> str:
     The answer starts after the thinking, which may speak of answers, and ends at the last `</answer>`. A turn
     that was cut before its answer has none; of one that only closes a thinking, what follows is the answer.
     """
+    text = text.replace(f"{MARK_SIGN}<", "<")
     if not ("</judge>\n\n<think_o" in text or text.strip().startswith(tuple(_OPENINGS))):
         return text
     inside = text.partition("<answer>")[2]

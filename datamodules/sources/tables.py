@@ -81,10 +81,8 @@ def _library(name: str, path: Path, config: str | None, split: str) -> list[Row]
     return [Row(f"{name}, row {index}", _without_none(row)) for index, row in enumerate(table)]
 
 
-def _without_none(row: dict[str, Any]) -> dict[str, Any]:
-    """Undo Arrow's filling: absent columns and absent keys of a struct come back as None."""
-    return {
-        name: _without_none(value) if isinstance(value, dict) else value
-        for name, value in row.items()
-        if value is not None
-    }
+def _without_none(value: Any) -> Any:
+    """Undo Arrow's filling: absent columns and absent keys of a struct come back as None, in lists too."""
+    if isinstance(value, dict):
+        return {name: _without_none(part) for name, part in value.items() if part is not None}
+    return [_without_none(part) for part in value] if isinstance(value, list) else value

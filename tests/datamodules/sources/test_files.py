@@ -49,6 +49,24 @@ def test_parquet_gives_the_same_as_jsonl(tmp_path: Path) -> None:
     assert [prompt["metadata"] for prompt in prompts] == [{"a": 1}, {"b": 2}, {}]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_table_gives_no_call_the_arguments_of_another(tmp_path: Path) -> None:
+    import datasets
+
+    asked = [{"city": "Oslo"}, {"zone": "CET"}]
+    calls = [{"name": "look", "arguments": arguments} for arguments in asked]
+    rows = [
+        {"messages": [CHAT[0], {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": "?"}],
+         "wanted": [call], "tools": [{"name": "look"}]}
+        for call in calls
+    ]  # fmt: skip
+    datasets.Dataset.from_list(rows).to_parquet(str(tmp_path / "rows.parquet"))
+    prompts = FilePrompts(str(tmp_path / "rows.parquet"), columns={"reference": "wanted"}).load()
+    assert [json.loads(prompt["reference"]) for prompt in prompts] == [[call] for call in calls]
+    made = [prompt["messages"][1]["tool_calls"][0]["function"] for prompt in prompts]
+    assert made == calls
+
+
 def test_columns_are_renamed_and_shadow(tmp_path: Path) -> None:
     path = jsonl(tmp_path, [{"problem": "1+1", "question": "unrelated", "answer": "2"}])
     columns = {"question": "problem", "reference": "answer"}

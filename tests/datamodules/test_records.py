@@ -108,6 +108,8 @@ def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
             r":1: field 'regime' must be one of \['on', 'off'\], found 'maybe'",
         ),
         ([{**MINIMAL, "regime": "on"}], r":1: required field 'think' is missing"),
+        ([{**MINIMAL, "regime": "on", "think": "\n"}], r":1: field 'think' must be text that is not empty"),
+        ([{**MINIMAL, "answer": " "}], r":1: field 'answer' must be text that is not empty, found ' '"),
         ([{**MINIMAL, "difficulty": "3"}], r":1: field 'difficulty' must be a whole number, found '3'"),
         ([{**MINIMAL, "difficulty": True}], r":1: field 'difficulty' must be a whole number"),
         ([{**MINIMAL, "messages": []}], r":1: field 'messages' must be a non-empty list"),

@@ -16,6 +16,7 @@ from katlit.datamodules.jsonl import (
     Row,
     check_field,
     read_rows,
+    require_characters,
     write_rows,
 )
 from katlit.datamodules.offered_tools import Tool, read_tools
@@ -115,4 +116,5 @@ def _record(row: Row) -> Record:
             f"{row.where}: field 'answer' has a fault in its calls of tools: {fault.value}; write them at "
             'the end, each on lines of its own: <tool_call>, {"name": …, "arguments": {…}}, </tool_call>'
         )
+    require_characters([values["messages"], values["tools"]], row.where)
     return Record(**values)

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from katlit.batch import Prompt
 from katlit.datamodules.conversations import read_conversation
-from katlit.datamodules.jsonl import Row
+from katlit.datamodules.jsonl import Row, require_characters
 from katlit.datamodules.offered_tools import Tool, read_tools
 from katlit.datamodules.sources.base import PromptSource
 from katlit.datamodules.sources.columns import Columns, Query
@@ -101,6 +101,7 @@ class FilePrompts(PromptSource):
                     f"{row.where}: id '{prompt['id']}' appears twice, first at "
                     f"{self._places[prompt['id']]}; ids must differ"
                 )
+            require_characters(prompt, row.where)
             self._places[prompt["id"]] = row.where
             prompts.append(prompt)
         return prompts

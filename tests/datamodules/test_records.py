@@ -102,6 +102,7 @@ def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
         (["[] 3"], "after the array stands '3'"),
         (["[" * 100_000], r":1: malformed JSON"),
         ([MINIMAL, '{"id": "\\ud83d"}'], r":2: '\\ud83d' is half of a character .a lone surrogate"),
+        ([{**MINIMAL, "tools": '[{"name": "\\ud83d"}]'}], r":1: '\\ud83d' is half of a character"),
         ([{**MINIMAL, "think_": "x"}], r":1: unknown field 'think_'"),
         (
             [{**MINIMAL, "regime": "maybe"}],

@@ -222,6 +222,15 @@ def test_of_a_solution_only_what_follows_the_marker_is_the_reference(tmp_path: P
             r":1: tool 1 of 'tools': it must be a function with a name",
         ),
         ({"question": "\ud800"}, r"rows\.jsonl:1: '.ud800' is half of a character"),
+        # The same in JSON within a text.
+        (
+            {"messages": json.dumps([{"role": "user", "content": "\ud800"}])},
+            r"rows\.jsonl:1: '.ud800' is half of a character",
+        ),
+        (
+            {"question": "1", "tools": json.dumps([{"name": "a", "description": "\ud800"}])},
+            r"rows\.jsonl:1: '.ud800' is half of a character",
+        ),
         ({"messages": "hi", "reference": "1"}, r"field 'messages' must be"),
         ({"question": "1", "reference": "1", "metadata": []}, r"field 'metadata' must be an object"),
     ],

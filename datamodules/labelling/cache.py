@@ -49,7 +49,7 @@ def _named_commit(name: str) -> str:
 
 
 def _is_beside(path: Path) -> bool:
-    """Whether a file of a model's directory only tells of it, or is hidden, as the notes of a download are."""
+    """Whether a file of a model's directory only tells of it, or is hidden, as notes of a download are."""
     return path.suffix == ".md" or path.name == RECORD or any(part.startswith(".") for part in path.parts)
 
 

@@ -13,6 +13,7 @@ from katlit.datamodules.sources.columns import Columns, Query
 from katlit.datamodules.sources.tables import read_table
 from katlit.datamodules.sources.values import (
     LEVELS,
+    as_calls,
     as_difficulty,
     as_domain,
     as_list,
@@ -107,13 +108,14 @@ class FilePrompts(PromptSource):
         return prompts
 
     def _prompt(self, default_id: str, fields: "_Fields", levels: dict[str, int]) -> Prompt:
-        tools = read_tools(fields.value("tools"), fields.where)
+        tools = read_tools(fields.value("tools"), fields.where, fields.column("tools"))
+        verifier = fields.optional("verifier", as_text, "text", self.verifier)
         words = f"a number, or one of the words {sorted(levels)} (more by levels: {{word: number}})"
         prompt = Prompt(
             id=fields.optional("id", as_text, "text or a number", default_id),
             messages=self._messages(fields, tools),
-            reference=self._reference(fields),
-            verifier=fields.optional("verifier", as_text, "text", self.verifier),
+            reference=self._reference(fields, as_calls if verifier == "tool_calls" else as_reference),
+            verifier=verifier,
             domain=fields.optional("domain", as_domain, "text or a list of texts", self.domain),
             difficulty=fields.optional("difficulty", lambda value: as_difficulty(value, levels), words, 0),
             metadata=fields.optional("metadata", as_object, "an object", {}),
@@ -130,8 +132,8 @@ class FilePrompts(PromptSource):
             as_list(value) or value, fields.where, column, tools=tools, cut_last_reply=self.cut_last_reply
         )
 
-    def _reference(self, fields: "_Fields") -> str:
-        text: str = fields.optional("reference", as_reference, "one text, number or object", "")
+    def _reference(self, fields: "_Fields", read: Callable[[Any], str | None]) -> str:
+        text: str = fields.optional("reference", read, "one text, number or object", "")
         if not text or not self.reference_after:
             return text
         _, found, answer = text.rpartition(self.reference_after)
@@ -159,6 +161,9 @@ class _Fields:
 
     def value(self, field: str) -> Any:
         return self._columns.value(self._row, field)
+
+    def column(self, field: str) -> str:
+        return self._columns.column(self._row, field) or field
 
     def optional(
         self, field: str, read: Callable[[Any], ValueT | None], expected: str, default: ValueT

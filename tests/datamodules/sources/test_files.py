@@ -159,6 +159,16 @@ def test_tools_go_with_the_prompt_and_calls_are_references(tmp_path: Path, row: 
     assert "tools" not in plain
 
 
+def test_no_call_at_all_is_a_reference(tmp_path: Path) -> None:
+    reply = {"role": "assistant", "content": "It is 2.", "tool_calls": []}
+    path = jsonl(tmp_path, [{"messages": [CHAT[0], reply], "tools": [TOOL]}])
+    columns: dict[str, str | None] = {"reference": "messages.-1.tool_calls"}
+    (prompt,) = FilePrompts(path, columns=columns, cut_last_reply=True, verifier="tool_calls").load()
+    assert prompt["reference"] == "[]"
+    with pytest.raises(UserError, match=r":1: field 'reference' must be one text, number or object, found "):
+        FilePrompts(path, columns=columns, cut_last_reply=True, verifier="math").load()
+
+
 def test_a_column_may_be_absent_in_some_rows_but_not_in_all(tmp_path: Path) -> None:
     path = jsonl(tmp_path, [{"q": "1+1"}, {"q": "2+2", "level": 3}, {"level": 1}])
     columns = {"prompt": "q", "difficulty": "level"}
@@ -219,7 +229,11 @@ def test_of_a_solution_only_what_follows_the_marker_is_the_reference(tmp_path: P
         ({"question": "1", "verifier": {}}, r"field 'verifier' must be text, found {}"),
         (
             {"question": "1", "tools": [{"name": ""}]},
-            r":1: tool 1 of 'tools': it must be a function with a name",
+            r":1: tool 1 of 'tools': it must be a function with a name, .* by columns: .tools: null",
+        ),
+        (
+            {"question": "1", "functions": "sin and cos"},
+            r":1: field 'functions': it must be a list of tools, found .*; mend it, or leave .*: null",
         ),
         ({"question": "\ud800"}, r"rows\.jsonl:1: '.ud800' is half of a character"),
         # The same in JSON within a text.

@@ -53,6 +53,9 @@ def test_a_template_gets_the_tools(models_root: Path) -> None:
 BLOCK = '<tool_call>\n{"name": "subtract", "arguments": {"left": 5}}\n</tool_call>'
 
 
+QUOTES = BLOCK.replace("5", '"in <tool_call> and </tool_call> tags"')
+
+
 @pytest.mark.parametrize(
     ("reply", "answer", "violation"),
     [
@@ -64,6 +67,11 @@ BLOCK = '<tool_call>\n{"name": "subtract", "arguments": {"left": 5}}\n</tool_cal
         (BLOCK.replace("}}", "}"), BLOCK.replace("}}", "}"), "malformed_tool_call"),
         (BLOCK.removesuffix("\n</tool_call>"), BLOCK.removesuffix("\n</tool_call>"), "unclosed_tool_call"),
         (BLOCK.replace("subtract", "add"), BLOCK.replace("subtract", "add"), "unknown_tool"),
+        ("Calls begin with <tool_call>, then JSON.", "Calls begin with <tool_call>, then JSON.", None),
+        ("<tool_call>subtract(5)</tool_call>", "<tool_call>subtract(5)</tool_call>", "malformed_tool_call"),
+        (QUOTES, QUOTES, None),
+        (QUOTES.replace("\n", ""), QUOTES, None),
+        ('<tool_call>{"name": 1', '<tool_call>\n{"name": 1', "unclosed_tool_call"),
         (f"{BLOCK}\nThere.", f"{BLOCK}\nThere.", "text_after_tool_call"),
     ],
 )

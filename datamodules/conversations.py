@@ -11,7 +11,7 @@ from katlit.errors import UserError
 from katlit.text.chat_template import answer_of
 
 ROLES = ("system", "user", "assistant", "tool")
-_LEGACY = {"function": "tool"}  # OpenAI's former name
+_OPENAI = {"function": "tool", "developer": "system"}  # its former name, and its newer one
 # The names that ShareGPT has for our roles.
 _SHARE_GPT = {"human": "user", "gpt": "assistant", "function_call": "assistant", "observation": "tool"}
 # A thought that the prompt opened, as R1's template does: only its end is in the reply.
@@ -102,10 +102,20 @@ def _reply(turn: Turn, content: Any, where: str, tools: Sequence[Tool], *, ended
         text, calls = split_blocks(text, where)
     if not calls:
         _require_text(text, where)
-    think = think or next((turn[key] for key in ("reasoning_content", "reasoning") if turn.get(key)), "")
+    think = think or _reasoning(turn, where)
     read: Turn = {"role": "assistant", "content": text}
     read |= {"reasoning_content": think} if think and not ended else {}
     return read | ({"tool_calls": calls} if calls else {})
+
+
+def _reasoning(turn: Turn, where: str) -> str:
+    """What a reply thought, where it stands beside the content."""
+    for key in ("reasoning_content", "reasoning"):
+        if thought := turn.get(key):
+            if not isinstance(thought, str):
+                raise UserError(f"{where}: its '{key}' must be text, found {thought!r:.80}")
+            return thought
+    return ""
 
 
 def _require_text(text: str, where: str) -> None:
@@ -121,7 +131,7 @@ def _is_result(content: Any) -> bool:
 
 def _role(turn: dict[str, Any], where: str) -> str:
     role = turn.get("role")
-    role = _LEGACY.get(str(role), role)
+    role = _OPENAI.get(str(role), role)
     if role is None and "from" in turn:
         role = _SHARE_GPT.get(str(turn["from"]), turn["from"])
     if role not in ROLES:

@@ -4,8 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from katlit.batch import Prompt
-from katlit.datamodules.offered_tools import Tool, read_tools
+from katlit.datamodules.offered_tools import Tool
 from katlit.datamodules.tool_turns import Turn, calls_of, match_calls, parsed, results_of, split_blocks
 from katlit.errors import UserError
 from katlit.text.chat_template import answer_of
@@ -65,13 +64,6 @@ def read_conversation(
             "column of the question, e.g. columns: {prompt: problem}, or set cut_last_reply: true"
         )
     return match_calls(read, tools)
-
-
-def checked(prompt: Prompt, where: str) -> Prompt:
-    """A prompt of the user's own source, held to what records are read by."""
-    tools = read_tools(prompt.get("tools"), where)
-    read = prompt | {"messages": read_conversation(prompt["messages"], where, "messages", tools=tools)}
-    return read | {"tools": tools} if tools else read
 
 
 def _turns(turn: Turn, role: str, where: str, tools: Sequence[Tool], *, ended: bool) -> list[Turn]:

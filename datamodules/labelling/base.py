@@ -29,6 +29,8 @@ class Labeller(ABC):
     def label(self, prompts: Sequence[Prompt], models: Sequence[ChatModel], accuracy: Reward) -> list[Record]:
         """Label the queries; those that get no good response are left out.
 
+        A record that names no tools gets those of the query of its id.
+
         Args:
             prompts: Queries to label.
             models: One chat model for each of `models()`, in that order. All share one engine, so open them

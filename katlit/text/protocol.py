@@ -125,9 +125,6 @@ class Protocol:
         self._gaps = {gap: self.framing.encode(gap) for gap in ("", "\n", "\n\n")}
         self._close = self.content.encode("\n")
         self._prefix = self.decode(self._gaps["\n"]).removesuffix("\n")
-        start, judge = self._ids[TURN_START], self.marker_ids["<judge>"]
-        self._turn_end = [self.end_id, *self._gaps["\n"]]
-        self._opening = [start, *self.framing.encode("assistant\n"), judge, *self._gaps["\n"]]
         self._prefills = {mode: self._encode_judge(text, mode) for mode, text in FORCED_JUDGES.items()}
 
     def token_id(self, mark: str) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from katlit.batch import Prompt
-from katlit.datamodules import PromptData
+from katlit.datamodules import CleanedPrompts, PromptData
 from katlit.datamodules.sources.base import PromptSource
 from katlit.errors import UserError
 
@@ -51,8 +51,10 @@ def test_what_such_a_source_has_wrong_is_named(
     sums: list[Prompt], change: dict[str, str], message: str
 ) -> None:
     wrong: Any = sums[0] | change
-    with pytest.raises(UserError, match=message):
-        PromptData(train=Own(wrong, sums[1])).setup("fit")
+    own = Own(wrong, sums[1])
+    for source in own, CleanedPrompts(own), CleanedPrompts(Own(sums[2]), [own]):
+        with pytest.raises(UserError, match=message):
+            PromptData(train=source).setup("fit")
     del wrong["metadata"]
     with pytest.raises(UserError, match=r"^Own: prompt 1 lacks \['metadata'\]; see katlit\.batch\.Prompt"):
         PromptData(test=Own(wrong)).setup("test")

@@ -178,8 +178,7 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
 
     def _label(self, sources: Sources, models: list[ChatModel]) -> list[Record]:
         prompts = self._load_prompts()
-        for model in models:
-            model.check(prompts)
+        sources.labeller.check(prompts, models)
         tools = {prompt["id"]: prompt.get("tools", []) for prompt in prompts}
         records = [
             record if record.tools else replace(record, tools=tools.get(record.id, []))

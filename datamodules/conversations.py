@@ -74,13 +74,19 @@ def _turns(turn: Turn, role: str, where: str, tools: Sequence[Tool], *, ended: b
     if role == "assistant":
         return [_reply(turn, content, where, tools, ended=ended)]
     text = _content(content, where)
-    if role == "user":
-        _require_text(text, where)
-    elif tools and (announced := _ANNOUNCED.search(text)):  # by Hermes' or Qwen's template
+    if role == "system":
+        return system_turns(text, tools)
+    _require_text(text, where)
+    return [{"role": role, "content": text}]
+
+
+def system_turns(text: str, tools: Sequence[Tool]) -> list[Turn]:
+    """A system turn, without what Hermes' or Qwen's template announced; none where it did no more."""
+    if tools and (announced := _ANNOUNCED.search(text)):
         before, marked, _ = text[: announced.start()].partition("# Tools")
         text = before.strip() if marked else ""
-        return [{"role": role, "content": text}] if text else []
-    return [{"role": role, "content": text}]
+        return [{"role": "system", "content": text}] if text else []
+    return [{"role": "system", "content": text}]
 
 
 def _reply(turn: Turn, content: Any, where: str, tools: Sequence[Tool], *, ended: bool) -> Turn:

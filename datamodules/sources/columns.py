@@ -13,6 +13,7 @@ FIELDS = (
     "prompt",
     "question",
     "instruction",
+    "system",
     "reference",
     "verifier",
     "domain",

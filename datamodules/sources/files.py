@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from katlit.batch import Prompt
-from katlit.datamodules.conversations import read_conversation
+from katlit.datamodules.conversations import read_conversation, system_turns
 from katlit.datamodules.jsonl import Row, require_characters
 from katlit.datamodules.offered_tools import Tool, read_tools
 from katlit.datamodules.sources.base import PromptSource
@@ -31,7 +31,7 @@ class FilePrompts(PromptSource):
     """Queries from a file or a hub, as docs/data.md says: a query, and a `reference` to verify answers by.
 
     The query is a text or turns under `messages`, `conversations` (ShareGPT), `prompt`, `question` or
-    `instruction` (Alpaca, with its `input`). Optional are `id`, `reference` (or verl's
+    `instruction` (Alpaca, with its `input`). Optional are `system`, `id`, `reference` (or verl's
     `reward_model.ground_truth`), `verifier`, `domain`, `difficulty`, `metadata` and `tools`.
 
     Args:
@@ -113,7 +113,7 @@ class FilePrompts(PromptSource):
         words = f"a number, or one of the words {sorted(levels)} (more by levels: {{word: number}})"
         prompt = Prompt(
             id=fields.optional("id", as_text, "text or a number", default_id),
-            messages=self._messages(fields, tools),
+            messages=_with_system(fields, self._messages(fields, tools), tools),
             reference=self._reference(fields, as_calls if verifier == "tool_calls" else as_reference),
             verifier=verifier,
             domain=fields.optional("domain", as_domain, "text or a list of texts", self.domain),
@@ -143,6 +143,18 @@ class FilePrompts(PromptSource):
                 f"it ends in {text[-80:]!r}"
             )
         return answer.strip()
+
+
+def _with_system(fields: "_Fields", turns: list[Turn], tools: list[Tool]) -> list[Turn]:
+    """The turns after the system's, where that has a column of its own, as LLaMA-Factory's data have it."""
+    text: str = fields.optional("system", as_text, "text", "")
+    first = system_turns(text, tools) if text.strip() else []
+    if first and turns[0]["role"] == "system" and turns[:1] != first:
+        raise UserError(
+            f"{fields.where}: it has a column '{fields.column('system')}' and another system turn; leave the "
+            "column out by columns: {system: null}"
+        )
+    return turns if turns[:1] == first else first + turns
 
 
 class _Fields:

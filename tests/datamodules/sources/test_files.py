@@ -49,24 +49,6 @@ def test_parquet_gives_the_same_as_jsonl(tmp_path: Path) -> None:
     assert [prompt["metadata"] for prompt in prompts] == [{"a": 1}, {"b": 2}, {}]
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_table_gives_no_call_the_arguments_of_another(tmp_path: Path) -> None:
-    import datasets
-
-    asked = [{"city": "Oslo"}, {"zone": "CET"}]
-    calls = [{"name": "look", "arguments": arguments} for arguments in asked]
-    rows = [
-        {"messages": [CHAT[0], {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": "?"}],
-         "wanted": [call], "tools": [{"name": "look"}]}
-        for call in calls
-    ]  # fmt: skip
-    datasets.Dataset.from_list(rows).to_parquet(str(tmp_path / "rows.parquet"))
-    prompts = FilePrompts(str(tmp_path / "rows.parquet"), columns={"reference": "wanted"}).load()
-    assert [json.loads(prompt["reference"]) for prompt in prompts] == [[call] for call in calls]
-    made = [prompt["messages"][1]["tool_calls"][0]["function"] for prompt in prompts]
-    assert made == calls
-
-
 def test_columns_are_renamed_and_shadow(tmp_path: Path) -> None:
     path = jsonl(tmp_path, [{"problem": "1+1", "question": "unrelated", "answer": "2"}])
     columns = {"question": "problem", "reference": "answer"}
@@ -131,42 +113,6 @@ def test_rows_are_read_as_their_data_sets_have_them(
     (prompt,) = FilePrompts(jsonl(tmp_path, [row]), **settings).load()
     assert prompt["messages"] == [{"role": "user", "content": question}]
     assert prompt["reference"] == reference
-
-
-CALL = {"id": "c", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
-TOOL = {"type": "function", "function": {"name": "add"}}
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        {"tools": [TOOL]},
-        {"tools": json.dumps([TOOL])},
-        {"tools": "", "functions": None, "offered": [TOOL["function"]]},
-        {"functions": [TOOL["function"]]},
-    ],
-)
-def test_tools_go_with_the_prompt_and_calls_are_references(tmp_path: Path, row: dict[str, Any]) -> None:
-    reply = {"role": "assistant", "content": "", "tool_calls": [CALL]}
-    columns: dict[str, str | None] = {"reference": "messages.-1.tool_calls"}
-    columns |= {"tools": "offered"} if "offered" in row else {}
-    path = jsonl(tmp_path, [{"messages": [CHAT[0], reply]} | row])
-    (prompt,) = FilePrompts(path, columns=columns, cut_last_reply=True).load()
-    assert prompt["tools"] == [TOOL]
-    assert prompt["messages"] == CHAT[:1]
-    assert json.loads(prompt["reference"]) == [CALL]
-    (plain,) = FilePrompts(path, columns=columns | {"tools": None}, cut_last_reply=True).load()
-    assert "tools" not in plain
-
-
-def test_no_call_at_all_is_a_reference(tmp_path: Path) -> None:
-    reply = {"role": "assistant", "content": "It is 2.", "tool_calls": []}
-    path = jsonl(tmp_path, [{"messages": [CHAT[0], reply], "tools": [TOOL]}])
-    columns: dict[str, str | None] = {"reference": "messages.-1.tool_calls"}
-    (prompt,) = FilePrompts(path, columns=columns, cut_last_reply=True, verifier="tool_calls").load()
-    assert prompt["reference"] == "[]"
-    with pytest.raises(UserError, match=r":1: field 'reference' must be one text, number or object, found "):
-        FilePrompts(path, columns=columns, cut_last_reply=True, verifier="math").load()
 
 
 def test_a_column_may_be_absent_in_some_rows_but_not_in_all(tmp_path: Path) -> None:
@@ -246,6 +192,11 @@ def test_of_a_solution_only_what_follows_the_marker_is_the_reference(tmp_path: P
             r"rows\.jsonl:1: '.ud800' is half of a character",
         ),
         ({"messages": "hi", "reference": "1"}, r"field 'messages' must be"),
+        (
+            {"messages": [{"role": "system", "content": "a"}, CHAT[0]], "system": "b"},
+            r":1: it has a column 'system' and another system turn; leave .* by columns: .system: null",
+        ),
+        ({"question": "1", "system": {}}, r":1: field 'system' must be text, found {}; .*system: null"),
         ({"question": "1", "reference": "1", "metadata": []}, r"field 'metadata' must be an object"),
     ],
 )

@@ -54,10 +54,18 @@ def _csv(path: Path, delimiter: str) -> list[Row]:
                 rows.append(
                     Row(where, {name: text or None for name, text in zip(names, cells, strict=False)})
                 )
-            names = names or cells
+            names = names or _names(cells, where)
     except csv.Error as error:
         raise UserError(f"{path}:{line + 1}: malformed CSV: {error}; or save it as .jsonl") from error
     return rows
+
+
+def _names(cells: list[str], where: str) -> list[str]:
+    """The names of the columns, each once."""
+    twice = sorted({name for name in cells if name and cells.count(name) > 1})
+    if twice:
+        raise UserError(f"{where}: two columns are named {twice[0]!r:.80}; rename one of them")
+    return cells
 
 
 def _library(name: str, path: Path, config: str | None, split: str) -> list[Row]:

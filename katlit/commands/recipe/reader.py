@@ -15,7 +15,8 @@ from katlit.errors import UserError
 
 _PARTS = ("settings", "set")
 _KEYS = ("name", "experiment", "output", "seed", "model", "teacher", "prompts", "heldout", "settings", "set",
-         "evaluation", "stages")  # fmt: skip
+         "evaluation",
+         "evaluate_base", "stages")  # fmt: skip
 
 
 def read_recipe(path: Path, changes: Sequence[str] = ()) -> tuple[Recipe, list[str]]:
@@ -93,6 +94,7 @@ class _Reader:
             heldout=self._source(values.get("heldout"), "heldout"),
             common=self._overlay({key: values[key] for key in _PARTS if key in values}, ()),
             evaluation=None if evaluation is None else self._overlay(evaluation, ("evaluation",)),
+            evaluate_base=values.get("evaluate_base", False) is True,
             stages={stage: self._overlay(stages[stage], ("stages", stage)) for stage in given},
             places=self._places,
         )  # fmt: skip

@@ -36,6 +36,7 @@ class Recipe:
         heldout: Queries that all evaluations ask; likewise.
         common: What every step is given.
         evaluation: What every evaluation is given; none is made without.
+        evaluate_base: Evaluate the model before all stages too, which has to know the protocol's tokens.
         stages: What each stage is given, in their order.
         places: Where its keys stand.
     """
@@ -50,5 +51,6 @@ class Recipe:
     heldout: Any
     common: Overlay
     evaluation: Overlay | None
+    evaluate_base: bool
     stages: Mapping[str, Overlay]
     places: Places

@@ -46,7 +46,7 @@ class Step:
 
 def steps(recipe: Recipe) -> list[Step]:
     """The commands of a recipe, without its report, in their order."""
-    plan = [] if recipe.evaluation is None else [_evaluate(recipe, BASE, None)]
+    plan = [_evaluate(recipe, BASE, None)] if recipe.evaluation is not None and recipe.evaluate_base else []
     before: str | None = None
     for stage in recipe.stages:
         plan += _train(recipe, stage, before)
@@ -78,6 +78,8 @@ def _train(recipe: Recipe, stage: str, before: str | None) -> list[Step]:
         values[STAGES[stage]] = recipe.prompts
     if recipe.teacher is not None and stage == "distill":
         values["model.init_args.teacher"] = recipe.teacher
+    if isinstance(recipe.teacher, str) and stage == "cold_start":
+        values["data.init_args.labeller.init_args.judge_writer"] = recipe.teacher
     if stage in _LABELLED:
         values["data.init_args.cache_dir"] = str(recipe.output / "cache")
     words = _words(recipe, recipe.stages[stage], values)
@@ -121,7 +123,7 @@ def _spelled(value: Any) -> str:
 
 def report_words(recipe: Recipe, seconds: dict[str, float]) -> list[str]:
     """`katlit report` over all evaluations."""
-    names = [BASE, *recipe.stages]
+    names = [*([BASE] if recipe.evaluate_base else []), *recipe.stages]
     stages = [f"--stage={name}={evaluation_file(recipe, name)}" for name in names]
     times = [f"--seconds={part}={value:.1f}" for part, value in seconds.items()]
     return ["report", f"--output={recipe.output}", *stages, *times, f"--seed={recipe.seed}"]

@@ -15,6 +15,7 @@ from katlit.commands.recipe import command as run_command
 RECIPE = """\
 name: mine
 model: student
+evaluate_base: true
 output: out
 evaluation: {settings: [stage/evaluate.yaml]}
 stages:

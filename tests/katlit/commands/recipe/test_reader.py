@@ -12,6 +12,7 @@ from katlit.errors import UserError
 ROOT = Path(__file__).parents[4]
 GOOD = """\
 model: assets/student
+evaluate_base: true
 teacher: assets/teacher
 prompts: {path}
 settings: [base.yaml]

@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from textwrap import indent
 
 from katlit.commands.recipe.done import Mark, Marks, keys_of
+from katlit.commands.recipe.process import Commands, alone
 from katlit.commands.recipe.reader import read_recipe
 from katlit.commands.recipe.recipe import Recipe
 from katlit.commands.recipe.steps import Step, card_words, report_words, steps
@@ -87,18 +87,18 @@ def overview(recipe: Recipe) -> str:
 def run(recipe: Recipe) -> None:
     """Run what is not done yet, under one MLflow run, and write the report."""
     plan, marks = steps(recipe), Marks(recipe.output / _FOLDER)
-    with _parent_run(recipe) as (uri, parent):
-        environment = os.environ | {PARENT_RUN_VARIABLE: parent}
+    with alone(recipe.output / _FOLDER) as lock, _parent_run(recipe) as (uri, parent):
+        commands = Commands(lock, os.environ | {PARENT_RUN_VARIABLE: parent})
         for step, key in zip(plan, keys_of(plan), strict=True):
             if marks.is_done(step, key):
                 sys.stdout.write(f"{step.name}: done before\n")
             else:
-                _run(step, key, marks, environment)
+                _run(step, key, marks, commands)
         if recipe.evaluation is not None:
-            _conclude(recipe, _seconds(plan, marks), uri, parent, environment)
+            _conclude(recipe, _seconds(plan, marks), uri, parent, commands)
 
 
-def _run(step: Step, key: str, marks: Marks, environment: dict[str, str]) -> None:
+def _run(step: Step, key: str, marks: Marks, commands: Commands) -> None:
     mark = marks.read(step)
     again = mark is not None and mark.key == key and not mark.done
     words = list(step.words)
@@ -110,7 +110,7 @@ def _run(step: Step, key: str, marks: Marks, environment: dict[str, str]) -> Non
     marks.write(step, Mark(key, done=False, seconds=before))
     started = time.perf_counter()
     try:
-        _call(words, environment)
+        _call(words, commands)
     except BaseException:
         marks.write(step, Mark(key, done=False, seconds=before + time.perf_counter() - started))
         raise
@@ -124,15 +124,13 @@ def _clear(folder: Path) -> None:
         set_aside([checkpoints], folder)
 
 
-def _call(words: Sequence[str], environment: dict[str, str]) -> None:
+def _call(words: Sequence[str], commands: Commands) -> None:
     """Print and run a command."""
     sys.stdout.write(f"\n$ {_shown(words)}\n")
     sys.stdout.flush()
-    program = [sys.executable, "-m", "katlit.cli", *words]
-    done = subprocess.run(program, check=False, env=environment)  # noqa: S603 (our own command line)
-    if done.returncode:
+    if failed := commands.status(words):
         raise UserError(
-            f"the command above failed with status {done.returncode}; mend it and call `katlit run` again, "
+            f"the command above failed with status {failed}; mend it and call `katlit run` again, "
             "which goes on from here"
         )
 
@@ -170,12 +168,10 @@ def _parent_run(recipe: Recipe) -> Iterator[tuple[str, str]]:
         finish_parent_run(uri, parent, failed=failed)
 
 
-def _conclude(
-    recipe: Recipe, seconds: dict[str, float], uri: str, parent: str, environment: dict[str, str]
-) -> None:
+def _conclude(recipe: Recipe, seconds: dict[str, float], uri: str, parent: str, commands: Commands) -> None:
     """Write the report and the card, keep both, and print the headline."""
-    _call(report_words(recipe, seconds), environment)
-    _call(card_words(recipe), environment)
+    _call(report_words(recipe, seconds), commands)
+    _call(card_words(recipe), commands)
     report = json.loads((recipe.output / "report.json").read_text(encoding="utf-8"))
     ratios = {name: report["headline"][name] for name in ("token_ratio", "accuracy_gap")}
     files = [recipe.output / name for name in ("report.md", "pareto.png", "report.json")]

@@ -1,16 +1,19 @@
 """`katlit run`: what is done again, what is not, and what a failure leaves."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 
 from katlit.cli import main
-from katlit.commands.recipe import command as run_command
+from katlit.commands.recipe.process import Commands, alone
+from katlit.errors import UserError
 
 RECIPE = """\
 name: mine
@@ -27,7 +30,7 @@ NAMES = ["test base", "label distill", "fit distill", "test distill", "label col
 END = ["report", "card"]
 
 
-class Commands:
+class Played:
     """Plays the commands: each leaves what it should, some fail."""
 
     def __init__(self) -> None:
@@ -36,20 +39,17 @@ class Commands:
         self.parents: set[str] = set()
         self.failing = ""
 
-    def __call__(self, program: list[str], **settings: Any) -> subprocess.CompletedProcess[str]:
-        assert program[:3] == [sys.executable, "-m", "katlit.cli"]
-        words = program[3:]
-        self.words.append(words)
-        self.parents.add(settings["env"]["KATLIT_PARENT_RUN_ID"])
-        root = next(
-            (Path(w.partition("=")[2]) for w in words if w.startswith("--trainer.default_root_dir=")), None
-        )
+    def status(self, commands: Commands, words: list[str]) -> int:
+        self.words.append(list(words))
+        self.parents.add(commands.environment["KATLIT_PARENT_RUN_ID"])
+        places = (word.partition("=")[2] for word in words if word.startswith("--trainer.default_root_dir="))
+        root = next(map(Path, places), None)
         name = words[0] if root is None else f"{words[0]} {root.name}"
         self.called.append(name)
         if name == self.failing:
-            return subprocess.CompletedProcess(program, 3)
+            return 3
         self.leave(words[0], root)
-        return subprocess.CompletedProcess(program, 0)
+        return 0
 
     def leave(self, command: str, root: Path | None) -> None:
         if command == "report":
@@ -66,13 +66,13 @@ class Commands:
 
 
 @pytest.fixture
-def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Played:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "outputs").mkdir()
     (tmp_path / "mine.yaml").write_text(RECIPE)
     (tmp_path / "own.yaml").write_text("trainer: {max_steps: 3}\n")
-    commands = Commands()
-    monkeypatch.setattr(run_command.subprocess, "run", commands)
+    commands = Played()
+    monkeypatch.setattr(Commands, "status", lambda own, words: commands.status(own, words))
     return commands
 
 
@@ -80,7 +80,7 @@ def katlit(*words: str) -> int:
     return main(["run", "mine.yaml", *words])
 
 
-def test_a_second_call_repeats_nothing(commands: Commands, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_call_repeats_nothing(commands: Played, capsys: pytest.CaptureFixture[str]) -> None:
     assert katlit() == 0
     assert commands.called == NAMES + END
     assert "$ katlit fit -c stage/distill.yaml -c own.yaml --seed_everything=1" in capsys.readouterr().out
@@ -90,7 +90,7 @@ def test_a_second_call_repeats_nothing(commands: Commands, capsys: pytest.Captur
     assert len(commands.parents) == 1
 
 
-def test_a_failure_is_gone_on_from(commands: Commands, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failure_is_gone_on_from(commands: Played, capsys: pytest.CaptureFixture[str]) -> None:
     commands.failing = "fit cold_start"
     assert katlit() == 2
     assert commands.called == NAMES[:6]
@@ -118,7 +118,7 @@ def test_a_failure_is_gone_on_from(commands: Commands, capsys: pytest.CaptureFix
     ],
 )
 def test_what_has_changed_is_done_again_with_all_that_follows(
-    commands: Commands, change: str, again: list[str]
+    commands: Played, change: str, again: list[str]
 ) -> None:
     assert katlit() == 0
     commands.called.clear()
@@ -138,7 +138,7 @@ def test_what_has_changed_is_done_again_with_all_that_follows(
         assert Path("out/cold_start/aside-1/checkpoints").is_dir()
 
 
-def test_a_damaged_mark_is_no_mark(commands: Commands) -> None:
+def test_a_damaged_mark_is_no_mark(commands: Played) -> None:
     assert katlit() == 0
     Path("out/.steps/test-base.json").unlink(missing_ok=True)
     Path("out/.steps/evaluate-base.json").write_text('{"key": ')
@@ -147,7 +147,7 @@ def test_a_damaged_mark_is_no_mark(commands: Commands) -> None:
     assert commands.called == ["test base", *END]
 
 
-def test_data_that_has_changed_is_seen(commands: Commands) -> None:
+def test_data_that_has_changed_is_seen(commands: Played) -> None:
     Path("questions.jsonl").write_text("{}\n")
     Path("mine.yaml").write_text(RECIPE + "prompts: questions.jsonl\n")
     assert katlit() == 0
@@ -155,3 +155,45 @@ def test_data_that_has_changed_is_seen(commands: Commands) -> None:
     commands.called.clear()
     assert katlit() == 0
     assert commands.called == NAMES[1:] + END
+
+
+def test_while_a_command_works_there_no_other_is_started(
+    commands: Played, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with alone(Path("out/.steps")):
+        assert katlit() == 2
+    assert "still works in out; wait for it" in capsys.readouterr().err
+    assert commands.called == []
+    assert katlit() == 0
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from katlit.commands.recipe.process import Commands, alone
+sys.executable = "{sleeper}"
+with alone(Path("steps")) as lock:
+    Commands(lock, {{}}).status(["fit"])
+"""
+
+
+@pytest.mark.parametrize("ends", [signal.SIGTERM, signal.SIGKILL])
+def test_a_command_ends_with_run_or_keeps_others_off(ends: signal.Signals, tmp_path: Path) -> None:
+    sleeper = tmp_path / "sleeper"
+    sleeper.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 60\n")
+    sleeper.chmod(0o755)
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER.format(sleeper=sleeper)], cwd=tmp_path)
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().strip():
+        assert holder.poll() is None
+        time.sleep(0.01)
+    holder.send_signal(ends)
+    holder.wait()
+    pid = int((tmp_path / "pid").read_text())
+    if ends == signal.SIGKILL:
+        with pytest.raises(UserError, match="still works"), alone(tmp_path / "steps"):
+            pass
+        os.kill(pid, signal.SIGKILL)
+        while Path(f"/proc/{pid}").exists():
+            time.sleep(0.01)
+    with alone(tmp_path / "steps"):
+        assert not Path(f"/proc/{pid}").exists()

@@ -23,7 +23,7 @@ stages:
   step_srpo: {{settings: [stage/step_srpo.yaml, rollout/vllm.yaml]}}
 """
 BAD = """\
-namme: mine
+names: mine
 seed: one
 prompts: missing.jsonl
 heldout: [1]
@@ -73,7 +73,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     _, mistakes = read_recipe(path)
     found = [mistake.removeprefix(f"{path}:") for mistake in mistakes]
     wanted = [
-        (1, "namme: no such key; the nearest is name"),
+        (1, "names: no such key; the nearest is name"),
         (8, "stages.distil: no such key; the nearest is distill"),
         (7, "stages: the stages follow each other"), (1, "model: no model"), (2, "seed: 'one'"),
         (3, "prompts: no file 'missing.jsonl' here"), (4, "heldout: [1] is neither"),

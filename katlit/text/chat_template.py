@@ -4,7 +4,8 @@ The generation prompt ends in `<judge>\n`, or, where a caller switched thinking 
 the mode marker. The switches are `thinking` ("auto", "on", "off", true, false), `enable_thinking` and
 `reasoning_effort` ("none" and "minimal" are off, all others on). Past assistant turns keep only their answer,
 but those after the last turn of the user, in a loop of tools, keep all. Tools, their calls and their results
-are written in Hermes' form. No default system turn, no beginning-of-text token.
+are written in Hermes' form; of a tool only name, description and parameters, in this order, as every server
+hands them on. No default system turn, no beginning-of-text token.
 
 Everything that comes from outside is escaped, see `katlit.text.forgery`.
 """
@@ -39,6 +40,8 @@ _SWITCH = """
 {%- set mode = thinking | default(none) -%}
 {%- if mode is none -%}
 {%- if effort in ['none', 'minimal'] -%}{%- set mode = 'off' -%}
+{%- elif enable is string -%}
+{{- raise_exception('enable_thinking must be true or false') -}}
 {%- elif enable is not none -%}{%- set mode = 'on' if enable else 'off' -%}
 {%- else -%}{%- set mode = 'auto' if effort is none else 'on' -%}
 {%- endif -%}
@@ -70,6 +73,16 @@ _MACROS = r"""
 {%- endfor -%}
 {%- endif -%}
 {%- endmacro -%}
+{%- macro schema(tool) -%}
+{%- set function = tool['function'] or tool -%}
+{{- '{"type": "function", "function": {"name": ' + (function['name'] | tojson) -}}
+{%- for key in ['description', 'parameters'] -%}
+{%- if function[key] is defined and function[key] is not none -%}
+{{- ', "' + key + '": ' + (function[key] | tojson) -}}
+{%- endif -%}
+{%- endfor -%}
+{{- '}}' -}}
+{%- endmacro -%}
 {%- macro unframed(text) -%}
 {%- set out = namespace(text=text) -%}
 {%- if out.text.startswith('\n') -%}{%- set out.text = out.text[1:] -%}{%- endif -%}
@@ -94,7 +107,7 @@ _SYSTEM = r"""
 {%- if content -%}{{- plain(content, foreign) + '\n\n' -}}{%- endif -%}
 {%- endif -%}
 {{- 'TOOLS_BEFORE' -}}
-{%- for tool in offered -%}{{- '\n' + plain(tool | tojson, foreign) -}}{%- endfor -%}
+{%- for tool in offered -%}{{- '\n' + plain(schema(tool), foreign) -}}{%- endfor -%}
 {{- 'TOOLS_AFTER' + 'END\n' -}}
 {%- endif -%}
 """

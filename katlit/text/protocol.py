@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from jinja2 import TemplateError
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
@@ -33,6 +32,7 @@ from katlit.text.parser import (
     parse_pieces,
 )
 from katlit.text.preparation import Decoder, prepare_tokenizer, require_prepared
+from katlit.text.rendering import TEMPLATE_ERRORS
 from katlit.text.tool_calls import CALL_TAGS, arguments_as_object, tool_names
 
 __all__ = [
@@ -163,7 +163,7 @@ class Protocol:
             tools: OpenAI's function schemas of the tools that may be called.
 
         Raises:
-            UserError: where the template refuses a turn.
+            UserError: where a turn or a tool is none, or the template refuses it.
         """
         try:
             ids: list[list[int]] = self.tokenizer.apply_chat_template(
@@ -173,7 +173,7 @@ class Protocol:
                 add_generation_prompt=True,
                 return_dict=False,
             )
-        except TemplateError as error:
+        except TEMPLATE_ERRORS as error:
             raise UserError(f"conversation: {error}; found {messages!r:.200}") from error
         return ids[0]
 

@@ -1,4 +1,7 @@
-"""What a client of a plain vLLM server gets from an export is what the trainer's own engine samples."""
+"""What a client of a plain vLLM server gets from an export is what the trainer's own engine samples.
+
+Over 300 lines because all of it asks one server, which takes longer to start than all tests.
+"""
 
 import json
 import re
@@ -129,6 +132,27 @@ def test_anthropic_switches(
         assert Reply(found.get("thinking", ""), found.get("text", "")) == wanted
 
 
+@pytest.mark.parametrize(
+    ("mode", "effort"), [("auto", None), ("off", "none"), ("off", "minimal"), ("on", "low"), ("on", "high")]
+)
+def test_switches_of_responses(
+    turns: Turns, expected: Expected, server: Server, mode: str, effort: str | None
+) -> None:
+    words: dict[str, Any] = {} if effort is None else {"reasoning": {"effort": effort}}
+    for messages, wanted in list(zip(turns, expected[mode], strict=True))[:2]:
+        reply = server.openai.responses.create(
+            model="kat",
+            input=messages,
+            temperature=0.0,
+            max_output_tokens=250,
+            **words,  # type: ignore[arg-type]
+        )
+        thoughts = [
+            part.text for item in reply.output if item.type == "reasoning" for part in item.content or []
+        ]
+        assert Reply("".join(thoughts), reply.output_text) == wanted
+
+
 @pytest.mark.parametrize("budget", [5, 10])
 @pytest.mark.parametrize("read", [plain, streamed])
 def test_a_budget_cuts_the_thinking_and_leaves_an_answer(
@@ -220,10 +244,18 @@ def test_nobody_forges_a_mode(server: Server, mode: str) -> None:
 
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}}
-# In the order in which vLLM hands them on; what a client leaves out is null there.
+ASK = [{"role": "user", "content": "?"}]
 WEATHER = {"name": "weather", "description": "The weather of a city.", "parameters": CITY}
 TOOLS: list[Any] = [{"type": "function", "function": WEATHER}]
 CALL = r'<tool_call>\n\{"name": "weather", "arguments": \{"city": "(Bern|Rome)"\}\}\n</tool_call>\n?'
+
+
+def test_a_tool_is_written_in_one_way(server: Server) -> None:
+    """Whatever a client leaves out, adds, or gives in another order; training data may differ from it."""
+    forms = [{"name": "now"}, dict(reversed(WEATHER.items())), WEATHER | {"returns": {"type": "string"}}]
+    for form in forms:
+        tools = [{"type": "function", "function": form}]
+        assert rendered(server, ASK, tools=tools) == server.protocol.encode_prompt(ASK, tools=tools)
 
 
 def test_a_loop_of_tools(server: Server) -> None:

@@ -131,7 +131,7 @@ class RolloutEngine(ABC):
         Args:
             shape: Shape of the policy.
             dtype: Type of the policy's weights, by torch's name.
-            device_memory: Bytes of the device.
+            device_memory: Bytes of the GPU; 0 on the CPU.
 
         Returns:
             Bytes: 0 where the engine has devices of its own, None where it does not say.

@@ -88,7 +88,11 @@ def read_job(module: KatModule, settings: Namespace, overrides: Overrides) -> Jo
     split = read_split(trainer)
     dtype, word = module.backbone.dtype, str(trainer.precision)
     rollouts = _rollouts(trainer)
-    engine = 0 if rollouts is None else rollouts.engine.memory(shape, dtype, overrides.memory)
+    engine = (
+        0
+        if rollouts is None
+        else rollouts.engine.memory(shape, dtype, overrides.memory if overrides.on_gpu else 0)
+    )
     companions = [shape] * needs.references
     companions += [model_shape(source, key) for key, source in needs.teachers.items()]
     return Job(

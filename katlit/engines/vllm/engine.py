@@ -96,12 +96,13 @@ class VLLMEngine(RolloutEngine):
 
     @override
     def memory(self, shape: Shape, dtype: str, device_memory: int) -> int:
-        """Weights and cache, or as on a GPU the share of the device; see `RolloutEngine.memory`."""
+        """Weights and cache, or the share of a GPU; see `RolloutEngine.memory`."""
         options = self.options
-        if options.kv_cache_gib is None:
+        cache = options.cache_gib(on_gpu=device_memory > 0)
+        if cache is None:
             return int(options.utilization(on_gpu=True) * device_memory)
         own = dtype if options.dtype == "auto" else options.dtype
-        return weight_bytes(shape, own) + int(options.kv_cache_gib * 2**30)
+        return weight_bytes(shape, own) + int(cache * 2**30)
 
     def start(self, model_directory: Path) -> None:
         """Load the model; see `RolloutEngine.start`."""

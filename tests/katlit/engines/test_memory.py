@@ -28,6 +28,7 @@ def test_engines() -> None:
     shared = VLLMEngine(options=VLLMOptions(kv_cache_gib=None, gpu_memory_utilization=0.3))
     assert shared.memory(SHAPE, "float32", 1000) == 300
     assert VLLMServer().memory(SHAPE, "float32", 1000) == 0
-    assert VLLMEngine().memory(SHAPE, "float32", 1000) == 600  # as on a GPU, where it is the default
+    assert VLLMEngine().memory(SHAPE, "float32", 1000) == 600  # of a GPU, where it is the default
+    assert VLLMEngine().memory(SHAPE, "float32", 0) == 284 * 4 + 2**30  # on the CPU
     assert VLLMEngine().gives_memory_back
     assert not VLLMEngine(sleeps=False).gives_memory_back

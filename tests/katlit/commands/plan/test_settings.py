@@ -65,7 +65,7 @@ def stage() -> StepSRPO:
 
 @pytest.fixture
 def job(stage: StepSRPO) -> Callable[..., Job]:
-    return lambda *what: read_job(stage, settings(*what), Overrides(MEMORY))
+    return lambda *what: read_job(stage, settings(*what), Overrides(MEMORY, on_gpu=True))
 
 
 @pytest.mark.parametrize(("names", "arguments"), [(HF_NAMES, HF), (VLLM_NAMES, VLLM)], ids=["hf", "vllm"])

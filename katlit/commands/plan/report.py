@@ -13,6 +13,7 @@ from katlit.model.shape import Shape
 GIB = 2**30
 
 _ROWS = {
+    "libraries": "libraries of the process",
     "parameters": "parameters",
     "gradients": "gradients",
     "optimizer": "optimizer state",

@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from katlit.callbacks.rollout.sampler import RolloutSampler
 from katlit.commands.plan.activations import Batch
-from katlit.commands.plan.memory import Job
+from katlit.commands.plan.memory import LIBRARIES, Job
 from katlit.commands.plan.states import Split, Strategy, strategy_precision
 from katlit.engines.base import RolloutEngine
 from katlit.errors import UserError, require
@@ -108,6 +108,7 @@ def read_job(module: KatModule, settings: Namespace, overrides: Overrides) -> Jo
         engine_sleeps=overrides.on_gpu and rollouts is not None and rollouts.engine.gives_memory_back,
         memory=overrides.memory,
         unknown_engine=type(rollouts.engine).__name__ if rollouts and engine is None else None,
+        libraries=0 if overrides.on_gpu else LIBRARIES,
         only_new=module.backbone.depth is not None and module.backbone.depth.train_only_new,
     )
 

@@ -21,6 +21,7 @@ from typing_extensions import override
 from katlit.engines.base import Completion, RolloutEngine, SamplingParameters
 from katlit.engines.fingerprint import Fingerprint
 from katlit.engines.positions import require_positions
+from katlit.engines.vllm.load import Load
 from katlit.engines.vllm.options import WORKER_EXTENSION, ServerOptions, ServerTimeouts
 from katlit.engines.vllm.server.client import SeededPrompt, ServerClient, ServerDownError
 from katlit.engines.vllm.server.process import ServerProcess, free_port
@@ -103,7 +104,7 @@ class VLLMServer(RolloutEngine):
         self._max_context = max_context
         self._ranks: Ranks | None = None
         self._client: ServerClient | None = None
-        self._drafts: list[Drafts] = []  # of each `generate` that ended; perhaps in another thread
+        self._ended: list[tuple[Drafts, Load]] = []  # of each `generate`; perhaps in another thread
         self._shapes: Shapes = {}
         self._version = ""  # of the weights that the server has
         self._syncs = 0
@@ -233,7 +234,7 @@ class VLLMServer(RolloutEngine):
             seeds = torch.randint(2**31, (len(prompts),), generator=self._call_seeds).tolist()
         requests = dict(enumerate(map(SeededPrompt, prompts, seeds)))
         completions: dict[int, Completion] = {}
-        drafts = Drafts()
+        drafts, load = Drafts(), Load()
 
         def keep(index: int, completion: Completion, drafted: Drafts) -> None:
             completions[index] = completion
@@ -245,24 +246,25 @@ class VLLMServer(RolloutEngine):
         while len(completions) < len(requests):
             pending = {index: request for index, request in requests.items() if index not in completions}
             try:
-                client.generate(pending, sampling, self._version, keep, closing)
+                client.generate(pending, sampling, self._version, keep, closing, load)
             except ServerDownError as error:
                 faults += 1
                 self._wait_until_back(str(error), self._version, last=faults == _ATTEMPTS)
-        self._drafts.append(drafts)
+        self._ended.append((drafts, load))
         return [completions[index] for index in range(len(prompts))]
 
     def statistics(self) -> dict[str, Tally]:
-        """Share of the drafted tokens that were kept, tokens gained by a forward pass; see `RolloutEngine`.
+        """How busy the server was; of drafts, share kept and tokens gained by a pass; see `RolloutEngine`.
 
-        Of all calls of `generate` that ended, one that samples the next step ahead among them.
+        Of all calls of `generate` that ended, one that samples the next step ahead among them. The server is
+        looked at every two seconds, and is that of all ranks.
         """
-        if not self.takes_mtp:
-            return {}
-        drafts = Drafts()
-        while self._drafts:
-            drafts.add(self._drafts.pop())
-        return drafts.statistics()
+        drafts, load = Drafts(), Load()
+        while self._ended:
+            others, seen = self._ended.pop()
+            drafts.add(others)
+            load.add(seen)
+        return load.statistics() | (drafts.statistics() if self.takes_mtp else {})
 
     def _wait_until_back(self, problem: str, version: str | None, *, last: bool) -> None:
         """Wait for a restarted server, which the first process's supervisor brings up.

@@ -65,6 +65,14 @@ def write_model(directory: Path, shape: str) -> str:
     return str(directory)
 
 
+def questions(directory: Path) -> str:
+    """A file of prompts for stage 3."""
+    path = directory / "questions.jsonl"
+    rows = [{"id": f"q{n}", "prompt": f"w{n} w{2 * n} w{3 * n}", "reference": f"w{n}"} for n in range(1, 65)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
 def words(stage: str, shape: str, device: str, directory: Path) -> list[str]:
     """The command line of a stage, with its settings in a file beside those that katlit has."""
     model = write_model(directory / "shape", shape)

@@ -60,7 +60,7 @@ def prepare() -> dict[str, str]:
                 f"carry {WHEELS.relative_to(ROOT)} here"
             )
         folders.append(target)
-    if find_spec("katlit.modules") is None:
+    if find_spec("katlit") is None or find_spec("katlit.modules") is None:
         folders.append(str(_layout(MADE / "katlit")))
     inherited = os.environ.get("PYTHONPATH")
     return os.environ | {"PYTHONPATH": os.pathsep.join([*folders, *([inherited] if inherited else [])])}

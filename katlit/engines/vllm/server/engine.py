@@ -35,6 +35,7 @@ from katlit.errors import UserError
 from katlit.metrics.tally import Tally
 from katlit.model.mtp import MTP_FOLDER, MTP_PREFIX
 from katlit.model.shape import Shape
+from katlit.output import scratch_folder
 
 _ATTEMPTS = 3  # the first one, one after a restart, one more where that came in between
 _POLL_SECONDS = 0.5
@@ -110,6 +111,7 @@ class VLLMServer(RolloutEngine):
         self._syncs = 0
         self._reads_back = True  # but perhaps not a server that was joined
         self._closing = threading.Event()
+        self._scratch = contextlib.ExitStack()
         self._folder: Path | None = None  # this and the next three are of the first process only
         self._transfer: FileTransfer | NcclTransfer | None = None
         self._supervisor: Supervisor | None = None
@@ -158,7 +160,8 @@ class VLLMServer(RolloutEngine):
             raise UserError(f"directory: {self.directory} is no folder; make it, or give null")
         weights = directory_weights(model_directory, self.takes_mtp)
         self._shapes = {name: weight.shape for name, weight in weights}
-        self._folder = Path(tempfile.mkdtemp(prefix="katlit-server-", dir=self.directory))
+        parent = self.directory or Path(tempfile.gettempdir())
+        self._folder = self._scratch.enter_context(scratch_folder(parent, "katlit-server-"))
         shutil.copy(model_directory / "config.json", self._folder)
         if self.takes_mtp:
             speculation(model_directory, self.options.speculative_tokens, self._max_context)  # or an error
@@ -377,7 +380,7 @@ class VLLMServer(RolloutEngine):
 
     def close(self) -> None:
         """End what another thread samples, and our server once the other processes are done or late."""
-        ranks, supervisor, folder = self._ranks, self._supervisor, self._folder
+        ranks, supervisor = self._ranks, self._supervisor
         self._ranks = self._client = self._supervisor = self._folder = self._transfer = None
         self._closing.set()
         self._closing = threading.Event()
@@ -387,5 +390,4 @@ class VLLMServer(RolloutEngine):
         finally:
             if supervisor is not None:
                 supervisor.close()
-            if folder is not None:
-                shutil.rmtree(folder, ignore_errors=True)
+            self._scratch.close()

@@ -6,8 +6,8 @@ More than 300 lines because thirty attacks are written out.
 import json
 import os
 import platform
+import re
 import select
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -51,8 +51,12 @@ def verdict(tests: object, program: str | None, **options: float) -> Verdict:
 
 
 def left_behind(folder: Path) -> list[str]:
-    """What lies in the folder, and processes that work below it, even where it is gone."""
-    found = [str(path) for path in folder.iterdir()]
+    """What lies in the folder, and processes that work below it, even where it is gone.
+
+    Our own process's folder stays until its end, with its lock.
+    """
+    found = [str(path) for path in folder.rglob("*") if path.name != ".lock"]
+    found = [name for name in found if not re.fullmatch(r"katlit-sandbox-\w+", Path(name).name)]
     for process in Path("/proc").glob("[0-9]*"):
         try:
             place = str((process / "cwd").readlink())
@@ -347,12 +351,14 @@ with process:
 
 
 @pytest.mark.slow
-def test_a_program_dies_with_the_trainer() -> None:
-    trainer = subprocess.Popen(
-        [sys.executable, "-c", ORPHAN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+def test_a_program_dies_with_the_trainer_and_its_folder_at_the_next_start(tmp_path: Path) -> None:
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    trainer = subprocess.Popen([sys.executable, "-c", ORPHAN], text=True, env=environment, **pipes)
     with trainer:
         number, scratch = trainer.stdout.readline().split()
+        second = sandboxed_process._own_folder(str(tmp_path))
+        assert Path(scratch).is_dir()  # of a process that lives
         watched = os.pidfd_open(int(number))
         try:
             time.sleep(0.5)  # long enough to have begun
@@ -360,7 +366,10 @@ def test_a_program_dies_with_the_trainer() -> None:
             assert select.select([watched], [], [], 30)[0]
         finally:
             os.close(watched)
-            shutil.rmtree(scratch)
+    assert len(list(tmp_path.iterdir())) == 2
+    sandboxed_process._own_folder.cache_clear()
+    third = sandboxed_process._own_folder(str(tmp_path))
+    assert sorted(tmp_path.iterdir()) == sorted([second, third])
 
 
 def test_the_verifier_code_and_its_reasons() -> None:

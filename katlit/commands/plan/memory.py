@@ -37,6 +37,7 @@ class Job:
         only_new: Whether, of the model's own layers, only the new ones are trained, and nothing beside them.
         parts: In how many parts a loss is computed.
         unknown_engine: Class of the engine, where it does not say what it takes.
+        tokens_key: Setting that bounds the tokens of a forward pass.
         libraries: Bytes that the process itself takes of the device, where that is the CPU.
     """
 
@@ -57,6 +58,7 @@ class Job:
     only_new: bool = False
     parts: int = 1
     unknown_engine: str | None = None
+    tokens_key: str = "data.init_args.batches.batch_tokens"
     libraries: int = 0
 
     @property

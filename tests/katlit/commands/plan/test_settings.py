@@ -210,3 +210,4 @@ def test_a_process_takes_memory_of_the_cpu_but_none_of_a_gpu(stage: StepSRPO) ->
     assert plan(cpu).total - plan(replace(cpu, libraries=0)).total == LIBRARIES
     assert "libraries of the process" in render(cpu)
     assert "libraries of the process" not in render(gpu)
+    assert "half the tokens of a forward pass (model.init_args.pass_tokens)" in render(replace(gpu, memory=1))

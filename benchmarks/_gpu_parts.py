@@ -90,11 +90,11 @@ def words(stage: str, shape: str, device: str, directory: Path) -> list[str]:
     elif stage == "cold_start":
         data |= {"student": "none", "labeller": {"init_args": {"student": "none"}}}
     else:
-        levels = {"families": "configs/demo/levels.yaml", "size": 200, "seed": "gpu"}
-        data = {
-            "batch_size": 8,
-            "train": {"class_path": "katlit.datamodules.TaskPrompts", "init_args": levels},
+        prompts = {
+            "class_path": "katlit.datamodules.FilePrompts",
+            "init_args": {"path": questions(directory)},
         }
+        data = {"batch_size": 8, "train": prompts}
     trainer = {
         "accelerator": "cpu" if device == "cpu" else "gpu", "precision": PRECISION, "max_steps": STEPS,
         "default_root_dir": str(directory / "run"),

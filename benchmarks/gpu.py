@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
@@ -75,6 +76,10 @@ def _layout(folder: Path) -> Path:
         link = package / path.name
         link.unlink(missing_ok=True)
         link.symlink_to(path)
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    metadata = folder / f"katlit-{version}.dist-info/METADATA"  # exports note the version
+    metadata.parent.mkdir(exist_ok=True)
+    metadata.write_text(f"Metadata-Version: 2.1\nName: katlit\nVersion: {version}\n", encoding="utf-8")
     return folder
 
 

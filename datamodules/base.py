@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from array import array
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any, Generic, TypeVar
@@ -13,7 +13,6 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from katlit.batch import Prompt, TokenBatch
 from katlit.datamodules.contents import Contents, contents_of, require_same
-from katlit.datamodules.conversations import checked
 from katlit.datamodules.dialects.base import Dialect
 from katlit.datamodules.dialects.dialects import load_dialect
 from katlit.datamodules.dialects.habits import ThinkingSettings
@@ -179,9 +178,12 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
 
     def _label(self, sources: Sources, models: list[ChatModel]) -> list[Record]:
         prompts = self._load_prompts()
-        for model in models:
-            model.check(prompts)
-        records = sources.labeller.label(prompts, models, sources.accuracy)
+        sources.labeller.check(prompts, models)
+        tools = {prompt["id"]: prompt.get("tools", []) for prompt in prompts}
+        records = [
+            record if record.tools else replace(record, tools=tools.get(record.id, []))
+            for record in sources.labeller.label(prompts, models, sources.accuracy)
+        ]
         report([model.rejections for model in models], records, len(prompts), self.records_path())
         return records
 
@@ -198,7 +200,7 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
         if self._prompts is None:
             sources, key = self._require_sources(), "data.init_args.prompts"
             self._prompts = verifiable(
-                [checked(one, sources.prompts.place(one["id"])) for one in sources.prompts.load()],
+                sources.prompts.read(),
                 lambda prompt: (
                     sources.accuracy.reference_problem(prompt) if prompt["reference"].strip() else None
                 ),

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from jinja2 import TemplateError
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
@@ -32,7 +31,8 @@ from katlit.text.parser import (
     parse,
     parse_pieces,
 )
-from katlit.text.preparation import prepare_tokenizer, require_prepared
+from katlit.text.preparation import Decoder, prepare_tokenizer, require_prepared
+from katlit.text.rendering import TEMPLATE_ERRORS
 from katlit.text.tool_calls import CALL_TAGS, arguments_as_object, tool_names
 
 __all__ = [
@@ -106,6 +106,7 @@ class Protocol:
         require_prepared(tokenizer)
         self.tokenizer = tokenizer
         self._backend: Tokenizer = tokenizer.backend_tokenizer
+        self._decoder = Decoder(self._backend)
         self._ids = {mark: self._backend.token_to_id(mark) for mark in (*MARKERS, TURN_START, TURN_END)}
         self.marker_ids: dict[str, int] = {marker: self._ids[marker] for marker in MARKERS}
         self.end_id: int = self._ids[TURN_END]
@@ -125,10 +126,7 @@ class Protocol:
         self._gaps = {gap: self.framing.encode(gap) for gap in ("", "\n", "\n\n")}
         self._close = self.content.encode("\n")
         self._prefix = self.decode(self._gaps["\n"]).removesuffix("\n")
-        start, judge = self._ids[TURN_START], self.marker_ids["<judge>"]
-        self._turn_end = [self.end_id, *self._gaps["\n"]]
-        self._opening = [start, *self.framing.encode("assistant\n"), judge, *self._gaps["\n"]]
-        self._prefills = {mode: self._encode_judge(text, mode) for mode, text in FORCED_JUDGES.items()}
+        self._prefills = {mode: self.encode_judge(text, mode) for mode, text in FORCED_JUDGES.items()}
 
     def token_id(self, mark: str) -> int:
         """Token id of one of `MARKERS` or of a chat token."""
@@ -162,7 +160,7 @@ class Protocol:
             tools: OpenAI's function schemas of the tools that may be called.
 
         Raises:
-            UserError: where the template refuses a turn.
+            UserError: where a turn or a tool is none, or the template refuses it.
         """
         try:
             ids: list[list[int]] = self.tokenizer.apply_chat_template(
@@ -172,7 +170,7 @@ class Protocol:
                 add_generation_prompt=True,
                 return_dict=False,
             )
-        except TemplateError as error:
+        except TEMPLATE_ERRORS as error:
             raise UserError(f"conversation: {error}; found {messages!r:.200}") from error
         return ids[0]
 
@@ -192,13 +190,13 @@ class Protocol:
         """
         ids = self._encode_groups(answer_groups(response))
         if thinking == "auto":
-            return self._encode_judge(response.judge, response.mode) + ids
+            return self.encode_judge(response.judge, response.mode) + ids
         if Mode(thinking) is not response.mode:
             raise ValueError(f"thinking is {thinking!r}, but the response's mode is {response.mode.value!r}")
         return ids
 
-    def _encode_judge(self, judge: str, mode: Mode) -> list[int]:
-        """What follows `<judge>` and its line break, through the mode marker."""
+    def encode_judge(self, judge: str, mode: Mode) -> list[int]:
+        """Encode what follows `<judge>` and its line break, through the mode marker."""
         return self.content.encode(judge) + self._close + self._encode_groups(_mode_groups(mode))
 
     def _encode_groups(self, groups: list[Group]) -> list[int]:
@@ -255,7 +253,7 @@ class Protocol:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Turn ids into text; markers and special tokens are shown, no white space is touched up."""
-        return self._backend.decode(ids, skip_special_tokens=False) if ids else ""
+        return self._decoder.decode(ids) if ids else ""
 
 
 def _with_objects(message: Mapping[str, Any]) -> Mapping[str, Any]:

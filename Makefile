@@ -2,6 +2,7 @@
 # make test [WORKERS=2]  the default tests, so many at a time    make slow [WORKERS=2]  the slow ones, by file
 # make check           lint, format, types, spelling
 # make ui              MLflow on what was run   make bench  the claims with numbers
+# make gpu             all that one GPU can show, in 8 minutes; make gpu-wheels fetches what it lacks, for one without network
 # make soak            many kills, and what is rarer than in the slow ones, by hand
 # make ablation        what the parts of stages 1 and 3 are worth, on the demo: hours; a stopped one goes on
 #
@@ -14,10 +15,11 @@ WORKERS ?= 2
 
 BIN := .venv/bin
 STAMP := .venv/.installed
+WHEELS := build/gpu-wheels
 ABLATIONS := $(wildcard benchmarks/ablation_*.py)
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input install
 
-.PHONY: demo test slow soak check types ui bench ablation clean
+.PHONY: demo test slow soak check types ui bench ablation gpu gpu-wheels clean
 .DEFAULT_GOAL := test
 
 demo: $(STAMP)
@@ -49,10 +51,21 @@ ui: $(STAMP)
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///outputs/mlflow.db
 
 bench: $(STAMP)
-	set -e; for script in $(filter-out $(ABLATIONS),$(wildcard benchmarks/[a-z]*.py)); do echo "== $$script"; $(BIN)/python $$script; done
+	set -e; for script in $(filter-out $(ABLATIONS) benchmarks/gpu.py,$(wildcard benchmarks/[a-z]*.py)); do echo "== $$script"; $(BIN)/python $$script; done
 
 ablation: $(STAMP)
 	set -e; for script in $(ABLATIONS); do echo "== $$script"; $(BIN)/python $$script; done
+
+# With the machine's own Python, torch and transformers: no .venv.
+gpu:
+	$(PYTHON) benchmarks/gpu.py
+
+# For Python 3.12 on Linux, in the versions of constraints.txt.
+gpu-wheels: $(STAMP)
+	rm -rf $(WHEELS)
+	grep -iE "^($$(paste -sd '|' benchmarks/gpu-packages.txt))==" constraints.txt > build/gpu-wheels.txt
+	$(BIN)/python -m pip -q --disable-pip-version-check download --no-deps --dest $(WHEELS) --only-binary=:all: \
+	    --python-version 3.12 --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 --requirement build/gpu-wheels.txt
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -120,7 +120,7 @@ def measure(stage: str) -> dict[str, float]:
     train(resident_one, data)
     grown = resident("VmHWM") - before
     measured = allocated(allocated_one, data)
-    planned = plan(replace(job, engine=0)).total
+    planned = plan(replace(job, engine=0, libraries=0)).total
     sizes = {"planned_bytes": planned, "allocated_bytes": measured, "resident_bytes": grown}
     return sizes | {"ratio": planned / grown}
 

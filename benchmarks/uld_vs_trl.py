@@ -14,7 +14,7 @@ the causal shift. Forward and backward, in turns.
 tokens exceeds the fastest, a token, by the fastest turn of each.
 `packed_difference`: the largest difference of any gradient of the student's parameters, where two records
 share a row or have their own in a batch of `DistillData`, over the largest gradient; of small models with two
-tokenizers, in a step of `DistillMTP`. The last line is a JSON object.
+tokenizers, in a step of `DistillMTP`, in float64 (`_packed.py` says why). The last line is a JSON object.
 """
 
 import json

@@ -116,7 +116,7 @@ class RolloutBatch(StepBatch):
     advantages: NotRequired[Tensor]
     """[N, 2] float32, (judge, answer), written by the module for the tables."""
     probe_mask: NotRequired[Tensor]
-    """[B, L] bool, where rollouts are stale: tokens of the present weights, without a loss, for the gap."""
+    """[B, L] bool, where rollouts are stale or all truncated: compared for the gap, without a loss."""
     logprob_gap: NotRequired[Tensor]
     """[], mean |trainer - engine| log-probability, written by the module."""
     unjudged: NotRequired[list[dict[str, Any]]]

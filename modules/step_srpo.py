@@ -137,7 +137,7 @@ class StepSRPO(KatModule):
         states, weight = hidden.main.flatten(0, 1), self.backbone.head_weight
         log_probs, entropy = self._log_probs(batch, states, weight, targets)
         losses = self._policy_losses(batch, targets, log_probs, numbers)
-        if "probe_mask" in batch:
+        if "probe_mask" in batch and "old_log_probs" not in batch:  # else the weights have moved since
             batch["logprob_gap"] = self._probed_gap(batch, states, weight, numbers["compared"])
         if self._reference is not None:
             divergence = self._divergence(batch, self._reference, targets, log_probs)

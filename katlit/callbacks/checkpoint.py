@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch.optim import Optimizer
@@ -16,6 +17,7 @@ from typing_extensions import override
 
 from katlit.callbacks.checkpoint_files import (
     PARTIAL,
+    StreamedCheckpointIO,
     checkpoints,
     keep_sizes,
     newest_whole,
@@ -96,6 +98,8 @@ class StepCheckpoint(StepCallback, Checkpoint):
         if stage != "fit":
             return
         require_writable(self.folder(trainer), "checkpoint.directory")
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # no plugin of the user's
+            trainer.strategy.checkpoint_io = StreamedCheckpointIO()
         if trainer.is_global_zero:
             for leftover in self.folder(trainer).glob(f"*{PARTIAL}"):
                 remove(leftover)

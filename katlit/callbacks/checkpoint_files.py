@@ -7,7 +7,12 @@ import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile, ZipFile, is_zipfile
+
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from typing_extensions import override
 
 from katlit.errors import UserError
 
@@ -17,6 +22,25 @@ PARTIAL = ".partial"
 
 _NAME = re.compile(r"step-\d+\.ckpt")
 _SIZES = "sizes.json"  # in a folder: its files and their bytes
+
+
+class StreamedCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint to its file tensor by tensor.
+
+    Lightning's own makes an image of the whole file in memory first, as large as weights and optimizer
+    state together; it does so for a file that is whole or absent, which `StepCheckpoint` sees to.
+    """
+
+    @override
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        if "://" in str(path) or storage_options is not None:
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with Path(path).open("wb") as file:  # by its path torch would hide what the system says
+            torch.save(checkpoint, file)
 
 
 def checkpoints(directory: str | Path) -> list[Path]:

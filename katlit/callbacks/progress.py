@@ -3,6 +3,7 @@
 import sys
 import time
 from datetime import timedelta
+from shutil import get_terminal_size
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -15,14 +16,26 @@ SHOWN = {
     "rollout/reward": ("reward", ".3f"),
     "rollout/think_rate": ("think", ".2f"),
     "rollout/mean_tokens": ("tokens", ".1f"),
+    "train/learning_rate": ("rate", ".1e"),
+    "train/gradient_norm": ("gradient", ".3g"),
     "throughput/tokens_per_second": ("tok/s", ",.0f"),
+    "throughput/tokens_total": ("trained", ",.0f"),
+    "throughput/kv_cache_use": ("cache", ".0%"),
+    "throughput/sequences_in_flight": ("in flight", ".0f"),
+    "throughput/step_seconds": ("seconds", ".1f"),
+    "throughput/rollout_seconds": ("rollout", ".1f"),
+    "throughput/sync_seconds": ("sync", ".1f"),
+    "throughput/reward_seconds": ("reward", ".1f"),
+    "throughput/forward_backward_seconds": ("train", ".1f"),
+    "throughput/optimizer_seconds": ("update", ".1f"),
 }
 
 
 class LineProgress(ProgressBar):
-    """Shows loss, reward, think rate, mean tokens and tokens/s.
+    """Shows loss, reward, think rate, mean tokens, learning rate, gradient, speed, and seconds by part.
 
-    On a terminal the line is rewritten in place; elsewhere (a log file, CI) a line is added every `seconds`.
+    On a terminal the line is rewritten in place, cut to
+    its width; elsewhere (a log file, CI) a line is added every `seconds`.
 
     Args:
         seconds: Time between two lines in a log.
@@ -70,6 +83,7 @@ class LineProgress(ProgressBar):
         self._shown = time.monotonic()
         line = self.line(trainer, type(pl_module).__name__)
         if sys.stdout.isatty():
+            line = line[: get_terminal_size().columns - 1]  # one that wraps could not be rewritten
             sys.stdout.write(f"\r\x1b[K{line}" + ("\n" if last else ""))
         else:
             sys.stdout.write(f"{line}\n")

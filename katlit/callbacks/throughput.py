@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
+from torch.optim import Optimizer
 from typing_extensions import override
 
 from katlit.callbacks.rollout.sampler import RolloutSampler
@@ -14,7 +15,7 @@ from katlit.callbacks.step_callback import StepCallback
 from katlit.model.flops import peak_flops_of, training_flops
 from katlit.model.outline import config_shape
 from katlit.model.shape import Shape
-from katlit.parallel.collectives import data_ranks
+from katlit.parallel.collectives import add_over_ranks, data_ranks
 
 _GIB = 2**30
 
@@ -23,14 +24,16 @@ class Throughput(StepCallback):
     """Logs speed, memory and shares of the time for each optimizer step.
 
     `throughput/tokens_per_second` and `/samples_per_second` (of all ranks; a sample is a document or a
-    rollout), `/step_seconds`, `/peak_memory_gib` (of the rank that has most; allocated on a GPU, resident on
-    the CPU), `/forward_backward_share`, in stage 3 `/rollout_share`, `/reward_share` and `/sync_share`, and
-    where the device's peak is known `/mfu`, the model FLOPs utilisation by `katlit.model.flops`.
+    rollout), `/tokens_total` (of all ranks since the run began, before a checkpoint too), `/step_seconds`,
+    `/peak_memory_gib` (of the rank that has most; allocated on a GPU, resident on the CPU),
+    `/forward_backward_seconds` and `/optimizer_seconds`, in stage 3 `/rollout_seconds`, `/reward_seconds` and
+    `/sync_seconds`, each also as a share of the step, `/…_share`, and where the device's peak is known
+    `/mfu`, the model FLOPs utilisation by `katlit.model.flops`.
 
     A step's time runs from the end of the step before it, so it contains loading, sampling and the update,
     but not validation; of sampling, what the trainer waits for. Tokens are those of `input_ids` that are not
     padding; the few probes of stale rollouts count. Counting stays on the device, so nothing waits; on a GPU
-    the shares are those of the host, which waits where it next needs a result.
+    the parts are those of the host, which waits where it next needs a result.
 
     Args:
         peak_flops: Operations a second that one device could do in the precision of the run; that of a known
@@ -43,6 +46,8 @@ class Throughput(StepCallback):
         self._batch_started = 0.0
         self._seconds = 0.0
         self._forward_backward = 0.0
+        self._update_started = 0.0
+        self._total: Tensor | float = 0.0  # tokens of all ranks so far
         self._counts: Tensor | int = 0  # tokens, samples, and over tokens the length of their document
         self._shape: Shape | None = None
 
@@ -72,6 +77,12 @@ class Throughput(StepCallback):
         self._forward_backward += time.perf_counter() - self._batch_started
 
     @override
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        self._update_started = time.perf_counter()
+
+    @override
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -87,12 +98,21 @@ class Throughput(StepCallback):
         self._log(trainer, pl_module)
         self._seconds, self._forward_backward, self._counts = 0.0, 0.0, 0
 
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"tokens": float(self._total)}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._total = state_dict["tokens"]
+
     def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
         rows = {"on_step": True, "on_epoch": False, "sync_dist": True, "batch_size": 1}
         counts = torch.as_tensor(self._counts) * (data_ranks(trainer) / trainer.world_size)  # of one device
         tokens, samples, attended = counts.unbind()
         sums = {"tokens_per_second": tokens / self._seconds, "samples_per_second": samples / self._seconds}
-        means = {"step_seconds": self._seconds} | self._shares(trainer)
+        self._total = self._total + add_over_ranks(tokens.clone())
+        means = {"step_seconds": self._seconds, "tokens_total": self._total} | self._parts(trainer)
         if self._shape is not None and self.peak_flops is not None:
             flops = training_flops(self._shape, tokens, attended, with_mtp=pl_module.trains_mtp)
             means["mfu"] = flops / (self._seconds * self.peak_flops)
@@ -103,14 +123,15 @@ class Throughput(StepCallback):
         peak = peak_memory(pl_module.device) / _GIB
         pl_module.log("throughput/peak_memory_gib", peak, reduce_fx="max", **rows)
 
-    def _shares(self, trainer: Trainer) -> dict[str, Any]:
-        """Shares of the step's time."""
+    def _parts(self, trainer: Trainer) -> dict[str, Any]:
+        """What parts of the step take, in seconds and as shares of it."""
         rollouts = next((each.seconds for each in trainer.callbacks if isinstance(each, RolloutSampler)), {})
         forward_backward = self._forward_backward - sum(rollouts.values())
-        seconds = {"forward_backward": forward_backward}
+        seconds = {"forward_backward": forward_backward, "optimizer": self._last - self._update_started}
         if rollouts:
             seconds |= {"rollout": rollouts["sample"], "reward": rollouts["reward"], "sync": rollouts["sync"]}
-        return {f"{name}_share": value / self._seconds for name, value in seconds.items()}
+        shares = {f"{name}_share": value / self._seconds for name, value in seconds.items()}
+        return {f"{name}_seconds": value for name, value in seconds.items()} | shares
 
 
 def _counts(batch: Any, pad_id: int) -> Tensor:

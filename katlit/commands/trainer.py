@@ -16,6 +16,7 @@ from typing_extensions import override
 from katlit.callbacks.checkpoint import StepCheckpoint, newest_checkpoint
 from katlit.callbacks.checkpoint_files import damage
 from katlit.callbacks.finite import StopWhereNotFinite
+from katlit.callbacks.optimizer_log import OptimizerLog
 from katlit.callbacks.rounding import WarnWhereRounded
 from katlit.callbacks.track_config import TrackConfig
 from katlit.commands import mistakes
@@ -171,7 +172,7 @@ def run(
             subclass_mode_model=True,
             subclass_mode_data=True,
             trainer_class=trainer_class,
-            trainer_defaults={"callbacks": [StopWhereNotFinite(), WarnWhereRounded()]},
+            trainer_defaults={"callbacks": [StopWhereNotFinite(), WarnWhereRounded(), OptimizerLog()]},
             save_config_callback=TrackConfig,
             save_config_kwargs={"save_to_log_dir": False},
             auto_configure_optimizers=False,

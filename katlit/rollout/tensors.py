@@ -100,7 +100,8 @@ def lay_out(
         probes: Completions that carry no loss; None where nothing has to be probed.
 
     Returns:
-        The tokens of a `RolloutBatch`, [B, L] each; `probe_mask` only where there are probes.
+        The tokens of a `RolloutBatch`, [B, L] each; `probe_mask` only where there are probes, or no other
+        token from which to see whether engine and trainer agree, since all rollouts were truncated.
     """
     own = [rollouts[index] for index in members]
     documents: list[Rollout | Sampled] = [*own, *(probes or [])]
@@ -122,7 +123,9 @@ def lay_out(
     judge = [_judge_mask(rollout, protocol) for rollout in own] + nothing[number:]
     owners = [*members, *([-1] * (len(documents) - number))]
     owner = [[index] * length for index, length in zip(owners, lengths, strict=True)]
-    mask = {} if probes is None else {"probe_mask": filled(nothing[:number] + sampled[number:], False)[0]}
+    probing = sampled if probes is None else nothing[:number] + sampled[number:]
+    probed = probes is not None or (number > 0 and all(rollout.truncated for rollout in own))
+    mask = {"probe_mask": filled(probing, False)[0]} if probed else {}
     return mask | {
         "input_ids": input_ids,
         "position_ids": position_ids,

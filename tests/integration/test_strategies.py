@@ -185,7 +185,7 @@ def test_two_processes_are_one_process(trained: Callable[[str], Path], name: str
     two, alone = trained(strategy) / name, trained("single") / (job.truth or name)
     expected, found = logged(alone), logged(two)
     assert len(expected) == len(found) == 5
-    logs = ["train/loss"]
+    logs = ["train/loss", "train/gradient_norm", "train/learning_rate"]
     if job.experts:
         logs += ["train/router_loss", "router/max_load", "router/idle_experts"]
     for truth, row in zip(expected, found, strict=True):

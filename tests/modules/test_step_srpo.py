@@ -134,6 +134,10 @@ def test_a_probe_is_compared_and_not_trained(tmp_path: Path) -> None:
     compared["probe_mask"] = torch.zeros_like(probed)
     stage.training_step(compared, 0)
     assert compared["logprob_gap"] == 0
+    # in a later update on the same rollouts the present weights are not those that sampled the probe
+    compared |= {"probe_mask": probed, "old_log_probs": batch["rollout_log_probs"]}
+    stage.training_step(compared, 0)
+    assert compared["logprob_gap"] == 0
     assert all(value.isfinite() for value in logged.values())
 
 

@@ -11,6 +11,9 @@ from katlit.model.frozen import Placement
 from katlit.model.shape import Shape
 from katlit.stage.needs import Loss
 
+# Resident in a process on the CPU before there are weights, as measured: torch, Lightning, transformers.
+LIBRARIES = 700 * 2**20
+
 
 @dataclass(frozen=True)
 class Job:
@@ -34,6 +37,8 @@ class Job:
         only_new: Whether, of the model's own layers, only the new ones are trained, and nothing beside them.
         parts: In how many parts a loss is computed.
         unknown_engine: Class of the engine, where it does not say what it takes.
+        tokens_key: Setting that bounds the tokens of a forward pass.
+        libraries: Bytes that the process itself takes of the device, where that is the CPU.
     """
 
     shape: Shape
@@ -53,6 +58,8 @@ class Job:
     only_new: bool = False
     parts: int = 1
     unknown_engine: str | None = None
+    tokens_key: str = "data.init_args.batches.batch_tokens"
+    libraries: int = 0
 
     @property
     def trained(self) -> int:
@@ -77,11 +84,12 @@ class Plan:
     update: int
     host: int
     engine_sleeps: bool
+    libraries: int = 0
 
     @property
     def total(self) -> int:
         """The peak: an update begins when activations are gone; a sleeping engine wakes up after it."""
-        lasting = self.parameters + self.gradients + self.optimizer + self.companions
+        lasting = self.libraries + self.parameters + self.gradients + self.optimizer + self.companions
         step = self.activations + self.casts + self.logits + self.gathered
         if self.engine_sleeps:
             return lasting + max(step, self.update, self.engine)
@@ -108,6 +116,7 @@ def plan(job: Job) -> Plan:
         update=state.update,
         host=state.host + frozen.host,
         engine_sleeps=job.engine_sleeps,
+        libraries=job.libraries,
     )
 
 

@@ -13,6 +13,7 @@ from katlit.model.shape import Shape
 GIB = 2**30
 
 _ROWS = {
+    "libraries": "libraries of the process",
     "parameters": "parameters",
     "gradients": "gradients",
     "optimizer": "optimizer state",
@@ -94,7 +95,8 @@ def switches(job: Job) -> Iterator[tuple[str, Job]]:
         )
     half = batch.tokens // 2
     rows = min(batch.row_tokens, half)
-    yield "half the tokens in a batch", replace(job, batch=replace(batch, tokens=half, row_tokens=rows))
+    title = f"half the tokens of a forward pass ({job.tokens_key})"
+    yield title, replace(job, batch=replace(batch, tokens=half, row_tokens=rows))
     if precision.mixed:
         yield "trainer.precision: bf16-true", half_precision(job)
     if job.engine:

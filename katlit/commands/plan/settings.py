@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from katlit.callbacks.rollout.sampler import RolloutSampler
 from katlit.commands.plan.activations import Batch
-from katlit.commands.plan.memory import Job
+from katlit.commands.plan.memory import LIBRARIES, Job
 from katlit.commands.plan.states import Split, Strategy, strategy_precision
 from katlit.engines.base import RolloutEngine
 from katlit.errors import UserError, require
@@ -112,8 +112,17 @@ def read_job(module: KatModule, settings: Namespace, overrides: Overrides) -> Jo
         engine_sleeps=overrides.on_gpu and rollouts is not None and rollouts.engine.gives_memory_back,
         memory=overrides.memory,
         unknown_engine=type(rollouts.engine).__name__ if rollouts and engine is None else None,
+        tokens_key=_tokens_key(needs, rollouts),
+        libraries=0 if overrides.on_gpu else LIBRARIES,
         only_new=module.backbone.depth is not None and module.backbone.depth.train_only_new,
     )
+
+
+def _tokens_key(needs: Needs, rollouts: Rollouts | None) -> str:
+    """The setting that bounds the tokens of a forward pass."""
+    if rollouts is None:
+        return "data.init_args.batches.batch_tokens"
+    return "data.init_args.batch_size" if needs.pass_tokens is None else "model.init_args.pass_tokens"
 
 
 def read_split(trainer: Namespace) -> Split:

@@ -19,6 +19,7 @@ from katlit.engines.fingerprint import Fingerprint
 from katlit.engines.memory import weight_bytes
 from katlit.engines.positions import require_positions
 from katlit.engines.vllm.isolation import preserved_process, preserved_torch_seed
+from katlit.engines.vllm.load import Load
 from katlit.engines.vllm.mends import forget_expert_kernels, mend_cpu_sampling
 from katlit.engines.vllm.options import VLLMOptions
 from katlit.engines.vllm.speculation import Drafts, directory_weights, load_drafter, without_mtp
@@ -70,7 +71,7 @@ class VLLMEngine(RolloutEngine):
         self.seed = seed
         self.sleeps = sleeps
         self._asleep = False
-        self._drafts = Drafts()  # of the last `generate`
+        self._drafts, self._load = Drafts(), Load()  # since they were last asked for
         self.log_level = log_level
         self._max_context = max_context
         self._llm: Any = None
@@ -218,7 +219,7 @@ class VLLMEngine(RolloutEngine):
         completions: dict[int, Completion] = {}
         with preserved_torch_seed(), self._own_group(), self._compilation():
             inputs = [TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
-            for index, output in _outputs(llm, llm.enqueue(inputs, requests, use_tqdm=False)):
+            for index, output in _outputs(llm, llm.enqueue(inputs, requests, use_tqdm=False), self._load):
                 completions[index] = _completion(output)
                 if self.takes_mtp:
                     self._drafts.count(output.spec_decode_metrics)
@@ -227,9 +228,10 @@ class VLLMEngine(RolloutEngine):
         return [completions[index] for index in range(len(prompts))]
 
     def statistics(self) -> dict[str, Tally]:
-        """Share of the drafted tokens that were kept, tokens gained by a pass; see `RolloutEngine`."""
+        """How busy vLLM was; of drafts, the share kept and tokens gained by a pass; see `RolloutEngine`."""
         drafts, self._drafts = self._drafts, Drafts()
-        return drafts.statistics() if self.takes_mtp else {}
+        load, self._load = self._load, Load()
+        return load.statistics() | (drafts.statistics() if self.takes_mtp else {})
 
     def sync_weights(self, named_weights: Iterable[tuple[str, Tensor]]) -> None:
         """Copy the weights and forget cached prefixes; see `RolloutEngine.sync_weights`."""
@@ -280,12 +282,15 @@ def _name_rank() -> None:
     os.environ.update(RANK=str(dist.get_rank()), LOCAL_RANK=str(device))
 
 
-def _outputs(llm: Any, names: Sequence[str]) -> Iterator[tuple[int, Any]]:
-    """Run vLLM; index and output of each of the requests that it was given, as they finish."""
+def _outputs(llm: Any, names: Sequence[str], load: Load) -> Iterator[tuple[int, Any]]:
+    """Run vLLM, while `load` looks; index and output of each of the requests given to it, as they finish."""
     # vLLM names a request by its number and a random word, and what comes of it by the number.
     places = {name.partition("-")[0]: index for index, name in enumerate(names)}
+    scheduler = llm.llm_engine.engine_core.engine_core.scheduler  # in this process
     while llm.llm_engine.has_unfinished_requests():
-        for output in llm.llm_engine.step():
+        outputs = llm.llm_engine.step()
+        load.see(scheduler.kv_cache_manager.usage, len(scheduler.running))
+        for output in outputs:
             yield places[output.request_id], output.outputs[0]
 
 

@@ -1,5 +1,6 @@
 """One confined process: started, served, watched, and killed for good."""
 
+import atexit
 import contextlib
 import fcntl
 import marshal
@@ -14,9 +15,11 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import IO, Any, Self
 
+from katlit.output import scratch_folder
 from katlit.rewards.code.starvation import Times, times_of
 from katlit.text.printable import last_line
 
@@ -29,6 +32,14 @@ _CHUNK = 1 << 16
 # Not -I, which would ignore the hash seed: with it the order of a set is the same in every run.
 _PYTHON = ("-P", "-s", "-S", "-B", "-X", "utf8", "-X", "int_max_str_digits=0")
 _ENVIRONMENT = {"PYTHONHASHSEED": "0"}  # read by the interpreter, cleared before the program begins
+
+
+@cache
+def _own_folder(temporary: str) -> Path:
+    """Where this process has its sandboxes' folders; those of killed processes are removed meanwhile."""
+    folder = contextlib.ExitStack()
+    atexit.register(folder.close)
+    return folder.enter_context(scratch_folder(Path(temporary), "katlit-sandbox-"))
 
 
 class SandboxError(Exception):
@@ -81,7 +92,7 @@ class SandboxedProcess:
         self._next_look = 0.0
         self.stopped = ""  # why it was killed
         self._late = False
-        self.scratch = Path(tempfile.mkdtemp(prefix="katlit-sandbox-"))
+        self.scratch = Path(tempfile.mkdtemp(dir=_own_folder(tempfile.gettempdir())))
         try:
             self._process = self._start(task, standard_input, descriptors)
         except OSError as error:

@@ -61,6 +61,15 @@ def test_the_newest_are_kept_the_last_step_among_them(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_a_file_is_written_tensor_by_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def image(checkpoint: Any, path: Any) -> None:
+        raise AssertionError("an image of the file was made in memory")
+
+    monkeypatch.setattr("lightning.fabric.plugins.io.torch_io._atomic_save", image)
+    fit(StepCheckpoint(str(tmp_path)), 1)
+    assert names(tmp_path) == ["step-00000001.ckpt"]
+
+
 def test_all_are_kept_where_no_number_is_given(tmp_path: Path) -> None:
     fit(StepCheckpoint(str(tmp_path), every_n_steps=3, keep=None), 6)
     assert names(tmp_path) == ["step-00000003.ckpt", "step-00000006.ckpt"]

@@ -1,4 +1,5 @@
 import sys
+from shutil import get_terminal_size
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,13 @@ def trainer(step: int, max_steps: int = 60) -> Any:
         "rollout/think_rate": torch.tensor(0.415),
         "rollout/mean_tokens": torch.tensor(63.21),
         "throughput/tokens_per_second": torch.tensor(3021.4),
+        "train/learning_rate": torch.tensor(1e-5),
+        "train/gradient_norm": torch.tensor(0.51234),
+        "throughput/tokens_total": torch.tensor(1203332.0),
+        "throughput/kv_cache_use": torch.tensor(0.342),
+        "throughput/sequences_in_flight": torch.tensor(211.7),
+        "throughput/step_seconds": torch.tensor(9.04),
+        "throughput/rollout_seconds": torch.tensor(4.06),
         "train/unknown": torch.tensor(1.0),
     }
     return SimpleNamespace(global_step=step, max_steps=max_steps, callback_metrics=metrics)
@@ -40,7 +48,10 @@ def run(progress: LineProgress, clock: SimpleNamespace, batches: int, seconds: f
     progress.on_train_end(trainer(batches), module)
 
 
-METRICS = "loss 0.0312  reward 0.912  think 0.41  tokens 63.2  tok/s 3,021"
+METRICS = (
+    "loss 0.0312  reward 0.912  think 0.41  tokens 63.2  rate 1.0e-05  gradient 0.512  tok/s 3,021  "
+    "trained 1,203,332  cache 34%  in flight 212  seconds 9.0  rollout 4.1"
+)
 
 
 def test_a_log_gets_a_line_now_and_then(clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,6 +72,7 @@ def test_a_terminal_gets_one_line_in_place(
     assert out.count("\n") == 1
     assert out.endswith("\n")
     assert out.count("\r\x1b[K") == 3
+    assert all(len(line.rstrip("\n")) < get_terminal_size().columns for line in out.split("\r\x1b[K"))
 
 
 def test_without_an_end_no_time_left_is_claimed(clock: SimpleNamespace) -> None:

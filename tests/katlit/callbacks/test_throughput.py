@@ -57,6 +57,8 @@ def trainer(*callbacks: Any) -> Any:
 def train_on(throughput: Throughput, trained: Any, module: Any, data: Any, *, ends_step: bool = True) -> None:
     throughput.on_train_batch_start(trained, module, data, 0)
     throughput.on_after_backward(trained, module)
+    if ends_step:
+        throughput.on_before_optimizer_step(trained, module, None)
     trained.global_step += ends_step
     throughput.on_train_batch_end(trained, module, None, data, 0)
 
@@ -64,7 +66,7 @@ def train_on(throughput: Throughput, trained: Any, module: Any, data: Any, *, en
 def test_tokens_are_counted_without_padding_and_without_the_time_of_validation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    clock(monkeypatch, 10.0, 10.5, 11.5, 12.0, 50.0, 50.1, 50.2, 50.5)
+    clock(monkeypatch, 10.0, 10.5, 11.5, 11.6, 12.0, 50.0, 50.1, 50.2, 50.3, 50.5)
     throughput, module, trained = Throughput(), Module(), trainer()
     data = batch([1, 2, 3, 7], [4, 7, 7, 7])
     throughput.on_train_start(trained, module)
@@ -80,11 +82,16 @@ def test_tokens_are_counted_without_padding_and_without_the_time_of_validation(
         ("step_seconds", 0.5, "mean"),
     ]
     assert [value for _, value, _ in module.values("forward_backward_share")] == pytest.approx([0.5, 0.2])
+    assert [value for _, value, _ in module.values("optimizer_seconds")] == pytest.approx([0.4, 0.2])
+    assert [value for _, value, _ in module.values("tokens_total")] == [4, 8]
+    resumed = Throughput()
+    resumed.load_state_dict(throughput.state_dict())
+    assert resumed.state_dict() == {"tokens": 8.0}
     assert module.values("mfu", "rollout_share") == []
 
 
 def test_the_micro_batches_of_a_step_count_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock(monkeypatch, 10.0, 10.0, 12.0, 13.0, 13.0, 13.5, 14.0)
+    clock(monkeypatch, 10.0, 10.0, 12.0, 13.0, 13.0, 13.5, 13.75, 14.0)
     throughput, module, trained = Throughput(), Module(), trainer()
     throughput.on_train_start(trained, module)
     train_on(throughput, trained, module, batch([1, 2, 7]), ends_step=False)
@@ -98,7 +105,7 @@ def test_the_micro_batches_of_a_step_count_together(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_time_of_rollouts_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock(monkeypatch, 0.0, 0.0, 8.0, 10.0)
+    clock(monkeypatch, 0.0, 0.0, 8.0, 9.0, 10.0)
     sampler = RolloutSampler(HFEngine())
     sampler.seconds = {"sync": 0.5, "sample": 3.0, "reward": 1.0, "layout": 0.25}
     throughput, module, trained = Throughput(), Module(), trainer(sampler)
@@ -106,12 +113,16 @@ def test_the_time_of_rollouts_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> 
     train_on(throughput, trained, module, batch([1]))
     shares = {name: value for name, value, _ in module.logged if name.endswith("_share")}
     assert shares == {
-        "forward_backward_share": 0.325, "rollout_share": 0.3, "reward_share": 0.1, "sync_share": 0.05
+        "forward_backward_share": 0.325, "optimizer_share": 0.1,
+        "rollout_share": 0.3, "reward_share": 0.1, "sync_share": 0.05,
     }  # fmt: skip
+    seconds = {name.removesuffix("_seconds"): value for name, value, _ in module.logged if "_sec" in name}
+    seconds = {name: value for name, value in seconds.items() if f"{name}_share" in shares}
+    assert seconds == {"forward_backward": 3.25, "optimizer": 1, "rollout": 3, "reward": 1, "sync": 0.5}
 
 
 def test_utilisation_is_that_of_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock(monkeypatch, 0.0, 0.0, 1.0, 2.0)
+    clock(monkeypatch, 0.0, 0.0, 1.0, 1.5, 2.0)
     throughput, module = Throughput(peak_flops=1e6), Module()
     throughput.on_train_start(trainer(), module)
     train_on(throughput, trainer(), module, batch([1, 2, 3, 7], [4, 5, 7, 7]))

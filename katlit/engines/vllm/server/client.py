@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 
 from katlit.engines.base import Completion, SamplingParameters
+from katlit.engines.vllm.load import Load
 from katlit.engines.vllm.speculation import Drafts
 from katlit.errors import UserError
 
@@ -89,8 +90,11 @@ class ServerClient:
         weight_version: str,
         done: Callable[[int, Completion, Drafts], None],
         closing: threading.Event,
+        load: Load,
     ) -> None:
         """Complete all requests, several at a time; `done` receives each completion and its drafts once.
+
+        Meanwhile `load` sees how busy the server is.
 
         Raises:
             ServerDownError: where the server stops answering, or has other weights than `weight_version`, or
@@ -98,7 +102,7 @@ class ServerClient:
             UserError: where its answers are not those of a vLLM server, or a request is refused.
         """
         try:
-            asyncio.run(self._generate(requests, sampling, weight_version, done, closing))
+            asyncio.run(self._generate(requests, sampling, weight_version, done, closing, load))
         except ExceptionGroup as group:  # several tasks may fail at once; a wrong answer says more than none
             raise min(group.exceptions, key=lambda error: isinstance(error, ServerDownError)) from None
 
@@ -109,6 +113,7 @@ class ServerClient:
         weight_version: str,
         done: Callable[[int, Completion, Drafts], None],
         closing: threading.Event,
+        load: Load,
     ) -> None:
         queue = iter(requests.items())  # all workers draw from it
 
@@ -121,7 +126,7 @@ class ServerClient:
                 done(index, completion, self._drafts(answer))
 
         async with _session() as session, asyncio.TaskGroup() as tasks:
-            watches = [tasks.create_task(self._watch(session)), tasks.create_task(_until(closing))]
+            watches = [tasks.create_task(self._watch(session, load)), tasks.create_task(_until(closing))]
             workers = [
                 tasks.create_task(work(session))
                 for _ in range(min(self.max_concurrent_requests, len(requests)))
@@ -130,10 +135,13 @@ class ServerClient:
             for watch in watches:
                 watch.cancel()
 
-    async def _watch(self, session: aiohttp.ClientSession) -> None:
+    async def _watch(self, session: aiohttp.ClientSession, load: Load) -> None:
         while True:
             await asyncio.sleep(min(_PROBE_SECONDS, self.hang_timeout))
             await self._ask(session, "GET", "/is_paused", None, self.hang_timeout)
+            status, text = await self._text(session, "GET", "/metrics", None, self.hang_timeout)
+            if status == 200:
+                load.see_metrics(text)
 
     async def _alone(self, method: str, path: str, body: Mapping[str, Any] | None, timeout: float) -> Any:
         async with _session() as session:
@@ -148,21 +156,7 @@ class ServerClient:
         timeout: float,
     ) -> Any:
         """One question and its answer, from JSON."""
-        try:
-            async with (
-                asyncio.timeout(timeout),
-                session.request(method, self.url + path, json=body) as answer,
-            ):
-                status, text = answer.status, await answer.text(errors="replace")
-        except TimeoutError:
-            what = f"{self.url}{path} did not answer within {timeout:g} s"
-            if path == _GENERATE:
-                raise UserError(f"vLLM server: {what} (request_timeout); it is too slow, or hangs") from None
-            raise ServerDownError(what) from None
-        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
-            raise ServerDownError(f"{self.url}{path}: {type(error).__name__} {error}") from None
-        except aiohttp.ClientError as error:
-            raise self._garbage(path, str(error)) from None
+        status, text = await self._text(session, method, path, body, timeout)
         if status >= 500:
             raise ServerDownError(f"{self.url}{path} answers status {status}: {_start(text)}")
         if status != 200:
@@ -172,6 +166,31 @@ class ServerClient:
             return json.loads(text) if text else None  # some orders are confirmed by nothing
         except json.JSONDecodeError:
             raise self._garbage(path, text) from None
+
+    async def _text(
+        self,
+        session: aiohttp.ClientSession,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        timeout: float,
+    ) -> tuple[int, str]:
+        """One question; status and text of its answer."""
+        try:
+            async with (
+                asyncio.timeout(timeout),
+                session.request(method, self.url + path, json=body) as answer,
+            ):
+                return answer.status, await answer.text(errors="replace")
+        except TimeoutError:
+            what = f"{self.url}{path} did not answer within {timeout:g} s"
+            if path == _GENERATE:
+                raise UserError(f"vLLM server: {what} (request_timeout); it is too slow, or hangs") from None
+            raise ServerDownError(what) from None
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
+            raise ServerDownError(f"{self.url}{path}: {type(error).__name__} {error}") from None
+        except aiohttp.ClientError as error:
+            raise self._garbage(path, str(error)) from None
 
     def _completion(self, answer: Any, weight_version: str, max_tokens: int) -> Completion:
         try:

@@ -21,6 +21,7 @@ from typing_extensions import override
 from katlit.engines.base import Completion, RolloutEngine, SamplingParameters
 from katlit.engines.fingerprint import Fingerprint
 from katlit.engines.positions import require_positions
+from katlit.engines.vllm.load import Load
 from katlit.engines.vllm.options import WORKER_EXTENSION, ServerOptions, ServerTimeouts
 from katlit.engines.vllm.server.client import SeededPrompt, ServerClient, ServerDownError
 from katlit.engines.vllm.server.process import ServerProcess, free_port
@@ -34,6 +35,7 @@ from katlit.errors import UserError
 from katlit.metrics.tally import Tally
 from katlit.model.mtp import MTP_FOLDER, MTP_PREFIX
 from katlit.model.shape import Shape
+from katlit.output import scratch_folder
 
 _ATTEMPTS = 3  # the first one, one after a restart, one more where that came in between
 _POLL_SECONDS = 0.5
@@ -103,12 +105,13 @@ class VLLMServer(RolloutEngine):
         self._max_context = max_context
         self._ranks: Ranks | None = None
         self._client: ServerClient | None = None
-        self._drafts: list[Drafts] = []  # of each `generate` that ended; perhaps in another thread
+        self._ended: list[tuple[Drafts, Load]] = []  # of each `generate`; perhaps in another thread
         self._shapes: Shapes = {}
         self._version = ""  # of the weights that the server has
         self._syncs = 0
         self._reads_back = True  # but perhaps not a server that was joined
         self._closing = threading.Event()
+        self._scratch = contextlib.ExitStack()
         self._folder: Path | None = None  # this and the next three are of the first process only
         self._transfer: FileTransfer | NcclTransfer | None = None
         self._supervisor: Supervisor | None = None
@@ -157,7 +160,8 @@ class VLLMServer(RolloutEngine):
             raise UserError(f"directory: {self.directory} is no folder; make it, or give null")
         weights = directory_weights(model_directory, self.takes_mtp)
         self._shapes = {name: weight.shape for name, weight in weights}
-        self._folder = Path(tempfile.mkdtemp(prefix="katlit-server-", dir=self.directory))
+        parent = self.directory or Path(tempfile.gettempdir())
+        self._folder = self._scratch.enter_context(scratch_folder(parent, "katlit-server-"))
         shutil.copy(model_directory / "config.json", self._folder)
         if self.takes_mtp:
             speculation(model_directory, self.options.speculative_tokens, self._max_context)  # or an error
@@ -233,7 +237,7 @@ class VLLMServer(RolloutEngine):
             seeds = torch.randint(2**31, (len(prompts),), generator=self._call_seeds).tolist()
         requests = dict(enumerate(map(SeededPrompt, prompts, seeds)))
         completions: dict[int, Completion] = {}
-        drafts = Drafts()
+        drafts, load = Drafts(), Load()
 
         def keep(index: int, completion: Completion, drafted: Drafts) -> None:
             completions[index] = completion
@@ -245,24 +249,25 @@ class VLLMServer(RolloutEngine):
         while len(completions) < len(requests):
             pending = {index: request for index, request in requests.items() if index not in completions}
             try:
-                client.generate(pending, sampling, self._version, keep, closing)
+                client.generate(pending, sampling, self._version, keep, closing, load)
             except ServerDownError as error:
                 faults += 1
                 self._wait_until_back(str(error), self._version, last=faults == _ATTEMPTS)
-        self._drafts.append(drafts)
+        self._ended.append((drafts, load))
         return [completions[index] for index in range(len(prompts))]
 
     def statistics(self) -> dict[str, Tally]:
-        """Share of the drafted tokens that were kept, tokens gained by a forward pass; see `RolloutEngine`.
+        """How busy the server was; of drafts, share kept and tokens gained by a pass; see `RolloutEngine`.
 
-        Of all calls of `generate` that ended, one that samples the next step ahead among them.
+        Of all calls of `generate` that ended, one that samples the next step ahead among them. The server is
+        looked at every two seconds, and is that of all ranks.
         """
-        if not self.takes_mtp:
-            return {}
-        drafts = Drafts()
-        while self._drafts:
-            drafts.add(self._drafts.pop())
-        return drafts.statistics()
+        drafts, load = Drafts(), Load()
+        while self._ended:
+            others, seen = self._ended.pop()
+            drafts.add(others)
+            load.add(seen)
+        return load.statistics() | (drafts.statistics() if self.takes_mtp else {})
 
     def _wait_until_back(self, problem: str, version: str | None, *, last: bool) -> None:
         """Wait for a restarted server, which the first process's supervisor brings up.
@@ -375,7 +380,7 @@ class VLLMServer(RolloutEngine):
 
     def close(self) -> None:
         """End what another thread samples, and our server once the other processes are done or late."""
-        ranks, supervisor, folder = self._ranks, self._supervisor, self._folder
+        ranks, supervisor = self._ranks, self._supervisor
         self._ranks = self._client = self._supervisor = self._folder = self._transfer = None
         self._closing.set()
         self._closing = threading.Event()
@@ -385,5 +390,4 @@ class VLLMServer(RolloutEngine):
         finally:
             if supervisor is not None:
                 supervisor.close()
-            if folder is not None:
-                shutil.rmtree(folder, ignore_errors=True)
+            self._scratch.close()

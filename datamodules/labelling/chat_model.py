@@ -3,7 +3,7 @@
 import logging
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from types import TracebackType
 
 from katlit.batch import Prompt
@@ -11,6 +11,8 @@ from katlit.datamodules.dialects.base import Ballot, Dialect
 from katlit.datamodules.dialects.dialects import BALLOT_TEMPLATE, choose_dialect
 from katlit.datamodules.dialects.habits import ThinkingSettings
 from katlit.datamodules.labelling.rejections import Reason, Rejections
+from katlit.datamodules.labelling.reply_cache import ReplyCache, request_key
+from katlit.datamodules.progress import Progress
 from katlit.engines.base import Completion, RolloutEngine, SamplingParameters, request_seed
 from katlit.errors import UserError
 from katlit.model.hub import local_directory
@@ -39,7 +41,7 @@ class Reply:
 
 
 class ChatModel:
-    """A model behind an engine; a context manager that starts the engine and always closes it.
+    """A model behind an engine; a context manager that starts the engine when needed and always closes it.
 
     Prompts that do not fit the engine's context are skipped: they get no samples and no ballots, and
     `skipped` counts them. `rejections` holds what a labeller did not keep of its replies, and `unread` counts
@@ -52,6 +54,8 @@ class ChatModel:
         ballot_tokens: Longest ballot, in tokens.
         ballot_template: Question put to a model that does not speak our protocol; holds `{question}`.
         thinking: How a model that does not speak our protocol thinks, as far as it is known.
+        replies: What the model has replied before; the engine starts with the first request that is not
+            there. None: nothing is kept.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class ChatModel:
         ballot_tokens: int = 64,
         ballot_template: str = BALLOT_TEMPLATE,
         thinking: ThinkingSettings = _THINKING,
+        replies: ReplyCache | None = None,
     ) -> None:
         self.directory = directory
         self.engine = engine
@@ -73,14 +78,24 @@ class ChatModel:
         self.skipped = 0
         self.unread = 0
         self.rejections = Rejections(directory)
+        self.progress = Progress()
+        self._replies = replies
+        self._started = False
 
     def __enter__(self) -> "ChatModel":
-        try:
-            self.engine.start(local_directory(self.directory, "model"))
-        except BaseException:
-            self.engine.close()
-            raise
+        if self._replies is None:
+            try:
+                self._start()
+            except BaseException:
+                self.engine.close()
+                raise
         return self
+
+    def _start(self) -> None:
+        """Start the engine, if it does not run."""
+        if not self._started:
+            self.engine.start(local_directory(self.directory, "model"))
+            self._started = True
 
     def __exit__(
         self,
@@ -88,7 +103,10 @@ class ChatModel:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._started = False
         self.engine.close()
+        if self._replies is not None:
+            self._replies.close()
 
     def check(self, prompts: Iterable[Prompt]) -> None:
         """Raise UserError for prompts that the model's template refuses, before anything is sampled."""
@@ -101,7 +119,7 @@ class ChatModel:
         tokens = min(tokens, self.sampling.max_tokens)
         sampling = replace(self.sampling, stop_token_ids=self.dialect.stop_ids, max_tokens=tokens)
         seeds = [[request_seed("begin", thinking, number)] for number in range(len(questions))]
-        replies = self._generate(encoded, sampling, seeds)
+        replies = self._generate(encoded, sampling, seeds, f"think-{thinking} questions")
         return [completion.token_ids for completions in replies for completion in completions]
 
     def sample(
@@ -110,9 +128,10 @@ class ChatModel:
         """Sample replies, as many for each prompt as it has seeds."""
         encoded = [self.dialect.encode_prompt(p["messages"], thinking, p.get("tools")) for p in prompts]
         sampling = replace(self.sampling, stop_token_ids=self.dialect.stop_ids)
+        generated = self._generate(encoded, sampling, seeds, f"think-{thinking}")
         return [
             [self._reply(completion, thinking, prompt) for completion in completions]
-            for prompt, completions in zip(prompts, self._generate(encoded, sampling, seeds), strict=True)
+            for prompt, completions in zip(prompts, generated, strict=True)
         ]
 
     def _reply(self, completion: Completion, thinking: Thinking, prompt: Prompt) -> Reply:
@@ -159,7 +178,7 @@ class ChatModel:
         sampling = replace(
             self.sampling, stop_token_ids=self.dialect.ballot_stop_ids, max_tokens=self.ballot_tokens
         )
-        generated = self._generate(encoded, sampling, seeds)
+        generated = self._generate(encoded, sampling, seeds, "votes")
         read = [[self._ballot(completion) for completion in completions] for completions in generated]
         votes = [[ballot for ballot in ballots if ballot is not None] for ballots in read]
         asked = [completion for completions in generated for completion in completions]
@@ -184,7 +203,11 @@ class ChatModel:
         return self.dialect.read_ballot(completion.token_ids, truncated=truncated)
 
     def _generate(
-        self, prompts: Sequence[list[int]], sampling: SamplingParameters, seeds: Sequence[Sequence[int]]
+        self,
+        prompts: Sequence[list[int]],
+        sampling: SamplingParameters,
+        seeds: Sequence[Sequence[int]],
+        work: str,
     ) -> list[list[Completion]]:
         """Send all requests that fit as one batch, and sort the completions by prompt."""
         fitting = {
@@ -198,10 +221,40 @@ class ChatModel:
                 self.directory, skipped, len(prompts), self.engine.max_context, sampling.max_tokens,
             )  # fmt: skip
         requests = [(index, seed) for index in sorted(fitting) for seed in seeds[index]]
+        answered = self._answer([(prompts[index], seed) for index, seed in requests], sampling, work)
         completions: list[list[Completion]] = [[] for _ in prompts]
-        if requests:
-            batch = [prompts[index] for index, _ in requests]
-            generated = self.engine.generate(batch, sampling, [seed for _, seed in requests])
-            for (index, _), completion in zip(requests, generated, strict=True):
-                completions[index].append(completion)
+        for (index, _), completion in zip(requests, answered, strict=True):
+            completions[index].append(completion)
         return completions
+
+    def _answer(
+        self, requests: Sequence[tuple[list[int], int]], sampling: SamplingParameters, work: str
+    ) -> list[Completion]:
+        """Look up what was answered before, have the rest sampled, and keep each reply as it comes."""
+        keys = [request_key(prompt, asdict(sampling), seed) for prompt, seed in requests]
+        known = [self._known(key) for key in keys]
+        missing = [number for number, completion in enumerate(known) if completion is None]
+        if not missing:
+            return [completion for completion in known if completion is not None]
+        self._start()
+        self.progress.begin(f"{self.directory}: {work}", len(requests), len(requests) - len(missing))
+        kept: set[int] = set()
+
+        def keep(place: int, completion: Completion) -> None:
+            kept.add(place)
+            if self._replies is not None:
+                self._replies.put(keys[missing[place]], [completion.token_ids, completion.finish_reason])
+            self.progress.step()
+
+        prompts, seeds = zip(*(requests[number] for number in missing), strict=True)
+        generated = self.engine.generate(prompts, sampling, seeds, keep)
+        for place, (number, completion) in enumerate(zip(missing, generated, strict=True)):
+            if place not in kept:  # not every engine tells
+                keep(place, completion)
+            known[number] = completion
+        return [completion for completion in known if completion is not None]
+
+    def _known(self, key: str) -> Completion | None:
+        """The reply to a request that was answered before; its log-probabilities are not kept."""
+        value = None if self._replies is None else self._replies.get(key)
+        return None if value is None else Completion(value[0], [], value[1])

@@ -205,6 +205,7 @@ class RuleEngine(RolloutEngine):
         prompts: Sequence[Sequence[int]],
         sampling: SamplingParameters,
         seeds: Sequence[int] | None = None,
+        finished: Callable[[int, Completion], None] | None = None,
     ) -> list[Completion]:
         self.requests += len(prompts)
         return [

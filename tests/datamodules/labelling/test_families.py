@@ -145,7 +145,7 @@ def test_a_conversation_that_the_template_refuses_is_named_before_anything_is_sa
     family = Family(chat("<|im_end|>", before=refuses + DEFAULT_SYSTEM, opens=IF_OFF), thinks, "switch")
     engine = Actor(family)
     data = build(family, engine)
-    prompt = data._load_prompts()[1]
+    prompt = data._labels.prompts()[1]
     prompt["messages"] = [*prompt["messages"], {"role": "assistant", "content": "2"}, *prompt["messages"]]
     with pytest.raises(UserError, match=r"refuses the turns user, assistant, user \(one turn only\); leave"):
         data.prepare_data()
@@ -163,7 +163,7 @@ CALLS = (
 def offering(build: Any, family: Family, engine: Actor) -> Any:
     """Data whose prompts all offer a tool."""
     data = build(family, engine)
-    for prompt in data._load_prompts():
+    for prompt in data._labels.prompts():
         prompt["tools"] = [TOOL]
     return data
 
@@ -196,7 +196,7 @@ def test_replies_with_malformed_calls_are_rejected(build: Any) -> None:
         return answer if "multi-step" in prompt else '<tool_call>{"name": "sub"}</tool_call>'
 
     data = offering(build, Family(template, calls, "switch"), Actor(Family(template, calls, "switch")))
-    for prompt in data._load_prompts():
+    for prompt in data._labels.prompts():
         prompt["reference"] = ""
     told = "kept no record of 8 prompts; .* rejected replies (had no answer, or were not well formed|did not)"
     with pytest.raises(UserError, match=told):

@@ -19,6 +19,7 @@ from katlit.datamodules.dialects.habits import ThinkingSettings
 from katlit.datamodules.fitting import fitting
 from katlit.datamodules.labelling.base import Labeller
 from katlit.datamodules.labelling.cache import read_cached
+from katlit.datamodules.labelling.engine_model import EngineModel
 from katlit.datamodules.labelling.labels import Asking, Labels, Sources
 from katlit.datamodules.loader import EpochLoader, share_of
 from katlit.datamodules.records import Record, read_records
@@ -125,7 +126,7 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
         """Return how a model is spoken to: as it was for the labels, else as its template tells."""
         if self._labels is not None and self._records_file is None:
             for model in self._labels.models(ask=False):
-                if model.directory == source:
+                if isinstance(model, EngineModel) and model.directory == source:
                     return model.dialect
         return load_dialect(source, key, self._ballot_template, self.thinking_of(source))
 

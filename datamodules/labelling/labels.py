@@ -13,6 +13,8 @@ from katlit.datamodules.dialects.habits import ThinkingSettings
 from katlit.datamodules.labelling.base import Labeller
 from katlit.datamodules.labelling.cache import cache_file, cached_records, fingerprint, hash_model, pickled
 from katlit.datamodules.labelling.chat_model import ChatModel
+from katlit.datamodules.labelling.endpoint_model import EndpointModel
+from katlit.datamodules.labelling.engine_model import EngineModel
 from katlit.datamodules.labelling.probe import settle
 from katlit.datamodules.labelling.rejections import report
 from katlit.datamodules.labelling.reply_cache import ReplyCache
@@ -20,8 +22,12 @@ from katlit.datamodules.records import Record
 from katlit.datamodules.references import say_unverified, verifiable
 from katlit.datamodules.sources.base import PromptSource
 from katlit.engines.base import RolloutEngine, SamplingParameters
+from katlit.engines.chat_endpoint import ChatEndpoint
+from katlit.engines.vllm.server.engine import VLLMServer
+from katlit.errors import UserError
 from katlit.output import require_writable
 from katlit.rewards import Reward
+from katlit.teacher.by_mode import name_at_endpoint
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +55,8 @@ class Asking:
 
 class Labels:
     """Records that a labeller makes of the prompts, and all replies of its models, each kept as it comes.
+
+    A model's replies are kept by what it is and what it was asked, so other settings find them too.
 
     Args:
         kind: Name of the files of records.
@@ -86,20 +94,34 @@ class Labels:
 
     def models(self, *, ask: bool) -> list[ChatModel]:
         """Return the labeller's models; how they think is found out if `ask`, else known as far as it is."""
-        asking = self._asking
         if self._models is None:
             names = self._sources.labeller.models()
-            self._hashes = self._hashes or [hash_model(name) for name in names]
-            shared = self._sources.engine, asking.sampling, asking.ballot_tokens, asking.ballot_template
-            self._models = [
-                ChatModel(name, *shared, self._thinking_of(name), self._replies(contents))
-                for name, contents in zip(names, self._hashes, strict=True)
-            ]
+            self._hashes = self._hashes or [self._contents(name) for name in names]
+            self._models = list(map(self._model, names, self._hashes))
         for model, contents in zip(self._models, self._hashes, strict=True):
-            settle(model, self._cache_dir, contents, ask=ask)
+            if isinstance(model, EngineModel):
+                settle(model, self._cache_dir, contents, ask=ask)
         if ask:
             self._path = None  # it depends on what they have answered
         return self._models
+
+    def _contents(self, name: str) -> str:
+        """What a model is known by; one behind an endpoint by its name, wherever the endpoint is."""
+        if isinstance(self._sources.engine, ChatEndpoint):
+            return f"endpoint {name_at_endpoint(name)}"
+        if name_at_endpoint(name) != name:
+            raise UserError(
+                f"data.labeller: {name!r} is a model that only an endpoint has; set data.engine to "
+                "katlit.engines.ChatEndpoint"
+            )
+        return hash_model(name)
+
+    def _model(self, name: str, contents: str) -> ChatModel:
+        engine, how = self._sources.engine, self._asking
+        shared = how.sampling, how.ballot_tokens, how.ballot_template, self._thinking_of(name)
+        if isinstance(engine, ChatEndpoint):
+            return EndpointModel(name, engine, *shared, self._replies(contents))
+        return EngineModel(name, engine, *shared, self._replies(contents))
 
     def _replies(self, contents: str) -> ReplyCache:
         """What a model has replied before, in any run with this `cache_dir`."""
@@ -114,7 +136,7 @@ class Labels:
             "sampling": asdict(self._asking.sampling),
             "ballots": self._asking.ballot_tokens,
             "context": sources.engine.max_context,  # longer prompts are left out
-            "dialects": [model.dialect.settings() for model in models],
+            "dialects": [model.settings() for model in models],
             "accuracy": pickled(sources.accuracy).hex(),
         }
 
@@ -155,6 +177,12 @@ class Labels:
         How they think must be settled. The records of the share are dropped: `make` makes those of all
         prompts of the replies, so that they are the same for any number of shares.
         """
+        engine = self._sources.engine
+        if isinstance(engine, VLLMServer) and engine.url is not None:
+            raise UserError(
+                f"data.engine.url: {shares} processes label, but one only can join a vLLM server; set "
+                "trainer.devices to 1, or engine to katlit.engines.ChatEndpoint"
+            )
         if self.path().is_file():
             return
         require_writable(self._cache_dir, "cache_dir")

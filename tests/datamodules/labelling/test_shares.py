@@ -13,6 +13,7 @@ from katlit.batch import Prompt
 from katlit.datamodules import DistillData, DualRegime, FilePrompts, MajorityVote
 from katlit.datamodules.cold_start import ColdStartData
 from katlit.datamodules.jsonl import write_rows
+from katlit.engines import VLLMServer
 from katlit.engines.base import Completion, SamplingParameters
 from katlit.errors import UserError
 from katlit.text.protocol import Mode
@@ -149,3 +150,8 @@ def test_damaged_records_are_named_by_their_line(
     assert path.read_bytes() == whole
     assert idle.requests == 0
     assert json.loads(lines[0])
+
+
+def test_one_process_only_joins_a_server(make: Callable[[str, Any], Any]) -> None:
+    with pytest.raises(UserError, match=r"^data\.engine\.url: 2 processes label, but one only can join"):
+        make("cache", VLLMServer("http://host:1")).label_share(0, 2)

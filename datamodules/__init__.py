@@ -6,6 +6,7 @@ from katlit.datamodules.labelling import DualRegime, Labeller, MajorityVote
 from katlit.datamodules.pretraining.worked import WorkedData
 from katlit.datamodules.prompts import PromptData
 from katlit.datamodules.sources.base import PromptSource
+from katlit.datamodules.sources.cleaned import CleanedPrompts
 from katlit.datamodules.sources.curriculum import Curriculum, CurriculumStage
 from katlit.datamodules.sources.files import FilePrompts
 from katlit.datamodules.sources.tasks import TaskFamily, TaskPrompts
@@ -13,6 +14,7 @@ from katlit.datamodules.teachers.cached_teacher import CachedTeacher
 
 __all__ = [
     "CachedTeacher",
+    "CleanedPrompts",
     "ColdStartData",
     "Curriculum",
     "CurriculumStage",

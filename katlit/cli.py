@@ -11,27 +11,12 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from katlit.commands.overview import COMMANDS, TRAINER_COMMANDS, help_text
 from katlit.errors import UserError
 
-TRAINER_COMMANDS = {
-    "fit": "train a stage",
-    "validate": "evaluate on the validation prompts",
-    "test": "evaluate on the test prompts",
-    "predict": "run the model over the prompts and keep its answers",
-    "label": "only build the data of a stage: sample, verify, vote, write the cache that fit will read",
-}
-COMMANDS = TRAINER_COMMANDS | {
-    "plan": "with the settings of fit: how much memory it would take on each device",
-    "configs": "list the settings files that katlit brings; `copy DIR` copies them",
-    "consolidate": "make one file of a checkpoint that FSDP2 or ZeRO has split over the ranks",
-    "replay": "show a rollout of a run, explain its advantage, and sample it once more",
-    "card": "add an evaluation to the model card of an exported model",
-    "report": "read a finished run and write report.md, report.json, pareto.png",
-    "chat": "talk to an exported model, or to a server of one, in the terminal",
-    "serve": "serve an exported model to OpenAI's clients, by vLLM",
-}
 # Commands that parse their options by themselves.
 _PROGRAMS = {
+    "help": "katlit.commands.help",
     "configs": "katlit.commands.configs",
     "consolidate": "katlit.commands.consolidate",
     "replay": "katlit.commands.replay.command",
@@ -51,39 +36,18 @@ _MENDABLE = _FULL | {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
 _NO_TEMPORARY = "No usable temporary directory"  # Python's words
 
 
-def help_text() -> str:
-    """What `katlit --help` prints."""
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: katlit COMMAND [options]",
-            "",
-            "Trains language models that decide by themselves when to think.",
-            "",
-            "commands:",
-            *lines,
-            "",
-            "Settings come from YAML files, later ones win, the command line last:",
-            "  katlit fit -c base.yaml -c my.yaml --trainer.max_steps 100",
-            "Every knob:                    katlit fit --help",
-            "Every knob of a class:         katlit fit --model.help katlit.modules.StepSRPO",
-            "The settings as they resolve:  katlit fit -c ... --print_config",
-        ]
-    )
-
-
 def _dispatch(arguments: Sequence[str]) -> int:
     """Run one command line; raises whatever goes wrong."""
     choice = f"choose one of {', '.join(COMMANDS)}, or see katlit --help"
     if not arguments:
         raise UserError(f"no command given; {choice}")
     command = arguments[0]
-    if command in ("-h", "--help"):
+    if command in ("-h", "--help") or list(arguments) == ["help"]:
         sys.stdout.write(help_text() + "\n")
         return 0
     if command not in COMMANDS:
         raise UserError(f"unknown command {command!r}; {choice}")
+    command, arguments = _asked_for_help(arguments)
     if command in _PROGRAMS:
         return import_module(_PROGRAMS[command]).main(arguments[1:])
     if command == "plan":
@@ -94,6 +58,16 @@ def _dispatch(arguments: Sequence[str]) -> int:
 
     run(arguments)
     return 0
+
+
+def _asked_for_help(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The command line that answers: a trainer's command has a page, each other one explains itself."""
+    command, *words = arguments
+    if command in TRAINER_COMMANDS and words in (["-h"], ["--help"]):
+        command, words = "help", [command]
+    elif command == "help" and words[0] in COMMANDS and words[0] not in TRAINER_COMMANDS:
+        command, words = words[0], ["--help"]
+    return command, [command, *words]
 
 
 def _exit_status(stop: SystemExit) -> int:

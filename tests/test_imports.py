@@ -3,10 +3,14 @@
 import ast
 import importlib
 import re
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("katlit", "modules", "datamodules", "benchmarks")
@@ -107,6 +111,20 @@ def is_a_lasting_name(path: str) -> bool:
 
 def test_the_files_are_found() -> None:
     assert {"katlit.cli", "katlit.batch", "katlit.modules.step_srpo"} <= set(map(dotted, FILES))
+
+
+def test_every_import_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    lines = sum((extras[extra] for extra in extras if extra != "dev"), project["dependencies"])
+    declared = {canonicalize_name(Requirement(line).name) for line in lines}
+    installed = packages_distributions()
+    sources = [path for path in FILES if not path.is_relative_to(ROOT / "benchmarks")]
+    names = {name for path in sources for name in imported(ast.parse(path.read_text("utf-8")))}
+    foreign = {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names) - {"katlit"}
+    assert "torch" in foreign
+    brought = {name: {canonicalize_name(each) for each in installed.get(name, [name])} for name in foreign}
+    assert {name for name in foreign if not declared & brought[name]} == set()
 
 
 def test_each_room_has_its_layer() -> None:

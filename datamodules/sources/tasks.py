@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 from typing import Any, Literal
@@ -139,7 +140,13 @@ def _read_families(path: Path) -> list[TaskFamily]:
 
 
 def task_entries(family: TaskFamily, seed: str) -> Iterator[dict[str, Any]]:
-    """Yield a level's questions without end, as reasoning-gym gives them, the same for the same seed."""
+    """Return a level's questions without end, as reasoning-gym gives them, the same for the same seed.
+
+    Raises:
+        UserError: where reasoning-gym is not installed or refuses the level.
+    """
+    if find_spec("reasoning_gym") is None:
+        raise UserError("TaskPrompts: reasoning-gym is not installed; install katlit[tasks]")
     import reasoning_gym
 
     number = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4], "big") % 2**31

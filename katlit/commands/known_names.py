@@ -11,10 +11,9 @@ from typing import Any, get_args
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 import katlit
+from katlit.commands.class_catalogue import BESIDE
 
 _SECTIONS = {"model": LightningModule, "data": LightningDataModule}
-# Installed below katlit from folders of their own, so an editable install does not list them there.
-_BESIDE = ("modules", "datamodules")
 _BASES = ("stage",)  # exports what is subclassed, never named in settings
 
 
@@ -44,7 +43,7 @@ def class_hint(given: str, wanted: Sequence[type]) -> str:
         given: Its name, with its package or without.
         wanted: Classes of which it must be a subclass.
     """
-    ours = _exported((f"katlit.{name}" for name in (*_packages(), *_BESIDE)), wanted)
+    ours = _exported((f"katlit.{name}" for name in (*_packages(), *BESIDE)), wanted)
     lightnings = (kind.__module__.rpartition(".")[0] for kind in wanted if _is_lightnings(kind))
     by_name = {path.rpartition(".")[2].lower(): path for path in [*_exported(lightnings, wanted), *ours]}
     if nearest := get_close_matches(given.rpartition(".")[2].lower(), by_name, n=1):
@@ -67,15 +66,22 @@ def key_hint(given: str, owner: type) -> str:
 
 def keys_of(owner: type) -> list[str]:
     """The arguments of a class, with those that its constructor passes on to its bases."""
-    found: dict[str, None] = {}
+    return list(parameters_of(owner))
+
+
+def parameters_of(owner: type) -> dict[str, inspect.Parameter]:
+    """The arguments of a class by name, with those that its constructor passes on to its bases."""
+    found: dict[str, inspect.Parameter] = {}
     for base in inspect.getmro(owner):
-        parameters = inspect.signature(base).parameters.values() if "__init__" in vars(base) else ()
+        parameters = list(inspect.signature(base).parameters.values()) if "__init__" in vars(base) else []
         kinds = {parameter.kind for parameter in parameters}
         named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-        found |= dict.fromkeys(parameter.name for parameter in parameters if parameter.kind in named)
+        for parameter in parameters:
+            if parameter.kind in named:
+                found.setdefault(parameter.name, parameter)
         if kinds and inspect.Parameter.VAR_KEYWORD not in kinds:
             break
-    return list(found)
+    return found
 
 
 def class_at(path: str) -> type | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 from katlit.batch import Prompt
@@ -41,6 +42,11 @@ def scorer(name: str) -> Scorer:
     Raises:
         UserError: where there is no such data set, or its scorer is not known to be safe and strict.
     """
+    if find_spec("reasoning_gym") is None:
+        raise UserError(
+            f"verifier: {name!r} is neither 'match', 'math', 'code' nor 'tool_calls'; for a data set of "
+            "reasoning-gym install katlit[tasks]"
+        )
     from reasoning_gym.dataset import ProceduralDataset
     from reasoning_gym.factory import DATASETS
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
+from jsonargparse import ArgumentParser
 
 from katlit.batch import Prompt
-from katlit.datamodules import FilePrompts
+from katlit.datamodules import FilePrompts, PromptSource
 from katlit.datamodules.records import _OPTIONAL, _REQUIRED, read_records
 
 PAGE = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
@@ -54,7 +55,23 @@ def test_each_form_of_calls_gives_the_same_prompt(settings: str, rows: str, tmp_
 
 def test_all_examples_are_found() -> None:
     assert (len(EXAMPLES), len(HISTORIES)) == (5, 4)
-    assert len(EXAMPLES + HISTORIES) == PAGE.count("class_path: katlit.datamodules.FilePrompts")
+    read = QUESTIONS + TOOLS
+    assert len(EXAMPLES + HISTORIES) == read.count("class_path: katlit.datamodules.FilePrompts")
+
+
+def test_copies_are_left_out_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```yaml\n(.*?)```", REFERENCES, re.DOTALL)
+    texts = {"questions": ["What is 1 + 1?", "what is 1 + 1", "What is 2 + 2?"], "heldout": ["What is 2 + 2"]}
+    for name, lines in texts.items():
+        rows = [json.dumps({"question": line}) for line in lines]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(PromptSource, "prompts")
+    settings = parser.parse_object({"prompts": yaml.safe_load(block)})
+    (left,) = parser.instantiate_classes(settings).prompts.load()
+    assert left["id"] == "questions-0"
+    assert len((tmp_path / "outputs/removed.jsonl").read_text().splitlines()) == 2
 
 
 def test_the_records_are_read_and_the_table_has_all_their_fields(tmp_path: Path) -> None:

@@ -23,7 +23,14 @@ def assert_engine_follows_trainer(directory: Path) -> None:
     assert all(row["rollout/logprob_gap"] < 1e-4 for row in steps.values())
 
 
-@pytest.mark.parametrize("strategy", [pytest.param("ddp", marks=pytest.mark.soak), "fsdp2", "deepspeed_z3"])
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        "fsdp2",
+        pytest.param("ddp", marks=pytest.mark.soak),
+        pytest.param("deepspeed_z3", marks=pytest.mark.soak),
+    ],
+)
 def test_an_engine_in_each_process(tmp_path: Path, strategy: str) -> None:
     finish(start(tmp_path, *on_two_processes(strategy), *words(VLLM)))
     assert_engine_follows_trainer(tmp_path)

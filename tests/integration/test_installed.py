@@ -1,15 +1,20 @@
-"""katlit as `pip install` leaves it: a wheel in an environment of its own, used from a folder elsewhere."""
+"""katlit as `pip install katlit` leaves it, without any extra, used from a folder elsewhere."""
 
+import json
 import os
 import subprocess
 import sys
 import venv
 import zipfile
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from tinymodel import QWEN, tiny_backbone
 
 ROOT = Path(__file__).parents[2]
 FIT = ["fit", "-c", "base.yaml", "-c", "stage/step_srpo.yaml"]
@@ -39,17 +44,42 @@ def wheel(tmp_path_factory: pytest.TempPathFactory, source_tree: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
-    """An environment with the wheel in it and everything else of this one beside it."""
+    """An environment with the wheel in it, and of this one beside it just what the wheel requires."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, symlinks=True)
     python = folder / "bin/python"
     install = ["install", "--no-deps", "--no-index", "--quiet", str(wheel)]
     subprocess.run([sys.executable, "-m", "pip", "--python", str(python), *install], check=True)
     (packages,) = folder.glob("lib/*/site-packages")
-    # Of a folder that a `.pth` file names no `.pth` is read, so no editable install comes along.
-    beside = [path for path in sys.path if Path(path).name == "site-packages"]
-    (packages / "beside.pth").write_text("\n".join(beside))
+    with zipfile.ZipFile(wheel) as opened:
+        (metadata,) = (name for name in opened.namelist() if name.endswith(".dist-info/METADATA"))
+        lines = opened.read(metadata).decode().partition("\n\n")[0].splitlines()
+    wanted = [line.removeprefix("Requires-Dist: ") for line in lines if line.startswith("Requires-Dist: ")]
+    for place in {place for name in required(wanted) for place in top_level(name)}:
+        if not (packages / place.name).exists():
+            (packages / place.name).symlink_to(place)
     return python
+
+
+def required(lines: list[str]) -> set[str]:
+    """Names of the packages that requirements bring, and those that these bring."""
+    found: set[str] = set()
+    left = [(Requirement(line), {""}) for line in lines]
+    while left:
+        wanted, extras = left.pop()
+        name = canonicalize_name(wanted.name)
+        needed = wanted.marker is None or any(wanted.marker.evaluate({"extra": extra}) for extra in extras)
+        if needed and (name not in found or wanted.extras):
+            found.add(name)
+            left += [(Requirement(line), {"", *wanted.extras}) for line in distribution(name).requires or []]
+    return found
+
+
+def top_level(name: str) -> set[Path]:
+    """Files and folders of a package, right below where packages are installed."""
+    found = distribution(name)
+    names = {file.parts[0] for file in found.files or [] if file.parts[0] not in ("..", "__pycache__")}
+    return {Path(str(found.locate_file(name))) for name in names}
 
 
 @pytest.fixture
@@ -119,3 +149,69 @@ def test_own_classes_are_found_in_the_processes_that_lightning_starts(python: Pa
     words = [word for name in files for word in ("-c", name)]
     run([str(python.parent / "katlit"), "fit", *words, "--trainer.max_steps=1"], folder)
     assert list((folder / "outputs/checkpoints").iterdir())
+
+
+def test_what_needs_an_extra_says_so(python: Path, folder: Path) -> None:
+    katlit, student = str(python.parent / "katlit"), made(folder / "student")
+    generated = [
+        *FIT, "-c", "rollout/hf.yaml", "-c", "logger/none.yaml", "--trainer.accelerator=cpu",
+        f"--model.init_args.backbone.init_args.init_from={student}",
+        "--data.init_args.train=katlit.datamodules.TaskPrompts",
+        f"--data.init_args.train.init_args.families={ROOT}/configs/demo/levels.yaml",
+        "--data.init_args.train.init_args.size=8",
+    ]  # fmt: skip
+    for words, extra in ((generated, "katlit[tasks]"), (["serve", str(student)], "katlit[vllm]")):
+        done = subprocess.run([katlit, *words], cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 2, done.stderr[-2000:]
+        assert extra in done.stderr.splitlines()[-1]
+
+
+def test_records_are_labelled_trained_on_and_planned(python: Path, folder: Path) -> None:
+    student = made(folder / "student")
+    said = [({"role": "user", "content": f"What is {n} + {n}?"}, str(2 * n)) for n in range(8)]
+    lines = [
+        {"id": answer, "messages": [asked], "regime": "off", "judge": "Easy", "answer": answer}
+        for asked, answer in said
+    ]
+    (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    settings = [
+        *("-c", "base.yaml", "-c", "stage/cold_start.yaml", "-c", "logger/csv.yaml"),
+        f"--model.init_args.backbone.init_args.init_from={student}",
+        "--data.init_args.records_file=records.jsonl", "--data.init_args.batches.validation_share=0.0",
+        "--data.init_args.batches.batch_tokens=2048", "--trainer.max_steps=2", "--trainer.accelerator=cpu",
+    ]  # fmt: skip
+    katlit = str(python.parent / "katlit")
+    run([katlit, "label", *settings], folder)
+    run([katlit, "fit", *settings], folder)
+    assert (folder / "outputs/cold_start/model/model.safetensors").exists()
+    assert "fits" in run([katlit, "plan", *settings, "--memory=1GiB"], folder)
+
+
+def made(directory: Path) -> Path:
+    """An exported model as small as can be."""
+    student = tiny_backbone(directory.parent / "made", QWEN)
+    student.materialize()
+    student.export(directory)
+    return directory
+
+
+def test_reinforcement_needs_no_extra(python: Path, folder: Path) -> None:
+    student = made(folder / "student")
+    lines = [{"question": f"What is {n} + {n}?", "reference": str(2 * n)} for n in range(8)]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    sampler = yaml.safe_load((ROOT / "configs/rollout/hf.yaml").read_text())
+    arguments = sampler["trainer"]["callbacks+"][0]["init_args"]
+    arguments["engine"]["init_args"]["max_context"] = arguments["row_tokens"] = 512
+    arguments["sampling"]["max_tokens"] = 32
+    (folder / "sampler.yaml").write_text(yaml.safe_dump(sampler))
+    prompts = "--data.init_args.train"
+    run(
+        [
+            str(python.parent / "katlit"), *FIT, "-c", "sampler.yaml", "-c", "logger/csv.yaml",
+            f"--model.init_args.backbone.init_args.init_from={student}", "--trainer.max_steps=1",
+            f"{prompts}=katlit.datamodules.FilePrompts", f"{prompts}.init_args.path=prompts.jsonl",
+            "--data.init_args.batch_size=2", "--trainer.accelerator=cpu",
+        ],
+        folder,
+    )  # fmt: skip
+    assert (folder / "outputs/step_srpo/model/model.safetensors").exists()

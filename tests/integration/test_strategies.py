@@ -23,6 +23,8 @@ ROOT = Path(__file__).parents[2]
 WORKER = str(ROOT / "tests/stubs/commands_worker.py")
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}/tests/stubs{os.pathsep}{ROOT}"}
 STRATEGIES = ("ddp", "fsdp2", "deepspeed_z1", "deepspeed_z2", "deepspeed_z3")
+# ZeRO-3 parts all that they part, and is tried before every change.
+RARER = ("deepspeed_z1", "deepspeed_z2")
 BACKBONE = "--model.init_args.backbone.init_args"
 SETTINGS = {
     "sft": ["--model=katlit.modules.ColdStartSFT"],
@@ -79,8 +81,16 @@ JOBS |= {
     for stage, setting in (("distill", TEACHER), ("srpo", REFERENCE))
     for strategy, placement in FROZEN.items()
 }
+
+
+def by_strategy(strategy: str, *values: str) -> Any:
+    """A case of a strategy; of a rarer one, by hand."""
+    marks = [pytest.mark.soak] if strategy in RARER else []
+    return pytest.param(*values, strategy, id="-".join((strategy, *values)), marks=marks)
+
+
 EXACT = [
-    pytest.param(name, strategy, id=f"{strategy}-{name}")
+    by_strategy(strategy, name)
     for name, job in JOBS.items()
     for strategy in job.strategies
     if name != "mixed"
@@ -207,7 +217,7 @@ def test_frozen_models_are_in_pieces(trained: Callable[[str], Path], strategy: s
     assert half == pytest.approx(whole / 2, rel=0.01)  # of a table of odd length one has a row more
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", [by_strategy(strategy) for strategy in STRATEGIES])
 def test_mixed_precision_with_checkpointing_means_the_same(
     trained: Callable[[str], Path], strategy: str
 ) -> None:
@@ -219,7 +229,7 @@ def test_mixed_precision_with_checkpointing_means_the_same(
         assert truth["master_bits"] == row["master_bits"] == 32
 
 
-@pytest.mark.parametrize("strategy", JOBS["deeper"].strategies)
+@pytest.mark.parametrize("strategy", [by_strategy(strategy) for strategy in JOBS["deeper"].strategies])
 def test_new_layers_alone_are_trained(trained: Callable[[str], Path], strategy: str) -> None:
     two = trained(strategy)
     start, weights = (

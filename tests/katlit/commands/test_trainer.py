@@ -9,7 +9,7 @@ import yaml
 from lightning.pytorch.cli import LightningCLI
 from tinystage import TinyStage
 
-from katlit.cli import TRAINER_COMMANDS, main
+from katlit.cli import main
 
 ROOT = Path(__file__).parents[3]
 BASE = ["-c", str(ROOT / "configs/base.yaml"), "-c", str(ROOT / "tests/stubs/tinystage.yaml")]
@@ -110,9 +110,8 @@ def _assert_one_line(error: str, named: list[str]) -> None:
     assert all(name in lines[0] for name in named), lines[0]
 
 
-@pytest.mark.parametrize("command", TRAINER_COMMANDS)
-def test_help_documents_the_trainer(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([command, "--help"]) == 0
+def test_help_documents_the_trainer(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["help", "trainer"]) == 0
     text = capsys.readouterr().out
     assert "--trainer.gradient_clip_val" in text
     assert "--model.help" in text

@@ -82,7 +82,10 @@ def _label_together(trainer: Trainer, datamodule: Any) -> None:
         meeting.wait("labelled")
         datamodule.prepare_data()
         meeting.arrive("made")
-    meeting.wait("made", 1)
+        meeting.wait("left", trainer.world_size - 1)  # the store is this process's
+    else:
+        meeting.wait("made", 1)
+        meeting.arrive("left")
 
 
 class KatCLI(LightningCLI):

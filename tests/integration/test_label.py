@@ -9,12 +9,15 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
+from faulty_chat import content_hash, faulty_chat
 from killable import finish, kill, launch, on_two_processes
 
 ROOT = Path(__file__).parents[2]
 PROMPTS = 60
+DATA, ENGINE = "--data.init_args", "--data.init_args.engine"
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
 
 
@@ -33,18 +36,16 @@ def prompts(tmp_path: Path) -> Path:
 def label(
     folder: Path, prompts: Path, *words: str, starter: tuple[str, ...] = (sys.executable,)
 ) -> subprocess.Popen[str]:
-    """Start labelling, with an engine that takes 20 ms a reply and notes what it is asked."""
+    """Start labelling, with an engine that takes 20 ms a reply and notes what it is asked, unless told."""
     folder.mkdir(exist_ok=True)
-    data, engine = "--data.init_args", "--data.init_args.engine"
     files = ["configs/base.yaml", "configs/stage/distill.yaml"]
     settings = [
-        f"{engine}=scripted_engine.ScriptedEngine", f"{engine}.asked={folder}/asked",
-        f"{engine}.seconds=0.02",
-        "--model.init_args.teacher=assets/teacher",
+        f"{ENGINE}=scripted_engine.ScriptedEngine", f"{ENGINE}.asked={folder}/asked",
+        f"{ENGINE}.seconds=0.02", "--model.init_args.teacher=assets/teacher",
         "--model.init_args.backbone.init_args.model=assets/teacher",
-        f"{data}.prompts=katlit.datamodules.FilePrompts", f"{data}.prompts.path={prompts}",
-        f"{data}.prompts.verifier=match", f"{data}.sampling.max_tokens=100",
-        f"{data}.cache_dir={folder}/cache", f"--trainer.default_root_dir={folder}",
+        f"{DATA}.prompts=katlit.datamodules.FilePrompts", f"{DATA}.prompts.path={prompts}",
+        f"{DATA}.prompts.verifier=match", f"{DATA}.sampling.max_tokens=100",
+        f"{DATA}.cache_dir={folder}/cache", f"--trainer.default_root_dir={folder}",
         "--trainer.logger=false", "--trainer.accelerator=cpu",
     ]  # fmt: skip
     command = [*starter, "-m", "katlit.cli", "label"]
@@ -104,6 +105,43 @@ def test_five_kills_at_random_lose_only_what_was_in_flight(tmp_path: Path, promp
     again = len(asked(folder)) - len({what for what, _ in asked(folder)})
     assert again <= 5 * 2  # kills times processes, each with one request in flight
     assert len(asked(folder)) - again == len(asked(tmp_path / "whole"))
+
+
+def reply(body: dict[str, Any]) -> dict[str, Any]:
+    """What a scripted server says, after a while."""
+    time.sleep(0.05)
+    chance = content_hash(body)
+    if body["messages"][0]["content"].startswith("Does"):
+        return {"content": f"{'yes' if chance % 2 else 'no'}, as {chance % 100}"}
+    return {"content": str(chance % 7), "reasoning": "so" if "reasoning_effort" in body else ""}
+
+
+def test_five_kills_of_the_clients_of_a_server(tmp_path: Path, prompts: Path) -> None:
+    """Of a server that is busy, breaks or hangs up now and then; eight requests of each process in flight."""
+    two = on_two_processes("ddp")
+    faults = [(), (), ("busy",), ("broken",), ("dropped",), ("garbage",)]
+    with faulty_chat(reply, lambda body: faults[content_hash(body) % len(faults)]) as server:
+        words = [
+            f"{ENGINE}=katlit.engines.ChatEndpoint", f"{ENGINE}.url={server.url}",
+            f"{ENGINE}.key_variable=PATH", f"{ENGINE}.think_on={{reasoning_effort: high}}",
+            f"{ENGINE}.limits.concurrency=8", "--model.init_args.teacher=endpoint:the-model",
+        ]  # fmt: skip
+        finish(label(tmp_path / "whole", prompts, *words))
+        attempts = server.attempts.copy()
+        whole, chance = attempts.total(), random.Random(19)
+        server.attempts.clear()
+        for _ in range(5):
+            before, more = server.attempts.total(), chance.randrange(20, whole // 6)
+            run = label(tmp_path / "killed", prompts, *words, *two)
+            while server.attempts.total() < before + more:
+                assert run.poll() is None, finish(run)
+                time.sleep(0.01)
+            kill(run)
+        finish(label(tmp_path / "killed", prompts, *words, *two))
+    assert records(tmp_path / "killed") == records(tmp_path / "whole")
+    assert server.attempts.keys() == attempts.keys()
+    # One that was in flight has had its faults, and is asked again for its reply.
+    assert server.attempts.total() <= whole + 5 * 2 * 8
 
 
 def test_one_process_that_fails_ends_all(tmp_path: Path, prompts: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,20 @@ def prompts(tmp_path: Path) -> Path:
 
 
 def label(
-    folder: Path, prompts: Path, *words: str, starter: tuple[str, ...] = (sys.executable,)
+    folder: Path,
+    prompts: Path,
+    *words: str,
+    starter: Sequence[str] = (sys.executable,),
+    engine: Sequence[str] | None = None,
 ) -> subprocess.Popen[str]:
     """Start labelling, with an engine that takes 20 ms a reply and notes what it is asked, unless told."""
     folder.mkdir(exist_ok=True)
     files = ["configs/base.yaml", "configs/stage/distill.yaml"]
+    scripted = [
+        f"{ENGINE}=scripted_engine.ScriptedEngine", f"{ENGINE}.asked={folder}/asked", f"{ENGINE}.seconds=0.02"
+    ]  # fmt: skip
     settings = [
-        f"{ENGINE}=scripted_engine.ScriptedEngine", f"{ENGINE}.asked={folder}/asked",
-        f"{ENGINE}.seconds=0.02", "--model.init_args.teacher=assets/teacher",
+        *(engine or scripted), "--model.init_args.teacher=assets/teacher",
         "--model.init_args.backbone.init_args.model=assets/teacher",
         f"{DATA}.prompts=katlit.datamodules.FilePrompts", f"{DATA}.prompts.path={prompts}",
         f"{DATA}.prompts.verifier=match", f"{DATA}.sampling.max_tokens=100",
@@ -121,23 +128,24 @@ def test_five_kills_of_the_clients_of_a_server(tmp_path: Path, prompts: Path) ->
     two = on_two_processes("ddp")
     faults = [(), (), ("busy",), ("broken",), ("dropped",), ("garbage",)]
     with faulty_chat(reply, lambda body: faults[content_hash(body) % len(faults)]) as server:
-        words = [
+        engine = [
             f"{ENGINE}=katlit.engines.ChatEndpoint", f"{ENGINE}.url={server.url}",
             f"{ENGINE}.key_variable=PATH", f"{ENGINE}.think_on={{reasoning_effort: high}}",
-            f"{ENGINE}.limits.concurrency=8", "--model.init_args.teacher=endpoint:the-model",
+            f"{ENGINE}.limits.concurrency=8",
         ]  # fmt: skip
-        finish(label(tmp_path / "whole", prompts, *words))
+        teacher = "--model.init_args.teacher=endpoint:the-model"
+        finish(label(tmp_path / "whole", prompts, teacher, engine=engine))
         attempts = server.attempts.copy()
         whole, chance = attempts.total(), random.Random(19)
         server.attempts.clear()
         for _ in range(5):
             before, more = server.attempts.total(), chance.randrange(20, whole // 6)
-            run = label(tmp_path / "killed", prompts, *words, *two)
+            run = label(tmp_path / "killed", prompts, teacher, *two, engine=engine)
             while server.attempts.total() < before + more:
                 assert run.poll() is None, finish(run)
                 time.sleep(0.01)
             kill(run)
-        finish(label(tmp_path / "killed", prompts, *words, *two))
+        finish(label(tmp_path / "killed", prompts, teacher, *two, engine=engine))
     assert records(tmp_path / "killed") == records(tmp_path / "whole")
     assert server.attempts.keys() == attempts.keys()
     # One that was in flight has had its faults, and is asked again for its reply.

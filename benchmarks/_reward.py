@@ -102,7 +102,7 @@ def train_theirs(prompts: list[Prompt], output: Path, protocol: Protocol) -> Non
     from datasets import Dataset
 
     ids = [protocol.encode_prompt(prompt["messages"], "auto") for prompt in prompts]
-    texts = [protocol.tokenizer.decode(each) for each in ids]
+    texts = [protocol.decode(each) for each in ids]
     if protocol.tokenizer(texts)["input_ids"] != ids:
         raise RuntimeError("the text of a prompt gives other tokens than the prompt has")
     data = Dataset.from_dict({"prompt": texts, "reference": [prompt["reference"] for prompt in prompts]})

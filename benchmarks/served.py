@@ -9,8 +9,8 @@ questions give a 95 % interval.
 
 The last line is a JSON object. By mode it has accuracy, tokens and think rate, those of the evaluation
 (`evaluated_…`) with their `interval_…`, and whether all lie in there (`inside_…`). `leaks` counts markers
-in answers, `failed` requests that brought no answer; `free_…`, `regex_…` and `json_…` are
-accuracies on the same questions without and with a grammar.
+in answers, `failed` requests that brought no answer; `free_…`, `regex_…`, `choice_…`, `integer_…` (a number
+by JSON schema) and `json_…` (an object) are accuracies on the same questions without and with a grammar.
 """
 
 import asyncio
@@ -32,7 +32,8 @@ from katlit.datamodules import TaskPrompts
 from katlit.metrics.bootstrap import interval, resampled_means
 from katlit.model.pretrained import load_tokenizer
 from katlit.rewards import AccuracyReward, Sample
-from katlit.text.protocol import MARKERS, Mode, ParsedResponse, Protocol
+from katlit.text.parser import MARK_SIGN, MARKS
+from katlit.text.protocol import Mode, ParsedResponse, Protocol
 
 QUESTIONS = 200
 CONSTRAINED = 100
@@ -43,9 +44,15 @@ SCHEMA = {"type": "object", "properties": {"answer": {"type": "integer"}}, "requ
 COMPACT = {"backend": "xgrammar", "disable_any_whitespace": True}
 OPTIONS = ["--served-model-name", "kat", "--structured-outputs-config", json.dumps(COMPACT)]
 # The model ends an answer with a line break, so a grammar has to let it.
+END = {"type": "or", "elements": [{"type": "const_string", "value": text} for text in ("\n", "")]}
+INTEGER = {"type": "sequence", "elements": [{"type": "json_schema", "json_schema": {"type": "integer"}}, END]}
 GRAMMARS: dict[str, dict[str, Any]] = {
     "free": {},
     "regex": {"structured_outputs": {"regex": r"-?[0-9]+\n?"}},
+    "choice": {"structured_outputs": {"choice": [f"{number}\n" for number in range(-999, 1000)]}},
+    "integer": {
+        "structured_outputs": {"structural_tag": json.dumps({"type": "structural_tag", "format": INTEGER})}
+    },
     "json": {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}},
 }
 
@@ -61,8 +68,8 @@ class Reply:
 
     @property
     def leaks(self) -> int:
-        """Markers of the protocol in the answer that a client shows."""
-        return sum(self.content.count(marker) for marker in MARKERS)
+        """Marks of the protocol in the answer that a client shows."""
+        return sum(self.content.count(mark) for mark in (*MARKS, MARK_SIGN))
 
 
 def evaluated(directory: Path) -> dict[str, dict[str, Any]]:

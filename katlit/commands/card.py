@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from katlit.commands.report import read_evaluation
-from katlit.errors import UserError
-from katlit.model.card import CARD, card_text, read_record, write_card
+from katlit.errors import UserError, first_line
+from katlit.model.card import CARD, UNREADABLE, card_text, read_record, write_card
 
 _KEPT = ("policies", "headline", "num_prompts", "seed", "sampling", "engine", "versions")
 
@@ -32,8 +32,21 @@ def main(arguments: Sequence[str]) -> int:
     record = read_record(given.directory)
     evaluation = read_evaluation(given.evaluation)
     card = given.directory / CARD
-    is_ours = not card.is_file() or card.read_text(encoding="utf-8") == card_text(given.directory, record)
+    try:
+        ours = card_text(given.directory, record)
+    except UNREADABLE as error:
+        raise UserError(
+            f"{given.directory}: no whole export ({first_line(error)}); export the model again"
+        ) from error
+    is_ours = not card.is_file() or card.read_text(encoding="utf-8", errors="replace") == ours
     if not (is_ours or given.overwrite):
         raise UserError(f"{card}: was changed by hand; keep a copy of it and give --overwrite")
-    write_card(given.directory, record | {"evaluation": {key: evaluation.get(key) for key in _KEPT}})
+    evaluated = record | {"evaluation": {key: evaluation.get(key) for key in _KEPT}}
+    try:
+        card_text(given.directory, evaluated)
+    except UNREADABLE as error:
+        raise UserError(
+            f"{given.evaluation}: lacks what a card shows ({first_line(error)}); evaluate the model again"
+        ) from error
+    write_card(given.directory, evaluated)
     return 0

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from io import TextIOWrapper
 from typing import TextIO
 
 from katlit.commands.chat_client import ChatClient, Part
@@ -16,6 +17,7 @@ from katlit.text.printable import harmless
 _SWITCHES: dict[str, Thinking] = {"/think": "on", "/no_think": "off", "/auto": "auto"}
 _HELP = "/think, /no_think, /auto decide the mode; /system TEXT, /reset, /exit"
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
+EXIT_READER_LEFT = 141  # what a shell reports of a program whose output nobody reads: 128 + SIGPIPE
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -49,12 +51,26 @@ def main(arguments: Sequence[str]) -> int:
             screen.note(f"{chat.model}; {_HELP}")
             chat.converse(_typed())
         else:
-            question = sys.stdin.read().strip()
-            if not question:
-                raise UserError("standard input: no question in it")
             chat = Chat(client, Screen(sys.stdout, sys.stderr), given.thinking, given.system)
-            chat.ask(question)
+            try:
+                chat.ask(_piped())
+            except BrokenPipeError:  # whoever reads the answer has enough of it
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                return EXIT_READER_LEFT
     return 0
+
+
+def _piped() -> str:
+    """The question in standard input."""
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="strict")
+    try:
+        question = sys.stdin.read().strip()
+    except UnicodeDecodeError as error:
+        raise UserError(f"standard input: it is no {error.encoding} text; convert it") from error
+    if not question:
+        raise UserError("standard input: no question in it")
+    return question
 
 
 def _is_styled(stream: TextIO) -> bool:
@@ -65,6 +81,8 @@ def _typed() -> Iterator[str]:
     """Lines that are typed, until ctrl-D or ctrl-C."""
     with suppress(ImportError):
         import readline  # noqa: F401 (gives `input` its editing)
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # a wrong key ends no conversation
     with suppress(EOFError, KeyboardInterrupt):
         while True:
             yield input("> ")
@@ -102,7 +120,8 @@ class Screen:
 
     @staticmethod
     def _write(stream: TextIO, text: str) -> None:
-        stream.write(text)
+        encoding = stream.encoding or "utf-8"
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         stream.flush()
 
 
@@ -182,7 +201,9 @@ class Chat:
             if thought or answer:
                 self._screen.end_line(of_answer=bool(answer))
         self._turns = [*turns, {"role": "assistant", "content": answer}]
-        self._screen.note(self._summary(bool(thought), finish, tokens))
+        # A reply that was cut in the judge has no mode yet.
+        found = "on" if thought else "off" if answer else self._thinking
+        self._screen.note(self._summary(found, finish, tokens))
 
     def _show(self, part: Part, *, starts_answer: bool) -> None:
         if part.reasoning:
@@ -192,9 +213,8 @@ class Chat:
                 self._screen.end_line(of_answer=False)
             self._screen.answer(part.content)
 
-    def _summary(self, thought: bool, finish: str | None, tokens: int | None) -> str:
+    def _summary(self, found: Thinking, finish: str | None, tokens: int | None) -> str:
         """The mode, as it was asked for and as it became, and the tokens of a reply."""
-        found = "on" if thought else "off"
         words = [found if self._thinking == found else f"{self._thinking} → {found}"]
         words += [] if tokens is None else [f"{tokens} tokens"]
         words += ["cut at the limit"] if finish == "length" else []

@@ -6,13 +6,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from katlit.errors import UserError
 from katlit.text.parser import Thinking
 from katlit.text.printable import short_line
 
 _DATA = "data:"  # starts an event of the stream
+# What it leads to that an answer is not what it should be.
+_GARBAGE = (ValueError, LookupError, AttributeError, TypeError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,24 +32,24 @@ class ChatClient:
 
     Args:
         url: Address of the server, `http://host:port` or with `/v1`.
-        key: Key that the server asks for; None sends none.
+        key: Key that the server asks for; None, or an empty one, sends none.
         timeout: Seconds that the server may be silent.
 
     Raises:
-        UserError: for a URL of another kind.
+        UserError: for a URL of another kind, or a key that cannot be sent.
     """
 
     def __init__(self, url: str, key: str | None = None, timeout: float = 600.0) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UserError(f"{url}: no URL of a server; give http://host:port")
+        parts = _parts(url)
+        if key and not (key.isascii() and key.isprintable()):
+            raise UserError("VLLM_API_KEY: has characters that no key has, a line break perhaps; mend it")
         self.url = url
         self._timeout = timeout
         self._secure = parts.scheme == "https"
         self._address = parts.netloc.rpartition("@")[2]
         self._root = parts.path.rstrip("/").removesuffix("/v1") + "/v1"
         self._headers = {"Content-Type": "application/json"}
-        if key is not None:
+        if key:
             self._headers["Authorization"] = f"Bearer {key}"
 
     def model(self) -> str:
@@ -60,7 +62,7 @@ class ChatClient:
             text = answer.read().decode(errors="replace")
         try:
             return str(json.loads(text)["data"][0]["id"])
-        except (ValueError, KeyError, IndexError, TypeError):
+        except _GARBAGE:
             raise self._garbage(text) from None
 
     def reply(self, model: str, messages: Sequence[Mapping[str, str]], thinking: Thinking) -> Iterator[Part]:
@@ -78,11 +80,19 @@ class ChatClient:
         body["stream_options"] = {"include_usage": True}
         if thinking != "auto":
             body["chat_template_kwargs"] = {"thinking": thinking}
+        complete = False
         with self._asked("POST", "/chat/completions", body) as answer:
             for line in answer:
                 text = line.decode(errors="replace").strip()
-                if text.startswith(_DATA) and (event := text.removeprefix(_DATA).strip()) != "[DONE]":
-                    yield self._part(event)
+                if not text.startswith(_DATA):
+                    continue
+                event = text.removeprefix(_DATA).strip()
+                part = Part(finish_reason="stop") if event == "[DONE]" else self._part(event)
+                complete = complete or part.finish_reason is not None
+                if event != "[DONE]":
+                    yield part
+        if not complete:  # the library takes a connection that is cut within a stream for its end
+            raise UserError(f"{self.url}: the reply broke off; is the server up?")
 
     def _part(self, event: str) -> Part:
         try:
@@ -92,14 +102,15 @@ class ChatClient:
             usage = content.get("usage") or {}
             choice = (content.get("choices") or [{}])[0]
             delta = choice.get("delta") or {}
+            tokens = usage.get("completion_tokens")
             return Part(
                 # vLLM's name; other servers' for the same
-                reasoning=delta.get("reasoning") or delta.get("reasoning_content") or "",
-                content=delta.get("content") or "",
-                finish_reason=choice.get("finish_reason"),
-                tokens=usage.get("completion_tokens"),
+                reasoning=_text(delta.get("reasoning") or delta.get("reasoning_content")),
+                content=_text(delta.get("content")),
+                finish_reason=_text(choice.get("finish_reason")) or None,
+                tokens=tokens if isinstance(tokens, int) else None,
             )
-        except (ValueError, AttributeError, TypeError):
+        except _GARBAGE:
             raise self._garbage(event) from None
 
     @contextmanager
@@ -132,5 +143,25 @@ def _complaint(text: str) -> str:
         error = json.loads(text)
         error = error.get("error", error)
         return short_line(str(error.get("message", error) if isinstance(error, dict) else error), 300)
-    except (ValueError, AttributeError):
+    except _GARBAGE:
         return short_line(text)
+
+
+def _parts(url: str) -> SplitResult:
+    """The parts of a server's address."""
+    try:
+        parts = urlsplit(url)
+        # Host and port are read only when they are asked for.
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            parts.hostname.encode("idna")
+            return parts
+    except ValueError:
+        pass  # as any other that is none
+    raise UserError(f"{url}: no URL of a server; give http://host:port")
+
+
+def _text(value: Any) -> str:
+    """A text of an answer, where there is one."""
+    if not isinstance(value, str | None):
+        raise TypeError
+    return value or ""

@@ -13,7 +13,7 @@ from katlit.errors import UserError
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Serve a model that katlit exported, by vLLM, to any OpenAI client.
+    """Serve a model that katlit exported, by vLLM, to any OpenAI client, which asks for the model `kat`.
 
     Args:
         arguments: What follows `katlit serve`; `--help` lists them.

@@ -22,6 +22,8 @@ CARD = "README.md"
 POLICIES = {"auto": "the model decides", "on": "always thinks", "off": "never thinks"}
 _LONGEST = 200  # characters of a value
 _LICENSE_KEYS = ("license", "license_name", "license_link")
+# What files lead to that are not there, or hold something else than they should.
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
 
 
 def base_record(source: str | None, key: str) -> dict[str, Any]:
@@ -64,7 +66,8 @@ def read_record(directory: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         record["base"], record["stages"] = record["base"], list(record["stages"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        _history(record)  # what is wrong is found before a stage, not by its export
+    except UNREADABLE as error:
         raise UserError(
             f"{file}: no record of an export ({first_line(error)}); export the model again, or delete it"
         ) from error
@@ -94,8 +97,13 @@ def card_text(directory: Path, record: Mapping[str, Any]) -> str:
         directory: Holds the model.
         record: Its base, stages and, perhaps, evaluation.
     """
+    return "\n\n".join([*_history(record), _PROTOCOL, _serving(directory)]) + "\n"
+
+
+def _history(record: Mapping[str, Any]) -> list[str]:
+    """The parts of the card that the record tells."""
     evaluation = record.get("evaluation")
-    parts = [
+    return [
         f"---\n{_metadata(record).to_yaml()}\n---",
         f"# {_code(_name(record))}",
         "A language model that decides by itself whether to think before it answers, trained with katlit.",
@@ -105,10 +113,7 @@ def card_text(directory: Path, record: Mapping[str, Any]) -> str:
         *(["Nothing is recorded of it."] if not record["stages"] else []),
         "## Evaluation",
         _no_evaluation() if evaluation is None else _evaluation(evaluation),
-        _PROTOCOL,
-        _serving(directory),
     ]
-    return "\n\n".join(parts) + "\n"
 
 
 def _name(record: Mapping[str, Any]) -> str:

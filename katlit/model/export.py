@@ -9,6 +9,10 @@ with the folder within.
 Weights are written in the type that the trained module holds them in, and `config.json` names it: float32
 with precision 32-true and bf16-mixed, bfloat16 with bf16-true. DeepSpeed holds bfloat16 weights with
 bf16-mixed too, and their float32 masters in the optimizer: what is written then is what it computed with.
+
+An export reads itself before it appears. Plain transformers has to find each weight, bit for bit the one
+that was trained; so the class that `config.json` names computes the trained log-probabilities. Exports above
+4 GiB are left unread, since that takes their memory a second time.
 """
 
 import copy
@@ -17,17 +21,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from katlit.errors import UserError
 from katlit.model.card import write_card
+from katlit.model.experts import unpacked
 from katlit.model.generation import TokenSampling, generation_settings
 from katlit.model.mtp import DRAFTER_PREFIX, MTP_ARCHITECTURES, MTP_FOLDER
+from katlit.model.pretrained import heads_are_tied
 from katlit.output import replacing_directory
 from katlit.text.protocol import Protocol
 from katlit.text.saved_tokenizer import save_tokenizer
 
+_CHECKED_BYTES = 2**32
 _DEEPER = "deeper"
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"  # where the weights are several files
@@ -55,10 +64,12 @@ def write_directory(
         record: What the model card tells of base and stages, see `katlit.model.card`.
 
     Raises:
-        UserError: where the directory holds something else than a model.
+        UserError: where the directory holds something else than a model, or plain transformers would read
+            another model or tokenizer from it.
     """
     with replacing_directory(directory, "config.json") as new:
         _fill(new, model, weights, mtp_weights, protocol, sampling)
+        _check_weights(new, weights)
         write_card(new, record)
 
 
@@ -75,11 +86,42 @@ def _fill(
     depths = {name.split(".")[2] for name in mtp_weights}
     model.config.num_nextn_predict_layers = len(depths)
     number = sum(weight.numel() for weight in weights.values())
-    model.save_pretrained(directory, state_dict=weights)
+    model.save_pretrained(directory, state_dict=dict(weights))  # which empties what it is given
     _count_parameters(directory / _INDEX, number)
     save_tokenizer(protocol, directory)
     if mtp_weights:
         _write_mtp(directory / MTP_FOLDER, model.config, mtp_weights)
+
+
+def _check_weights(directory: Path, weights: Mapping[str, Tensor]) -> None:
+    """Refuse what plain transformers would not read as the model that was trained."""
+    if sum(weight.nbytes for weight in weights.values()) > _CHECKED_BYTES:
+        return
+    with torch.random.fork_rng(devices=[]):  # weights that it does not find are drawn
+        loaded = AutoModelForCausalLM.from_pretrained(directory, dtype="auto")
+    found = dict(unpacked(loaded.state_dict().items()))
+    if heads_are_tied(loaded):
+        found.pop("lm_head.weight", None)
+    wrong = [
+        name
+        for name in sorted(found.keys() | weights.keys())
+        if not _same(found.get(name), weights.get(name))
+    ]
+    if wrong:
+        raise UserError(
+            f"export: transformers does not read the weights that were trained ({len(wrong)} differ, "
+            f"{wrong[0]} for one); use a model type that it saves and loads as it is"
+        )
+
+
+def _same(found: Tensor | None, trained: Tensor | None) -> bool:
+    if found is None or trained is None or found.shape != trained.shape:
+        return False
+    return torch.equal(_bits(found), _bits(trained.to(found.dtype)))
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().flatten().view(torch.uint8)  # as numbers, no NaN is equal to itself
 
 
 def _count_parameters(index: Path, number: int) -> None:

@@ -4,14 +4,15 @@ The generation prompt ends in `<judge>\n`, or, where a caller switched thinking 
 the mode marker. The switches are `thinking` ("auto", "on", "off", true, false), `enable_thinking` and
 `reasoning_effort` ("none" and "minimal" are off, all others on). Past assistant turns keep only their answer,
 but those after the last turn of the user, in a loop of tools, keep all. Tools, their calls and their results
-are written in Hermes' form. No default system turn, no beginning-of-text token.
+are written in Hermes' form; of a tool only name, description and parameters, in this order, as every server
+hands them on. No default system turn, no beginning-of-text token.
 
 Everything that comes from outside is escaped, see `katlit.text.forgery`.
 """
 
 from collections.abc import Mapping
 
-from katlit.text.parser import MARKERS, TURN_END, TURN_START, Mode, unframe
+from katlit.text.parser import MARK_SIGN, MARKERS, TURN_END, TURN_START, Mode, unframe
 from katlit.text.tool_calls import CALL_TAGS
 
 # Short, and without a full stop at the end, which some tokenizers would join with the line break after it.
@@ -39,6 +40,8 @@ _SWITCH = """
 {%- set mode = thinking | default(none) -%}
 {%- if mode is none -%}
 {%- if effort in ['none', 'minimal'] -%}{%- set mode = 'off' -%}
+{%- elif enable is string -%}
+{{- raise_exception('enable_thinking must be true or false') -}}
 {%- elif enable is not none -%}{%- set mode = 'on' if enable else 'off' -%}
 {%- else -%}{%- set mode = 'auto' if effort is none else 'on' -%}
 {%- endif -%}
@@ -70,6 +73,16 @@ _MACROS = r"""
 {%- endfor -%}
 {%- endif -%}
 {%- endmacro -%}
+{%- macro schema(tool) -%}
+{%- set function = tool['function'] or tool -%}
+{{- '{"type": "function", "function": {"name": ' + (function['name'] | tojson) -}}
+{%- for key in ['description', 'parameters'] -%}
+{%- if function[key] is defined and function[key] is not none -%}
+{{- ', "' + key + '": ' + (function[key] | tojson) -}}
+{%- endif -%}
+{%- endfor -%}
+{{- '}}' -}}
+{%- endmacro -%}
 {%- macro unframed(text) -%}
 {%- set out = namespace(text=text) -%}
 {%- if out.text.startswith('\n') -%}{%- set out.text = out.text[1:] -%}{%- endif -%}
@@ -94,13 +107,14 @@ _SYSTEM = r"""
 {%- if content -%}{{- plain(content, foreign) + '\n\n' -}}{%- endif -%}
 {%- endif -%}
 {{- 'TOOLS_BEFORE' -}}
-{%- for tool in offered -%}{{- '\n' + plain(tool | tojson, foreign) -}}{%- endfor -%}
+{%- for tool in offered -%}{{- '\n' + plain(schema(tool), foreign) -}}{%- endfor -%}
 {{- 'TOOLS_AFTER' + 'END\n' -}}
 {%- endif -%}
 """
 
 # In Jinja as `answer_of` is in Python; only what other implementations of Jinja know as well.
 _ASSISTANT = r"""
+{%- set content = content | replace('SIGN<', '<') -%}
 {%- set thought = message['reasoning_content'] or message['reasoning'] or '' -%}
 {%- set turn = namespace(answer=content, think=thought, judge='', off=false) -%}
 {%- set start = content | trim -%}
@@ -195,6 +209,7 @@ _WORDS = {
     "'TOOLS_BEFORE'": _literal(_TOOLS_BEFORE),
     "'TOOLS_AFTER'": _literal(_TOOLS_AFTER),
     "ASSISTANT\n": _ASSISTANT,
+    "SIGN": MARK_SIGN,
     "STARTS": " or ".join(f"start.startswith('{marker}')" for marker in _OPENINGS),
     "'FORCED_ON'": _literal(FORCED_JUDGES[Mode.THINK_ON]),
     "'FORCED_OFF'": _literal(FORCED_JUDGES[Mode.THINK_OFF]),
@@ -227,6 +242,7 @@ def answer_of(text: str) -> str:
     The answer starts after the thinking, which may speak of answers, and ends at the last `</answer>`. A turn
     that was cut before its answer has none; of one that only closes a thinking, what follows is the answer.
     """
+    text = text.replace(f"{MARK_SIGN}<", "<")
     if not ("</judge>\n\n<think_o" in text or text.strip().startswith(tuple(_OPENINGS))):
         return text
     inside = text.partition("<answer>")[2]

@@ -43,6 +43,9 @@ from katlit.text.tool_calls import split_answer
 MARKERS = ("<judge>", "</judge>", "<think_on>", "<think_off>", "<think>", "</think>", "<answer>", "</answer>")
 TURN_START = "<|im_start|>"
 TURN_END = "<|im_end|>"
+MARKS = (*MARKERS, TURN_START, TURN_END)
+# Invisible; a prepared tokenizer decodes each mark with it, so that a text tells a mark from its spelling.
+MARK_SIGN = "\u2063"
 
 Thinking = Literal["auto", "on", "off"]
 
@@ -274,7 +277,7 @@ def unframe(text: str) -> str:
     return text.removeprefix("\n").removesuffix("\n")
 
 
-_MARKS = re.compile(f"({'|'.join(map(re.escape, (*MARKERS, TURN_START, TURN_END)))})")
+_MARKS = re.compile(f"{MARK_SIGN}?({'|'.join(map(re.escape, MARKS))})")
 
 
 def parse(text: str, *, truncated: bool = False, offered: Collection[str] | None = None) -> ParsedResponse:

@@ -3,6 +3,7 @@
 import unicodedata
 
 _INVISIBLE = ("Cc", "Cf", "Co", "Cs", "Cn", "Zl", "Zp")  # control, format (text direction), unassigned, …
+_READ = "\n\t\\\u200c\u200d\u2060"  # line break, tab, backslash; joiners of letters
 _MOST = 100  # characters of a short line
 
 
@@ -21,8 +22,11 @@ def escaped_lines(text: str, mark: str = "  | ") -> str:
 
 
 def harmless(text: str) -> str:
-    """A text for reading in a terminal: as it is but for control characters, spelled as `escaped` does."""
-    return "".join(character if character in "\n\t\\" else _printable(character) for character in text)
+    """A text for reading in a terminal: as it is but for control characters, spelled as `escaped` does.
+
+    Joiners stay: Persian and emoji are written with them, and they move nothing.
+    """
+    return "".join(character if character in _READ else _printable(character) for character in text)
 
 
 def short_line(text: str, most: int = _MOST) -> str:

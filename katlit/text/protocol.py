@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from jinja2 import TemplateError
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
@@ -32,7 +31,8 @@ from katlit.text.parser import (
     parse,
     parse_pieces,
 )
-from katlit.text.preparation import prepare_tokenizer, require_prepared
+from katlit.text.preparation import Decoder, prepare_tokenizer, require_prepared
+from katlit.text.rendering import TEMPLATE_ERRORS
 from katlit.text.tool_calls import CALL_TAGS, arguments_as_object, tool_names
 
 __all__ = [
@@ -106,6 +106,7 @@ class Protocol:
         require_prepared(tokenizer)
         self.tokenizer = tokenizer
         self._backend: Tokenizer = tokenizer.backend_tokenizer
+        self._decoder = Decoder(self._backend)
         self._ids = {mark: self._backend.token_to_id(mark) for mark in (*MARKERS, TURN_START, TURN_END)}
         self.marker_ids: dict[str, int] = {marker: self._ids[marker] for marker in MARKERS}
         self.end_id: int = self._ids[TURN_END]
@@ -162,7 +163,7 @@ class Protocol:
             tools: OpenAI's function schemas of the tools that may be called.
 
         Raises:
-            UserError: where the template refuses a turn.
+            UserError: where a turn or a tool is none, or the template refuses it.
         """
         try:
             ids: list[list[int]] = self.tokenizer.apply_chat_template(
@@ -172,7 +173,7 @@ class Protocol:
                 add_generation_prompt=True,
                 return_dict=False,
             )
-        except TemplateError as error:
+        except TEMPLATE_ERRORS as error:
             raise UserError(f"conversation: {error}; found {messages!r:.200}") from error
         return ids[0]
 
@@ -255,7 +256,7 @@ class Protocol:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Turn ids into text; markers and special tokens are shown, no white space is touched up."""
-        return self._backend.decode(ids, skip_special_tokens=False) if ids else ""
+        return self._decoder.decode(ids) if ids else ""
 
 
 def _with_objects(message: Mapping[str, Any]) -> Mapping[str, Any]:

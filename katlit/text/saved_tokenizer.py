@@ -77,8 +77,11 @@ def _difference(directory: Path, protocol: Protocol) -> str | None:
         return f"it fails with {type(error).__name__}"
     if (loaded.eos_token_id, loaded.pad_token_id) != (protocol.end_id, protocol.pad_id):
         return f"{type(loaded).__name__} has other end or padding ids"
-    if _ids(loaded, protocol) != _ids(protocol.tokenizer, protocol):
+    ids = _ids(protocol.tokenizer, protocol)
+    if _ids(loaded, protocol) != ids:
         return f"{type(loaded).__name__} gives other ids"
+    if loaded.batch_decode(ids) != protocol.tokenizer.batch_decode(ids):
+        return f"{type(loaded).__name__} gives another text"
     return None
 
 

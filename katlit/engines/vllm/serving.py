@@ -14,6 +14,8 @@ import torch
 from katlit.engines.vllm.options import ServerOptions, option_words
 from katlit.errors import UserError
 
+MODEL_NAME = "kat"  # by which clients ask for the model, wherever its directory is
+
 _CPU_NAMES = (
     "dtype",
     "max_num_seqs",
@@ -70,7 +72,8 @@ def serving(
     Raises:
         UserError: where the directory is no export of katlit's.
     """
-    settings: dict[str, Any] = {"host": host, "port": port} | _reading(directory)
+    settings: dict[str, Any] = {"served_model_name": MODEL_NAME, "host": host, "port": port}
+    settings |= _reading(directory)
     if max_model_len is not None:
         settings["max_model_len"] = max_model_len
     variables = {"VLLM_NO_USAGE_STATS": "1"}

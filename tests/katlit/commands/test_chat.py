@@ -2,9 +2,11 @@
 
 import io
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE
 from threading import Event
 from typing import Any
 from unittest.mock import Mock
@@ -85,7 +87,7 @@ def test_a_conversation_keeps_answers_and_follows_switches(server: ScriptedChat)
 
 def test_parts_are_shown_as_they_come(server: ScriptedChat) -> None:
     seen = Event()
-    server.scripts = [[delta(content="a"), lambda: seen.wait(30), delta(content="b")]]
+    server.scripts = [[delta(content="a"), lambda: seen.wait(30), delta("stop", content="b")]]
     parts = ChatClient(f"{server.url}/v1/").reply("m", [], "auto")
     assert next(parts).content == "a"  # the server has not said more
     seen.set()
@@ -99,7 +101,7 @@ def test_thinking_and_notes_are_dimmed(server: ScriptedChat) -> None:
 
 def test_nothing_of_a_model_or_server_moves_the_cursor(server: ScriptedChat) -> None:
     server.scripts = [
-        [delta(reasoning=EVIL), delta(content=EVIL)],
+        [delta(reasoning=EVIL), delta(content=EVIL), delta("stop")],
         (400, json.dumps({"error": {"message": EVIL}})),
         [{"error": {"message": EVIL}}],
     ]
@@ -107,6 +109,11 @@ def test_nothing_of_a_model_or_server_moves_the_cursor(server: ScriptedChat) -> 
     assert text.count(SAFE) == 3
     assert set(text) & set(map(chr, range(32))) == {"\n"}
     assert "\u202e" not in text
+
+
+def hang_up() -> None:
+    """The server ends within a reply."""
+    raise ConnectionError
 
 
 @pytest.mark.parametrize(
@@ -119,6 +126,12 @@ def test_nothing_of_a_model_or_server_moves_the_cursor(server: ScriptedChat) -> 
         ([delta(content="a"), "data: {"], "answers '{', as no OpenAI-compatible server would"),
         (["data: 3"], "answers '3', as no"),
         (['data: {"choices": 3}'], "as no OpenAI-compatible server would"),
+        (['data: {"choices": {"a": 1}}'], "as no OpenAI-compatible server would"),
+        (["data: " + "[" * 100_000], "as no OpenAI-compatible server would"),
+        ([delta(content=["a"])], "as no OpenAI-compatible server would"),
+        ([delta(content="a")], "the reply broke off; is the server up?"),
+        ([delta(content="a"), hang_up], "the reply broke off; is the server up?"),
+        ([], "the reply broke off; is the server up?"),
     ],
 )
 def test_what_fails_is_said_and_leaves_no_trace(server: ScriptedChat, script: Any, message: str) -> None:
@@ -128,6 +141,26 @@ def test_what_fails_is_said_and_leaves_no_trace(server: ScriptedChat, script: An
     assert lines[-3].endswith("; the question is forgotten)")
     assert lines[-2:] == ["fine", "(auto → off, 3 tokens)"]
     assert server.asked[-1]["messages"] == [{"role": "user", "content": "second"}]
+
+
+def test_a_reply_without_an_answer_has_no_mode_yet(server: ScriptedChat) -> None:
+    """It was cut in the judge; a number of tokens that is none is left out."""
+    strange: Any = {"choices": [], "usage": {"completion_tokens": {}}}
+    server.scripts = [[delta("length"), strange, "data: [DONE]"]] * 2 + [["data: [DONE]"]]
+    assert shown(server, "?", "/think ?", "?").splitlines() == [
+        "(auto, cut at the limit)",
+        "(mode: on)",
+        "(on, cut at the limit)",
+        "(on)",
+    ]
+
+
+def test_a_stream_of_other_letters_is_written_all_the_same() -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), "latin-1")
+    screen = Screen(stream, stream)
+    screen.answer("é 思")
+    screen.note("auto → on")
+    assert stream.buffer.getvalue() == "é \\u601d(auto \\u2192 on)\n".encode("latin-1")
 
 
 def test_ctrl_c_stops_a_reply_only() -> None:
@@ -164,24 +197,59 @@ def test_a_pipe_is_one_question(
         (["http://127.0.0.1:9"], "?", "http://127.0.0.1:9: no answer (.*refused); is the server up?"),
         (["ftp://x"], "?", "ftp://x: no URL of a server; give http://host:port"),
         (["http://"], "?", "no URL of a server"),
+        (["http://host:port"], "?", "http://host:port: no URL of a server"),
+        (["http://host:99999"], "?", "no URL of a server"),
+        (["http://[::1"], "?", "no URL of a server"),
+        (["http://a..b"], "?", "no URL of a server"),
+        (["{url}"], b"\xff?", "standard input: it is no utf-8 text; convert it"),
         (["no/such/model"], "?", "no/such/model: no config.json in it; give a directory that katlit"),
     ],
 )
 def test_mistakes_are_one_line(
     server: ScriptedChat,
     words: list[str],
-    question: str,
+    question: str | bytes,
     message: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO(question))
+    typed = question if isinstance(question, bytes) else question.encode()
+    stdin = io.TextIOWrapper(io.BytesIO(typed), "utf-8", "surrogateescape")
+    monkeypatch.setattr(sys, "stdin", stdin)
     assert main(["chat", *(word.format(url=server.url) for word in words)]) == 2
     error = capsys.readouterr().err
     before, between, after = message.partition("(.*")
     assert before in error
     assert (after if between else "") in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("key", ["a\nb", "€"])
+def test_a_key_that_cannot_be_sent_is_one_line(
+    server: ScriptedChat, key: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", key)
+    assert main(["chat", server.url]) == 2
+    assert capsys.readouterr().err == (
+        "katlit: error: VLLM_API_KEY: has characters that no key has, a line break perhaps; mend it\n"
+    )
+
+
+def test_whoever_reads_the_answer_may_leave(server: ScriptedChat) -> None:
+    gone = Event()
+    server.scripts = [[delta(content="a\n"), lambda: gone.wait(30), delta("stop", content="b\n")]]
+    words = [sys.executable, "-m", "katlit.cli", "chat", server.url]
+    with subprocess.Popen(words, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True) as chat:
+        assert chat.stdin is not None
+        assert chat.stdout is not None
+        assert chat.stderr is not None
+        chat.stdin.write("?")
+        chat.stdin.close()
+        assert chat.stdout.readline() == "a\n"
+        chat.stdout.close()
+        gone.set()
+        assert chat.stderr.read() == ""
+    assert chat.returncode == 141
 
 
 @pytest.fixture

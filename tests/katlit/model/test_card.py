@@ -11,7 +11,7 @@ from tinymodel import LLAMA, QWEN, tiny_backbone
 from katlit.cli import main
 from katlit.errors import UserError
 from katlit.model.backbone import Backbone
-from katlit.model.card import CARD, RECORD, base_record, read_record
+from katlit.model.card import CARD, RECORD, base_record, read_record, write_card
 
 STAGE: dict[str, Any] = {
     "stage": "DistillMTP",
@@ -121,7 +121,9 @@ def test_a_base_on_the_hub_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_record_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    for content in ("{", "{}", "[]", '{"base": null, "stages": 3}'):
+    strange = ['{"base": null, "stages": [{"stage": 3}]}', '{"base": {}, "stages": []}']
+    strange += ['{"base": 3, "stages": ["x"]}']
+    for content in ("{", "{}", "[]", '{"base": null, "stages": 3}', *strange):
         (tmp_path / RECORD).write_text(content)
         with pytest.raises(UserError, match=r"no record of an export .* export the model again"):
             base_record(str(tmp_path), "backbone.init_from")
@@ -165,6 +167,40 @@ def test_an_evaluation_is_added_by_command(tmp_path: Path, capsys: pytest.Captur
     assert "README.md: was changed by hand; keep a copy of it and give --overwrite" in capsys.readouterr().err
     assert main([*words, "--overwrite"]) == 0
     assert (out / CARD).read_text() == text
+
+
+def drop(name: str) -> Any:
+    return lambda folder: (folder / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("harm", "policies", "message"),
+    [
+        (lambda folder: (folder / CARD).write_bytes(b"\xff"), {}, "README.md: was changed by hand; keep"),
+        (drop("config.json"), {}, "no whole export (.*config.json.*); export the model again"),
+        (lambda folder: (folder / "config.json").write_text("{}"), {}, "no whole export ('dtype')"),
+        (drop("katlit.json"), {}, "katlit.json: no record of an export"),
+        (lambda _: None, {"on": {"accuracy": 1}}, "evaluation.json: lacks what a card shows ('accuracy_ci')"),
+        (lambda _: None, {"maybe": FIGURES}, "lacks what a card shows ('maybe'); evaluate the model again"),
+    ],
+)
+def test_what_is_not_whole_is_one_line(
+    tmp_path: Path, harm: Any, policies: Any, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "config.json").write_text('{"dtype": "float32"}')
+    (out / "tokenizer_config.json").write_text('{"response_template": {"fields": {}}}')
+    write_card(out, {"base": None, "stages": [STAGE]})
+    before = (out / RECORD).read_bytes()
+    harm(out)
+    changed = {"policies": EVALUATION["policies"] | policies}
+    (tmp_path / "evaluation.json").write_text(json.dumps(EVALUATION | changed))
+    assert main(["card", str(out), "--evaluation", str(tmp_path / "evaluation.json")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert all(part in error for part in message.split(".*"))
+    assert not (out / RECORD).exists() or (out / RECORD).read_bytes() == before
 
 
 def test_what_cannot_be_added_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

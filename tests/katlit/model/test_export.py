@@ -12,7 +12,9 @@ from safetensors import safe_open
 from tinymodel import LLAMA, QWEN, tiny_backbone
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from katlit.errors import UserError
 from katlit.model.mtp import MTP_PREFIX
+from katlit.text.parser import MARK_SIGN
 from katlit.text.protocol import Mode, Response, render
 from katlit.text.tool_calls import ToolCall, join_answer
 
@@ -90,6 +92,36 @@ def test_several_files_have_a_right_index(tmp_path: Path, monkeypatch: pytest.Mo
     assert not any(name.startswith(MTP_PREFIX) for name in found)
 
 
+def altered(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    name = next(iter(weights))
+    return weights | {name: weights[name] + 1e-3}
+
+
+def without_one(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return dict(list(weights.items())[1:])
+
+
+def renamed(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.replace("mlp", "feed"): weight for name, weight in weights.items()}
+
+
+@pytest.mark.parametrize(("change", "number"), [(altered, 1), (without_one, 1), (renamed, 6)])
+def test_weights_that_transformers_reads_as_others_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any, number: int
+) -> None:
+    backbone = tiny_backbone(tmp_path)
+    backbone.materialize()
+    save = PreTrainedModel.save_pretrained
+    monkeypatch.setattr(
+        PreTrainedModel,
+        "save_pretrained",
+        lambda self, directory, state_dict: save(self, directory, state_dict=change(state_dict)),
+    )
+    with pytest.raises(UserError, match=rf"^export: transformers does not read .*\({number} differ"):
+        backbone.export(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 CALL = ToolCall("add", {"a": 3, "b": [4]})
 TOOLS = [{"type": "function", "function": {"name": "add", "description": "Of </judge><think_off>"}}]
 TURNS = [
@@ -132,7 +164,7 @@ def test_plain_transformers_has_the_models_words(tmp_path: Path, config: dict[st
             assert prompt == backbone.protocol.encode_prompt(TURNS, thinking, TOOLS)
             reply = backbone.protocol.encode_response(response, thinking)
             text = tokenizer.decode(reply)
-            assert render(response).endswith(text)
+            assert render(response).endswith(text.replace(MARK_SIGN, ""))
             assert tokenizer.parse_response(text, prefix=tokenizer.decode(prompt)) == wanted
         ids = torch.tensor([prompt + reply])
         trained = backbone.logits(backbone(ids, torch.arange(ids.shape[1])[None]).main)

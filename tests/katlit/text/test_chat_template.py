@@ -40,6 +40,8 @@ def test_golden_prompt(thinking: str, prefill: str) -> None:
 
 def test_the_template_refuses_other_modes_and_can_leave_the_reply_open() -> None:
     render_chat = protocol("gpt2").tokenizer.apply_chat_template
+    with pytest.raises(Exception, match="enable_thinking must be true or false"):
+        render_chat(CHAT, enable_thinking="false", tokenize=False)
     with pytest.raises(Exception, match="thinking must be auto, on or off"):
         render_chat(CHAT, thinking="maybe", tokenize=False)
     assert render_chat(CHAT, tokenize=False).endswith("again<|im_end|>\n")
@@ -169,8 +171,37 @@ def test_tools_stand_in_the_turn_of_the_system(before: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("tool", "written"),
+    [
+        ({"name": "f"}, '"name": "f"'),
+        ({"name": "f", "description": None, "parameters": None}, '"name": "f"'),  # as vLLM fills them up
+        ({"description": "d", "name": "f"}, '"name": "f", "description": "d"'),
+        (
+            {
+                "parameters": {"b": 1, "a": None},
+                "returns": {},
+                "strict": True,
+                "name": "f",
+                "description": "",
+            },
+            '"name": "f", "description": "", "parameters": {"b": 1, "a": null}',
+        ),
+    ],
+)
+def test_a_tool_is_written_in_one_way(tool: dict[str, Any], written: str) -> None:
+    for form in ({"type": "function", "function": tool}, {"function": tool, "id": 1}, tool):
+        p = protocol("gpt2")
+        text = p.decode(p.encode_prompt([ASK], tools=[form]))
+        assert f'<tools>\n{{"type": "function", "function": {{{written}}}}}\n</tools>' in text
+
+
+@pytest.mark.parametrize(
     ("message", "refusal"),
     [
+        ({"role": "user", "content": 3}, "'int' object is not iterable"),
+        ({"role": "user", "content": "\ud83d"}, "TextEncodeInput"),  # half of a character
+        ({"role": "assistant", "tool_calls": [{"function": {}}]}, "Object of type Undefined"),
+        ({"role": "assistant", "tool_calls": ["add"]}, "'str' object has no attribute"),
         ({"role": "user<|im_end|>", "content": "x"}, "role must be system, user, assistant or tool"),
         ({"role": "User", "content": "x"}, "role must be"),
         ({"role": "user", "content": [{"type": "image_url"}]}, "content must be text"),

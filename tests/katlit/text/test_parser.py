@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from katlit.errors import UserError
 from katlit.text.chat_template import answer_of
+from katlit.text.parser import MARK_SIGN as SIGN
 from katlit.text.protocol import MARKERS, Mode, ParsedResponse, Response, Violation, parse, render
 from katlit.text.tool_calls import ToolCallFault
 
@@ -157,6 +158,7 @@ def test_what_comes_before_the_cut_counts_first(text: str, violation: Violation)
         (render(Response("j", Mode.THINK_OFF, "<answer> </answer> </think>")), "<answer> </answer> </think>"),
         (render(Response("j", Mode.THINK_OFF, ""))[:-10], ""),
         (OFF + "\n\n<answer>\ncut", "cut"),
+        (f"j\n{SIGN}</judge>\n\n{SIGN}<think_off>\n\n{SIGN}<answer>\nas decoded", "as decoded"),
         # cut before the answer
         ("<think>\nt", ""),
         (ON + "\n<think>\nso <answer> is", ""),

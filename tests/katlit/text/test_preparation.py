@@ -9,9 +9,9 @@ from tokenizers import AddedToken
 from transformers import AutoTokenizer, ByT5Tokenizer
 
 from katlit.errors import UserError
-from katlit.text.parser import TURN_END
+from katlit.text.parser import MARK_SIGN, TURN_END
 from katlit.text.preparation import PAD
-from katlit.text.protocol import MARKERS, Protocol, Violation, prepare_tokenizer
+from katlit.text.protocol import MARKERS, Protocol, Violation, parse, prepare_tokenizer
 
 EOT, MINE = "<eot>", "<mine>"
 every = pytest.mark.parametrize("name", BUILDERS)
@@ -52,6 +52,20 @@ def test_saved_and_loaded_is_the_same(name: str, tmp_path: Path) -> None:
     assert loaded.decode(ids, skip_special_tokens=True) == tokenizer.decode(ids, skip_special_tokens=True)
 
 
+@every
+def test_a_reply_as_it_is_decoded_can_be_read_and_handed_back(name: str) -> None:
+    """Marks are decoded with a sign, which the protocol leaves out."""
+    p = protocol(name)
+    for response in SIMPLE:
+        ids = p.encode_response(response)
+        text, shown = p.tokenizer.decode(ids), p.decode(ids)
+        assert text.replace(MARK_SIGN, "") == shown
+        assert [text.count(f"{MARK_SIGN}{marker}") for marker in MARKERS] == [*map(shown.count, MARKERS)]
+        assert parse(text) == parse(shown)
+        turns = [[CHAT[1], {"role": "assistant", "content": each}, CHAT[1]] for each in (text, shown)]
+        assert p.encode_prompt(turns[0]) == p.encode_prompt(turns[1])
+
+
 def test_tokens_that_are_there_already_keep_their_ids(tmp_path: Path) -> None:
     tokenizer = fresh("gpt2", bos_token=EOT, eos_token=EOT, unk_token=EOT, pad_token=TURN_END)
     tokenizer.add_tokens([AddedToken("<|im_start|>", normalized=True, rstrip=True)])
@@ -63,10 +77,10 @@ def test_tokens_that_are_there_already_keep_their_ids(tmp_path: Path) -> None:
     assert tokenizer.pad_token == PAD
     tokenizer.save_pretrained(tmp_path)
     for each in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
-        assert each.decode(each.encode("<think><other>"), skip_special_tokens=True) == "<think>"
+        assert each.decode(each.encode("<think><other>"), skip_special_tokens=True) == f"{MARK_SIGN}<think>"
         assert "<think>" not in each.all_special_tokens
     ids = tokenizer.encode("<|im_start|> \n<eot>")
-    assert [tokenizer.decode(token) for token in ids] == ["<|im_start|>", " ", "\n", "<eot>"]
+    assert [tokenizer.decode(token) for token in ids] == [f"{MARK_SIGN}<|im_start|>", " ", "\n", "<eot>"]
     assert Protocol(tokenizer).parse_ids(ids).violation is Violation.UNEXPECTED_MARKER
     assert prepare_tokenizer(tokenizer) == 0
     kept = fresh("gpt2", pad_token=MINE)

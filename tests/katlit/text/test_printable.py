@@ -2,7 +2,7 @@ import unicodedata
 
 import pytest
 
-from katlit.text.printable import escaped, escaped_lines
+from katlit.text.printable import escaped, escaped_lines, harmless
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,8 @@ def test_no_character_at_all_reaches_a_terminal_as_a_command() -> None:
 
 def test_lines_of_a_model_are_told_from_ours() -> None:
     assert escaped_lines("a\nrewards\x1b\n") == "  | a\n  | rewards\\x1b\n  | "
+
+
+def test_a_text_for_reading_keeps_its_lines_and_joiners() -> None:
+    text = "\tمی\u200cخواهم\\\n👩\u200d👧 <\u2060judge>"
+    assert harmless(text + "\x1b[2J\r\u202e\u200b") == text + r"\x1b[2J\r\u202e\u200b"

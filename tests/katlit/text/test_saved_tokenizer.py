@@ -10,6 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from katlit.errors import UserError
 from katlit.model.pretrained import load_tokenizer
 from katlit.text import saved_tokenizer
+from katlit.text.parser import MARK_SIGN
 from katlit.text.protocol import Mode, Protocol, Response, prepare_tokenizer, render
 from katlit.text.saved_tokenizer import save_tokenizer
 
@@ -38,7 +39,9 @@ def test_auto_tokenizer_gives_the_ids_of_the_file(tmp_path: Path, kind: str) -> 
     prompt = loaded.apply_chat_template(turns, add_generation_prompt=True, thinking="off")["input_ids"]
     assert prompt == protocol.encode_prompt(turns, "off")
     response = Response("Short", Mode.THINK_OFF, answer="7")
-    assert loaded.decode(loaded(render(response))["input_ids"]) == render(response)
+    ids = loaded(render(response))["input_ids"]
+    assert loaded.decode(ids) == protocol.tokenizer.decode(ids)
+    assert loaded.decode(ids).replace(MARK_SIGN, "") == render(response)
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "llama"])

@@ -1,6 +1,7 @@
 """The same conversations by jinja, by the protocol, and by a reference in Python: the same tokens."""
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -51,9 +52,15 @@ class Reference:
         about = protocol("gpt2").tokenizer.apply_chat_template([ASK], tools=[TOOL], tokenize=False)
         before, _, after = about.partition(json.dumps(TOOL))
         start = "<|im_start|>system\n"
-        lines = "\n".join(escaped(json.dumps(tool, ensure_ascii=False), self.foreign) for tool in tools)
+        lines = "\n".join(escaped(self.schema(tool["function"]), self.foreign) for tool in tools)
         head = escaped(head, self.foreign) + "\n\n" if head else ""
         return start + head + before.removeprefix(start) + lines + after.partition("<|im_start|>user")[0]
+
+    @staticmethod
+    def schema(function: dict[str, Any]) -> str:
+        words = [(key, function.get(key)) for key in ("name", "description", "parameters")]
+        kept = {key: value for key, value in words if value is not None}
+        return json.dumps({"type": "function", "function": kept}, ensure_ascii=False)
 
     def assistant(self, message: Any, *, whole: bool) -> str:
         body = escaped(answer_of(text_of(message)), self.own)
@@ -85,16 +92,19 @@ TURN = st.fixed_dictionaries(
     {"role": st.just("assistant"), "content": FIRST | st.none()},
     optional={"reasoning": TEXT, "tool_calls": st.lists(CALL, max_size=2)},
 )
-SCHEMA = TEXT.map(lambda name: {"type": "function", "function": {"name": name}})
-
-
-@pytest.mark.parametrize("name", ["qwen", "joins-all", "unigram-always", "llama", "word-piece"])
-@settings(max_examples=20, phases=[Phase.generate])
-@given(
+OPTIONAL = {"description": st.none() | TEXT, "parameters": st.none() | ARGUMENTS, "returns": st.just({})}
+FUNCTION = st.tuples(st.fixed_dictionaries({}, optional=OPTIONAL), TEXT)
+SCHEMA = FUNCTION.map(lambda one: {"type": "function", "function": one[0] | {"name": one[1]}})
+CASES = given(
     messages=st.lists(TURN, min_size=1, max_size=5),
     tools=st.none() | st.lists(SCHEMA, max_size=2),
     thinking=st.sampled_from(["auto", "on", "off"]),
 )
+
+
+@pytest.mark.parametrize("name", ["qwen", "joins-all", "unigram-always", "llama", "word-piece"])
+@settings(max_examples=20, phases=[Phase.generate])
+@CASES
 def test_jinja_the_protocol_and_the_reference_agree(
     name: str, messages: Any, tools: Any, thinking: Any
 ) -> None:
@@ -105,3 +115,46 @@ def test_jinja_the_protocol_and_the_reference_agree(
     text = p.tokenizer.apply_chat_template(messages, tokenize=False, **words)
     assert text == Reference(p).render(messages, tools, thinking)
     assert ids == p.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+@settings(max_examples=100, phases=[Phase.generate], deadline=None)
+@CASES
+def test_a_server_of_vllm_agrees(messages: Any, tools: Any, thinking: Any) -> None:
+    """By the functions that read a request and render it there; no server runs."""
+    requests = pytest.importorskip("vllm.entrypoints.openai.chat_completion.protocol", exc_type=ImportError)
+    from vllm.renderers import chat_utils, hf
+
+    p = protocol("qwen")
+    turns = [as_sent(message) for message in messages]
+    body = {"messages": turns, "tools": tools or None, "chat_template_kwargs": {"thinking": thinking}}
+    request = requests.ChatCompletionRequest.model_validate_json(json.dumps(body))
+    config = SimpleNamespace(
+        multimodal_config=None, enable_prompt_embeds=False, hf_config=SimpleNamespace(model_type="qwen2")
+    )
+    template = p.tokenizer.chat_template
+    form = hf._detect_content_format(template, default="string")
+    read, _, _ = chat_utils.parse_chat_messages(request.messages, config, form)
+    text = hf.safe_apply_chat_template(
+        config,
+        p.tokenizer,
+        read,
+        tools=[tool.model_dump() for tool in request.tools or []] or None,
+        chat_template=template,
+        tokenize=False,
+        **request.build_chat_params(None, form).chat_template_kwargs,
+    )
+    assert p.encode_prompt(turns, thinking, tools) == p.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def as_sent(message: Any) -> Any:
+    """The turn as a client sends it: arguments are text, and only the assistant says nothing by null."""
+    sent: dict[str, Any] = {"tool_call_id": "1"} | message if message["role"] == "tool" else {**message}
+    if message["role"] != "assistant":
+        return sent | {"content": message["content"] or ""}
+    calls = [
+        {"id": "1", "type": "function", "function": {**one, "arguments": json.dumps(one["arguments"])}}
+        for one in (call["function"] for call in message.get("tool_calls", []))
+    ]
+    return sent | {"tool_calls": calls}

@@ -1,7 +1,7 @@
 """Runs a command, and ends it with all its children when whoever started this closes standard input, or dies.
 
 Started by its path, as the leader of a process group of its own; it imports nothing but the standard library.
-Its arguments are the seconds that the command may take to end by itself, a folder to remove where whoever
+Its arguments are the seconds that the command may take to end by itself, two folders to remove where whoever
 started this has died, and the command.
 """
 
@@ -18,13 +18,14 @@ _SETTLE = 0.5  # seconds for Python's resource trackers, which remove shared mem
 
 def main() -> None:
     """Wait for the end of the command or of standard input, whichever comes first."""
-    grace, folder, command = float(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    grace, folders, command = float(sys.argv[1]), sys.argv[2:4], sys.argv[4:]
     starter = os.getppid()
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL)  # noqa: S603 (the caller's own command)
 
     def end() -> None:
         if os.getppid() != starter:
-            shutil.rmtree(folder, ignore_errors=True)
+            for folder in folders:
+                shutil.rmtree(folder, ignore_errors=True)
         os.killpg(0, signal.SIGKILL)  # children that are left, and this process
 
     def end_with_the_server() -> None:

@@ -63,6 +63,7 @@ class ServerProcess:
             katlit.engines.vllm.server.guardian.__file__,
             str(_GRACE),
             str(folder),
+            self._scratch.name,
         ]
         with log_file.open("ab") as log:
             self._guardian = subprocess.Popen(  # noqa: S603 (our own command)

@@ -23,7 +23,8 @@ time.sleep(600)
 
 
 def words(kind: str, folder: Path) -> list[str]:
-    return [sys.executable, "-I", guardian.__file__, "0.5", str(folder), sys.executable, "-c", COMMAND, kind]
+    program = [sys.executable, "-I", guardian.__file__, "0.5", str(folder), str(folder.with_name("scratch"))]
+    return [*program, sys.executable, "-c", COMMAND, kind]
 
 
 def start(kind: str, folder: Path) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
@@ -61,10 +62,11 @@ def test_the_command_and_its_children_end_together(
 
 
 @pytest.mark.parametrize("kind", ["willing", "stubborn"])
-def test_the_folder_of_a_starter_that_died_is_removed(kind: str, tmp_path: Path) -> None:
-    folder = tmp_path / "weights"
-    folder.mkdir()
-    (folder / "model.safetensors").touch()
+def test_the_folders_of_a_starter_that_died_are_removed(kind: str, tmp_path: Path) -> None:
+    folder, scratch = tmp_path / "weights", tmp_path / "scratch"
+    for made in (folder, scratch):
+        made.mkdir()
+        (made / "model.safetensors").touch()
     starter = "import subprocess, sys, time; subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE, "
     starter += "start_new_session=True); time.sleep(600)"
     command = [sys.executable, "-c", starter, *words(kind, folder)]
@@ -72,6 +74,6 @@ def test_the_folder_of_a_starter_that_died_is_removed(kind: str, tmp_path: Path)
         assert dies.stdout.readline()
         dies.kill()
     deadline = time.monotonic() + 30
-    while folder.exists() and time.monotonic() < deadline:
+    while (folder.exists() or scratch.exists()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not folder.exists()
+    assert list(tmp_path.iterdir()) == []

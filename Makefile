@@ -21,7 +21,7 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input install
 .DEFAULT_GOAL := test
 
 demo: $(STAMP)
-	$(BIN)/python -m katlit.commands.demo --seed $(SEED)
+	$(BIN)/katlit run recipe/demo.yaml --set seed=$(SEED)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) -m "not slow and not soak and not gpu"

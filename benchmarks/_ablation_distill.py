@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from _ablation import Result, katlit
-
-from katlit.commands.demo import stage_command
+from _demo import stage_command
 
 
 def label(seed: int, cache: Path, log: Path, words: Sequence[str] = ()) -> Result:

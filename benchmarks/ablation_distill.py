@@ -16,8 +16,7 @@ from pathlib import Path
 
 from _ablation import Result, all_of, katlit, mean_and_error, measured, table
 from _ablation_distill import fit, label
-
-from katlit.commands.demo import stage_command
+from _demo import stage_command
 
 OUTPUT = Path("outputs/ablation/distill")
 CACHE = OUTPUT / "cache"

@@ -22,8 +22,7 @@ from pathlib import Path
 
 from _ablation import all_of, katlit, measured
 from _ablation_rl import COLD_START, Experiment, Policy, Run, Validation, figure, headline, page, untrained
-
-from katlit.commands.demo import stage_command
+from _demo import stage_command
 
 OUTPUT = Path("outputs/ablation/rl")
 PAGE = Path("docs/ablation-rl.md")

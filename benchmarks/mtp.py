@@ -15,7 +15,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from katlit.commands.demo import OUTPUT, stage_command
+from _demo import OUTPUT, stage_command
+
 from katlit.datamodules.sources.tasks import TaskPrompts
 from katlit.engines import SamplingParameters, VLLMEngine, VLLMOptions
 from katlit.engines.base import Completion

@@ -24,10 +24,10 @@ from typing import Any
 
 import openai
 import torch
+from _demo import OUTPUT, stage_command
 
 from katlit.batch import Prompt
 from katlit.commands.chat_server import started
-from katlit.commands.demo import OUTPUT, stage_command
 from katlit.datamodules import TaskPrompts
 from katlit.metrics.bootstrap import interval, resampled_means
 from katlit.model.pretrained import load_tokenizer

@@ -4,14 +4,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from katlit.batch import Prompt
-from katlit.datamodules.offered_tools import Tool, read_tools
+from katlit.datamodules.offered_tools import Tool
 from katlit.datamodules.tool_turns import Turn, calls_of, match_calls, parsed, results_of, split_blocks
 from katlit.errors import UserError
 from katlit.text.chat_template import answer_of
 
 ROLES = ("system", "user", "assistant", "tool")
-_LEGACY = {"function": "tool"}  # OpenAI's former name
+_OPENAI = {"function": "tool", "developer": "system"}  # its former name, and its newer one
 # The names that ShareGPT has for our roles.
 _SHARE_GPT = {"human": "user", "gpt": "assistant", "function_call": "assistant", "observation": "tool"}
 # A thought that the prompt opened, as R1's template does: only its end is in the reply.
@@ -67,13 +66,6 @@ def read_conversation(
     return match_calls(read, tools)
 
 
-def checked(prompt: Prompt, where: str) -> Prompt:
-    """A prompt of the user's own source, held to what records are read by."""
-    tools = read_tools(prompt.get("tools"), where)
-    read = prompt | {"messages": read_conversation(prompt["messages"], where, "messages", tools=tools)}
-    return read | {"tools": tools} if tools else read
-
-
 def _turns(turn: Turn, role: str, where: str, tools: Sequence[Tool], *, ended: bool) -> list[Turn]:
     """Turns of ours: several of several results in one, none of one that only announces the tools."""
     content = turn.get("content", turn.get("value"))
@@ -82,13 +74,19 @@ def _turns(turn: Turn, role: str, where: str, tools: Sequence[Tool], *, ended: b
     if role == "assistant":
         return [_reply(turn, content, where, tools, ended=ended)]
     text = _content(content, where)
-    if role == "user":
-        _require_text(text, where)
-    elif tools and (announced := _ANNOUNCED.search(text)):  # by Hermes' or Qwen's template
+    if role == "system":
+        return system_turns(text, tools)
+    _require_text(text, where)
+    return [{"role": role, "content": text}]
+
+
+def system_turns(text: str, tools: Sequence[Tool]) -> list[Turn]:
+    """A system turn, without what Hermes' or Qwen's template announced; none where it did no more."""
+    if tools and (announced := _ANNOUNCED.search(text)):
         before, marked, _ = text[: announced.start()].partition("# Tools")
         text = before.strip() if marked else ""
-        return [{"role": role, "content": text}] if text else []
-    return [{"role": role, "content": text}]
+        return [{"role": "system", "content": text}] if text else []
+    return [{"role": "system", "content": text}]
 
 
 def _reply(turn: Turn, content: Any, where: str, tools: Sequence[Tool], *, ended: bool) -> Turn:
@@ -102,10 +100,20 @@ def _reply(turn: Turn, content: Any, where: str, tools: Sequence[Tool], *, ended
         text, calls = split_blocks(text, where)
     if not calls:
         _require_text(text, where)
-    think = think or next((turn[key] for key in ("reasoning_content", "reasoning") if turn.get(key)), "")
+    think = think or _reasoning(turn, where)
     read: Turn = {"role": "assistant", "content": text}
     read |= {"reasoning_content": think} if think and not ended else {}
     return read | ({"tool_calls": calls} if calls else {})
+
+
+def _reasoning(turn: Turn, where: str) -> str:
+    """What a reply thought, where it stands beside the content."""
+    for key in ("reasoning_content", "reasoning"):
+        if thought := turn.get(key):
+            if not isinstance(thought, str):
+                raise UserError(f"{where}: its '{key}' must be text, found {thought!r:.80}")
+            return thought
+    return ""
 
 
 def _require_text(text: str, where: str) -> None:
@@ -121,7 +129,7 @@ def _is_result(content: Any) -> bool:
 
 def _role(turn: dict[str, Any], where: str) -> str:
     role = turn.get("role")
-    role = _LEGACY.get(str(role), role)
+    role = _OPENAI.get(str(role), role)
     if role is None and "from" in turn:
         role = _SHARE_GPT.get(str(turn["from"]), turn["from"])
     if role not in ROLES:

@@ -77,8 +77,8 @@ class DistillData(LabelledData[DistillBatch]):
         cached_teacher: CachedTeacher | None = None,
     ) -> None:
         super().__init__(
-            prompts, engine, accuracy, labeller, sampling, ballot_tokens, ballot_template, thinking,
-            batches, records_file, cache_dir,
+            prompts, engine, accuracy, labeller, sampling, ballot_tokens, ballot_template,
+            thinking.of_both(), batches, records_file, cache_dir,
         )  # fmt: skip
         self.student_tokenizer = student_tokenizer
         teachers = teachers_of(teacher, "data.teacher")

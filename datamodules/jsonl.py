@@ -99,15 +99,24 @@ def _object(values: Any, where: str, *, escaped: bool) -> dict[str, Any]:
     """An object without lone surrogates; in UTF-8 they can only be escaped."""
     if not isinstance(values, dict):
         raise UserError(f"{where}: expected a JSON object, found {type(values).__name__}")
+    if escaped:
+        require_characters(values, where)
+    return values
+
+
+def require_characters(values: Any, where: str) -> None:
+    """Refuse halves of characters, which a text of JSON in a column may still hide when a file is read.
+
+    Raises:
+        UserError: naming the place and the half.
+    """
     try:
-        if escaped:
-            json.dumps(values, ensure_ascii=False).encode()
+        json.dumps(values, ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError as error:
         raise UserError(
             f"{where}: {error.object[error.start : error.start + 1]!a} is half of a character (a lone "
             "surrogate), which no tokenizer reads; mend or leave out the text that has it"
         ) from error
-    return values
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -7,6 +7,7 @@ from katlit.errors import UserError
 
 Tool = dict[str, Any]
 
+_MEND = "mend it, or leave the tools out (of prompts by columns: {tools: null})"
 _SCHEMAS = ("input_schema", "inputSchema")  # what others call the parameters
 
 
@@ -40,7 +41,8 @@ def _tool(value: Any, place: str) -> Tool:
     if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
         raise UserError(
             f"{place}: it must be a function with a name, as OpenAI's "
-            f'{{"type": "function", "function": {{"name": …, "parameters": …}}}}, found {value!r:.80}'
+            f'{{"type": "function", "function": {{"name": …, "parameters": …}}}}, found {value!r:.80}; '
+            f"{_MEND}"
         )
     kept = {key: _without_nulls(part) for key, part in function.items() if key != "type" and part is not None}
     return {
@@ -62,4 +64,6 @@ def _from_json(value: Any, place: str) -> Any:
     try:
         return json.loads(value)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{place}: it must be a list of tools, found the text {value!r:.80}") from error
+        raise UserError(
+            f"{place}: it must be a list of tools, found the text {value!r:.80}; {_MEND}"
+        ) from error

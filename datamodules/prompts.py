@@ -99,7 +99,7 @@ class PromptData(LightningDataModule):
         for name in needed.get(stage, [stage]):
             source = self._sources[name]
             if source is not None and name not in self._loaded:
-                self._loaded[name] = self._checked(source.load(), source, name, problem)
+                self._loaded[name] = self._checked(source.read(), source, name, problem)
         if stage != "fit" or self._stages:
             return
         if self._train is None:

@@ -16,6 +16,7 @@ from katlit.datamodules.jsonl import (
     Row,
     check_field,
     read_rows,
+    require_characters,
     write_rows,
 )
 from katlit.datamodules.offered_tools import Tool, read_tools
@@ -27,11 +28,12 @@ from katlit.text.tool_calls import split_answer, tool_names
 _MODE = Field(lambda value: value in list(Mode), f"one of {[mode.value for mode in Mode]}")
 _SCORE = Field(lambda value: value is None or NUMBER.accepts(value), "a number or null")
 
+_WORDS = Field(lambda value: isinstance(value, str) and bool(value.strip()), "text that is not empty")
 _TURNS = Field(lambda value: isinstance(value, list), "a non-empty list of {role, content} turns")
 _TOOLS = Field(
     lambda value: value is None or isinstance(value, list | str), "a list of tools, or one as JSON"
 )
-_REQUIRED = {"id": TEXT, "messages": _TURNS, "regime": _MODE, "judge": TEXT, "answer": TEXT}
+_REQUIRED = {"id": TEXT, "messages": _TURNS, "regime": _MODE, "judge": TEXT, "answer": _WORDS}
 _OPTIONAL = {
     "think": TEXT,
     "domain": TEXT,
@@ -105,7 +107,7 @@ def _record(row: Row) -> Record:
     values["messages"] = read_conversation(values["messages"], row.where, "messages", tools=values["tools"])
     values["regime"] = Mode(values["regime"])
     if values["regime"] is Mode.THINK_ON:
-        check_field(row, "think", TEXT)
+        check_field(row, "think", _WORDS)
     elif values.get("think"):
         raise UserError(f"{row.where}: field 'think' must be empty where 'regime' is 'off'")
     fault = split_answer(values["answer"], tool_names(values["tools"] or None)).fault
@@ -114,4 +116,5 @@ def _record(row: Row) -> Record:
             f"{row.where}: field 'answer' has a fault in its calls of tools: {fault.value}; write them at "
             'the end, each on lines of its own: <tool_call>, {"name": …, "arguments": {…}}, </tool_call>'
         )
+    require_characters([values["messages"], values["tools"]], row.where)
     return Record(**values)

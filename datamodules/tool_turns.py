@@ -49,6 +49,8 @@ def _call(value: Any, where: str) -> Turn:
     if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
         raise UserError(f"{where} must be {_FORM}, found {value!r:.80}")
     given = function.get("arguments")
+    if "arguments" in function and given in (None, ""):  # as some write a call without any
+        given = {}
     arguments = parsed(given) if isinstance(given, str) else given
     if not isinstance(arguments, dict):
         raise UserError(
@@ -69,10 +71,11 @@ def parsed(text: str) -> Any:
 
 
 def results_of(turn: Turn, content: Any) -> list[Turn]:
-    """The results that a turn of a tool has: several where it has several `<tool_response>` blocks."""
+    """The results that a turn of a tool has: several where it is several `<tool_response>` blocks."""
     text = text_of(content)
     kept = {key: turn[key] for key in ("tool_call_id", "name") if turn.get(key) is not None}
-    return [{"role": "tool", "content": part} | kept for part in _RESULT.findall(text) or [text]]
+    blocks = [] if _RESULT.sub("", text).strip() else _RESULT.findall(text)
+    return [{"role": "tool", "content": part} | kept for part in blocks or [text]]
 
 
 def match_calls(turns: Sequence[tuple[str, Turn]], tools: Sequence[Tool]) -> list[Turn]:

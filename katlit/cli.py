@@ -16,6 +16,7 @@ from katlit.errors import UserError
 
 # Commands that parse their options by themselves.
 _PROGRAMS = {
+    "run": "katlit.commands.recipe.command",
     "help": "katlit.commands.help",
     "configs": "katlit.commands.configs",
     "consolidate": "katlit.commands.consolidate",

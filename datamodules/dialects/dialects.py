@@ -21,7 +21,7 @@ from katlit.datamodules.dialects.habits import (
     split_steps,
 )
 from katlit.datamodules.dialects.ours import KatlitDialect
-from katlit.datamodules.dialects.tools import require_tools, with_calls
+from katlit.datamodules.dialects.tools import require_tools, split_call, with_calls
 from katlit.errors import UserError, first_line
 from katlit.model.pretrained import declared_ends, load_tokenizer
 from katlit.text.encoder import continuation
@@ -220,10 +220,9 @@ class PlainDialect(Dialect):
     ) -> ParsedResponse:
         """Split at the end of the thought; an empty chain of thought counts as none."""
         text = self.text_of(token_ids)
-        reasons = self._reasons(thinking)
         read = (
-            self._read_steps(text, truncated=truncated)
-            if reasons
+            self._read_steps(text, truncated=truncated, tools=tools)
+            if self._reasons(thinking)
             else self._read_thought(text, thinking, truncated=truncated)
         )
         return with_calls(read, tools) if tools and read.valid else read
@@ -241,9 +240,10 @@ class PlainDialect(Dialect):
             return ParsedResponse("", Mode.THINK_ON, text, None, Violation.UNCLOSED_THINK)
         return ParsedResponse("", mode, think, answer, None if answer else Violation.MISSING_ANSWER)
 
-    def _read_steps(self, text: str, *, truncated: bool) -> ParsedResponse:
-        """Take what comes before the marker for the thought; without the marker there is no answer."""
-        think, answer = split_steps(text, self.thinking.marker) or (text.strip(), "")
+    def _read_steps(self, text: str, *, truncated: bool, tools: Tools) -> ParsedResponse:
+        """Take what comes before the marker, or before calls, for the thought; else there is no answer."""
+        parts = split_steps(text, self.thinking.marker) or (split_call(text) if tools else None)
+        think, answer = parts or (text.strip(), "")
         violation = Violation.TRUNCATED if truncated else None if answer else Violation.MISSING_ANSWER
         return ParsedResponse(
             "", Mode.THINK_ON if think else Mode.THINK_OFF, think, answer or None, violation

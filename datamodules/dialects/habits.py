@@ -194,10 +194,10 @@ def instruct(messages: Messages, instruction: str) -> Messages:
     ]
 
 
-# A sentence that states the answer, or GSM8K's line of it.
+# A sentence that states the answer, or GSM8K's line of it, which is the last: others are headings.
 _CONCLUSION = re.compile(
     r"(?:^|(?<=[.!?]))[ \t*_]*"
-    r"(?:(?:(?:so|thus|hence|therefore|now)\b,?\s+)?the\s+(?:final\s+)?answer\s+is\b|####)",
+    r"(?:(?:(?:so|thus|hence|therefore|now)\b,?\s+)?the\s+(?:final\s+)?answer\s+is\b|####(?=[^\n]+\s*\Z))",
     re.IGNORECASE | re.MULTILINE,
 )
 

@@ -23,8 +23,8 @@ class KatlitDialect(Dialect):
 
     def encode_judged(self, messages: Messages, response: Response, tools: Tools = None) -> list[int]:
         """Encode by the protocol."""
-        reply = self.protocol.encode_response(response, "auto")
-        return self.encode_prompt(messages, "auto", tools) + reply[: self.protocol.judge_length(reply)]
+        judged = self.protocol.encode_judge(response.judge, response.mode)
+        return self.encode_prompt(messages, "auto", tools) + judged
 
     def read(
         self, token_ids: list[int], thinking: Thinking, *, truncated: bool, tools: Tools = None

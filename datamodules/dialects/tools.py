@@ -9,13 +9,14 @@ from typing import Any
 from katlit.errors import UserError
 from katlit.text.protocol import ParsedResponse, Violation
 from katlit.text.rendering import TEMPLATE_ERRORS, render
-from katlit.text.tool_calls import split_answer, tool_names
+from katlit.text.tool_calls import CALL_TAGS, split_answer, tool_names
 
 _NAME = "katlit_probe"  # looked for in what a template makes of it
 _TOOL = {"name": _NAME, "description": "Adds up.", "parameters": {"type": "object", "properties": {}}}
 _CALL = {"id": "call00000", "type": "function", "function": {"name": _NAME, "arguments": {"a": 1}}}
 _BLOCK = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
-_TAG = re.compile(r"\s*(</?tool_call>)\s*")
+# The tags around JSON; elsewhere a reply only speaks of them.
+_TAG = re.compile(r"\s*(<tool_call>)\s*(?=\{)|(?<=\})\s*(</tool_call>)\s*")
 
 
 def require_tools(tokenizer: Any, needed: dict[str, Any]) -> None:
@@ -51,9 +52,15 @@ def with_calls(read: ParsedResponse, tools: Sequence[dict[str, Any]]) -> ParsedR
     """
     answer = read.answer or ""
     if _TAG.search(answer):
-        answer = _TAG.sub(r"\n\1\n", answer).replace(">\n\n<tool_call>", ">\n<tool_call>").strip()
+        answer = _TAG.sub(r"\n\1\2\n", answer).replace(">\n\n<tool_call>", ">\n<tool_call>").strip()
     fault = split_answer(answer, tool_names(tools)).fault
     return replace(read, answer=answer, violation=Violation(fault.value) if fault else None)
+
+
+def split_call(text: str) -> tuple[str, str] | None:
+    """Part a reply into what comes before its calls and these; None without any."""
+    before, opening, after = text.partition(CALL_TAGS[0])
+    return (before.strip(), opening + after.strip()) if opening else None
 
 
 def _rendered(tokenizer: Any, turns: list[dict[str, Any]], needed: dict[str, Any]) -> str:

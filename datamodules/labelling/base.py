@@ -25,9 +25,26 @@ class Labeller(ABC):
     def settings(self) -> dict[str, Any]:
         """Return all knobs that change the labels, without the names of the models."""
 
+    def check(self, prompts: Sequence[Prompt], models: Sequence[ChatModel]) -> None:
+        """Refuse what a model's chat template cannot write, before anything is sampled.
+
+        A model that only votes need not be asked, for its ballots hold the last question and nothing else.
+
+        Args:
+            prompts: As for `label`.
+            models: As for `label`.
+
+        Raises:
+            UserError: naming the model.
+        """
+        for model in models:
+            model.check(prompts)
+
     @abstractmethod
     def label(self, prompts: Sequence[Prompt], models: Sequence[ChatModel], accuracy: Reward) -> list[Record]:
         """Label the queries; those that get no good response are left out.
+
+        A record that names no tools gets those of the query of its id.
 
         Args:
             prompts: Queries to label.

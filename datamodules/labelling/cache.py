@@ -13,6 +13,7 @@ from typing import Any
 from katlit.batch import Prompt
 from katlit.datamodules.records import Record, read_records, write_records
 from katlit.errors import UserError
+from katlit.model.card import RECORD
 from katlit.model.hub import local_directory
 from katlit.output import replace_file, require_writable
 from katlit.rewards import Reward
@@ -50,8 +51,8 @@ def _named_commit(name: str) -> str:
 
 
 def _is_beside(path: Path) -> bool:
-    """Whether a file of a model's directory is for people only, or hidden, as the notes of a download are."""
-    return path.suffix == ".md" or any(part.startswith(".") for part in path.parts)
+    """Whether a file of a model's directory only tells of it, or is hidden, as notes of a download are."""
+    return path.suffix == ".md" or path.name == RECORD or any(part.startswith(".") for part in path.parts)
 
 
 def sample_model(directory: str) -> str:

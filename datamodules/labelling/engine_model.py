@@ -2,7 +2,6 @@
 
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -71,11 +70,13 @@ class EngineModel(ChatModel):
         self.dialect.check((prompt["messages"], prompt.get("tools")) for prompt in prompts)
 
     def begin(self, questions: Sequence[str], thinking: Thinking, tokens: int) -> list[list[int]]:
-        """Sample the first tokens of a reply to each question."""
+        """Return the likeliest first tokens of a reply to each question, whatever the sampling is."""
         asked = [[{"role": "user", "content": question}] for question in questions]
         encoded = [self.dialect.encode_prompt(messages, thinking) for messages in asked]
         tokens = min(tokens, self.sampling.max_tokens)
-        sampling = replace(self.sampling, stop_token_ids=self.dialect.stop_ids, max_tokens=tokens)
+        sampling = SamplingParameters(
+            temperature=0.0, max_tokens=tokens, stop_token_ids=self.dialect.stop_ids
+        )
         seeds = [[request_seed("begin", thinking, number)] for number in range(len(questions))]
         replies = self._generate(encoded, sampling, seeds, f"think-{thinking} questions")
         return [said[0] for each in replies for said in each]

@@ -3,12 +3,11 @@
 import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from katlit.batch import Prompt
-from katlit.datamodules.conversations import checked
 from katlit.datamodules.dialects.habits import ThinkingSettings
 from katlit.datamodules.labelling.base import Labeller
 from katlit.datamodules.labelling.cache import cache_file, cached_records, fingerprint, hash_model, pickled
@@ -145,7 +144,7 @@ class Labels:
         if self._prompts is None:
             sources = self._sources
             self._prompts = verifiable(
-                [checked(one, sources.prompts.place(one["id"])) for one in sources.prompts.load()],
+                sources.prompts.read(),
                 lambda prompt: (
                     sources.accuracy.reference_problem(prompt) if prompt["reference"].strip() else None
                 ),
@@ -165,9 +164,12 @@ class Labels:
 
     def _label(self, models: list[ChatModel]) -> list[Record]:
         prompts, labeller = self.prompts(), self._sources.labeller
-        for model in models:
-            model.check(prompts)
-        records = labeller.label(prompts, models, self._sources.accuracy)
+        labeller.check(prompts, models)
+        tools = {prompt["id"]: prompt.get("tools", []) for prompt in prompts}
+        records = [
+            record if record.tools else replace(record, tools=tools.get(record.id, []))
+            for record in labeller.label(prompts, models, self._sources.accuracy)
+        ]
         report([model.rejections for model in models], records, len(prompts), self.path())
         return records
 
@@ -190,8 +192,7 @@ class Labels:
         share = prompts[number::shares]
         logger.info("labels: share %d of %d, %d of %d prompts", number + 1, shares, len(share), len(prompts))
         try:
-            for model in models:
-                model.check(prompts)
+            self._sources.labeller.check(prompts, models)
             self._sources.labeller.label(share, models, self._sources.accuracy)
         finally:
             self._models = None  # what they have counted was of this share

@@ -83,6 +83,10 @@ class MajorityVote(Labeller):
             name: value for name, value in asdict(self).items() if name not in ("student", "judge_writer")
         }
 
+    def check(self, prompts: Sequence[Prompt], models: Sequence[ChatModel]) -> None:
+        """See `Labeller`; the judge writer only votes."""
+        models[0].check(prompts)
+
     def label(self, prompts: Sequence[Prompt], models: Sequence[ChatModel], accuracy: Reward) -> list[Record]:
         """Let the judge writer vote, whose first ballots may be unreadable; then sample the student."""
         start = time.monotonic()

@@ -34,7 +34,8 @@ def settle(model: EngineModel, folder: str, contents: str, *, ask: bool) -> None
         return
     why = "as its template or the setting says"
     if not dialect.habits.certain:
-        key = json.dumps([contents, asdict(model.sampling), asdict(dialect.thinking)], sort_keys=True)
+        tokens = min(model.sampling.max_tokens, PROBE_TOKENS)
+        key = json.dumps([contents, tokens, asdict(dialect.thinking)], sort_keys=True)
         path = Path(folder) / f"probe-{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
         if ask and not path.is_file():
             require_writable(path.parent, "cache_dir")

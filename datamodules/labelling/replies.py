@@ -36,7 +36,8 @@ def _accepted(
         if fault is None:
             formed.append(reply)
         else:
-            model.reject(reply, fault, mode, prompt, str(reply.parsed.violation or ""))
+            empty = "it is empty" if fault is Reason.MALFORMED else ""
+            model.reject(reply, fault, mode, prompt, str(reply.parsed.violation or empty))
     if not prompt["reference"].strip():
         return formed
     samples = [Sample(prompt, reply.parsed, reply.truncated, tokens=reply.tokens) for reply in formed]
@@ -51,12 +52,18 @@ def _accepted(
 
 
 def _fault(reply: Reply, mode: Mode) -> Reason | None:
-    """What can be told to be wrong with a reply without knowing the answer."""
+    """What can be told to be wrong with a reply without knowing the answer.
+
+    A thought and an answer without a word are none, although the protocol has room for them.
+    """
     if reply.truncated:
         return Reason.TRUNCATED
-    if reply.parsed.mode not in (mode, None):
+    parsed = reply.parsed
+    found = Mode.THINK_OFF if parsed.valid and not parsed.think.strip() else parsed.mode
+    if found not in (mode, None):
         return Reason.MODE
-    return None if reply.parsed.valid and reply.parsed.mode is mode else Reason.MALFORMED
+    said = parsed.answer is not None and parsed.answer.strip()
+    return None if parsed.valid and found is mode and said else Reason.MALFORMED
 
 
 def record_of(

@@ -75,7 +75,7 @@ class CleanedPrompts(PromptSource):
         Raises:
             UserError: as the sources do, and where nothing is left.
         """
-        prompts = self.source.load()
+        prompts = self.source.read()
         removals = self._removals([Question.of(prompt) for prompt in prompts])
         left = [prompt for place, prompt in enumerate(prompts) if place not in removals]
         self._say(len(prompts), list(removals.values()))
@@ -99,7 +99,7 @@ class CleanedPrompts(PromptSource):
         leave_out({place: (self._at(questions[of]), 1.0) for place, of in same}, DUPLICATE)
         places, evaluated = [], []
         for source in self.evaluation:
-            loaded = source.load()
+            loaded = source.read()
             evaluated += [Question.of(prompt) for prompt in loaded]
             places += [source.place(prompt["id"]) for prompt in loaded]
         kept = [place for place in range(len(questions)) if place not in found]

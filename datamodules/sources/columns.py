@@ -13,6 +13,7 @@ FIELDS = (
     "prompt",
     "question",
     "instruction",
+    "system",
     "reference",
     "verifier",
     "domain",
@@ -72,11 +73,14 @@ class Columns:
 
     def value(self, row: Row, field: str) -> Any:
         """What a row has for a field; None where it has nothing."""
+        column = self.column(row, field)
+        return None if column is None else _reach(row.values, column)
+
+    def column(self, row: Row, field: str) -> str | None:
+        """Where a row has a field, as the data set calls it; None where it is left out."""
         if field in self._named:
-            column = self._named[field]
-            return None if column is None else _reach(row.values, column)
-        found = row.values.get(field)
-        return _reach(row.values, _ELSEWHERE[field]) if found is None and field in _ELSEWHERE else found
+            return self._named[field]
+        return field if row.values.get(field) is not None else _ELSEWHERE.get(field, field)
 
     def query(self, row: Row) -> Query:
         """Find a row's query.

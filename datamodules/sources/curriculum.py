@@ -44,12 +44,12 @@ class Curriculum:
         Raises:
             UserError: as the sources do, and where two of them give one id to different questions.
         """
-        loaded = [stage.prompts.load() for stage in self.stages]
+        loaded = [stage.prompts.read() for stage in self.stages]
         first: dict[str, tuple[int, Prompt]] = {}
         for number, prompts in enumerate(loaded):
             for prompt in prompts:
                 before, same = first.setdefault(prompt["id"], (number, prompt))
-                if same["messages"] != prompt["messages"]:
+                if (same["messages"], same.get("tools")) != (prompt["messages"], prompt.get("tools")):
                     raise UserError(
                         f"Curriculum: id '{prompt['id']}' is one question in stages[{before}] "
                         f"({self.stages[before].prompts.name}) and another in stages[{number}] "

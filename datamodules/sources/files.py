@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from katlit.batch import Prompt
-from katlit.datamodules.conversations import read_conversation
-from katlit.datamodules.jsonl import Row
+from katlit.datamodules.conversations import read_conversation, system_turns
+from katlit.datamodules.jsonl import Row, require_characters
 from katlit.datamodules.offered_tools import Tool, read_tools
 from katlit.datamodules.sources.base import PromptSource
 from katlit.datamodules.sources.columns import Columns, Query
 from katlit.datamodules.sources.tables import read_table
 from katlit.datamodules.sources.values import (
     LEVELS,
+    as_calls,
     as_difficulty,
     as_domain,
     as_list,
@@ -30,7 +31,7 @@ class FilePrompts(PromptSource):
     """Queries from a file or a hub, as docs/data.md says: a query, and a `reference` to verify answers by.
 
     The query is a text or turns under `messages`, `conversations` (ShareGPT), `prompt`, `question` or
-    `instruction` (Alpaca, with its `input`). Optional are `id`, `reference` (or verl's
+    `instruction` (Alpaca, with its `input`). Optional are `system`, `id`, `reference` (or verl's
     `reward_model.ground_truth`), `verifier`, `domain`, `difficulty`, `metadata` and `tools`.
 
     Args:
@@ -101,18 +102,20 @@ class FilePrompts(PromptSource):
                     f"{row.where}: id '{prompt['id']}' appears twice, first at "
                     f"{self._places[prompt['id']]}; ids must differ"
                 )
+            require_characters(prompt, row.where)
             self._places[prompt["id"]] = row.where
             prompts.append(prompt)
         return prompts
 
     def _prompt(self, default_id: str, fields: "_Fields", levels: dict[str, int]) -> Prompt:
-        tools = read_tools(fields.value("tools"), fields.where)
+        tools = read_tools(fields.value("tools"), fields.where, fields.column("tools"))
+        verifier = fields.optional("verifier", as_text, "text", self.verifier)
         words = f"a number, or one of the words {sorted(levels)} (more by levels: {{word: number}})"
         prompt = Prompt(
             id=fields.optional("id", as_text, "text or a number", default_id),
-            messages=self._messages(fields, tools),
-            reference=self._reference(fields),
-            verifier=fields.optional("verifier", as_text, "text", self.verifier),
+            messages=_with_system(fields, self._messages(fields, tools), tools),
+            reference=self._reference(fields, as_calls if verifier == "tool_calls" else as_reference),
+            verifier=verifier,
             domain=fields.optional("domain", as_domain, "text or a list of texts", self.domain),
             difficulty=fields.optional("difficulty", lambda value: as_difficulty(value, levels), words, 0),
             metadata=fields.optional("metadata", as_object, "an object", {}),
@@ -129,8 +132,8 @@ class FilePrompts(PromptSource):
             as_list(value) or value, fields.where, column, tools=tools, cut_last_reply=self.cut_last_reply
         )
 
-    def _reference(self, fields: "_Fields") -> str:
-        text: str = fields.optional("reference", as_reference, "one text, number or object", "")
+    def _reference(self, fields: "_Fields", read: Callable[[Any], str | None]) -> str:
+        text: str = fields.optional("reference", read, "one text, number or object", "")
         if not text or not self.reference_after:
             return text
         _, found, answer = text.rpartition(self.reference_after)
@@ -140,6 +143,18 @@ class FilePrompts(PromptSource):
                 f"it ends in {text[-80:]!r}"
             )
         return answer.strip()
+
+
+def _with_system(fields: "_Fields", turns: list[Turn], tools: list[Tool]) -> list[Turn]:
+    """The turns after the system's, where that has a column of its own, as LLaMA-Factory's data have it."""
+    text: str = fields.optional("system", as_text, "text", "")
+    first = system_turns(text, tools) if text.strip() else []
+    if first and turns[0]["role"] == "system" and turns[:1] != first:
+        raise UserError(
+            f"{fields.where}: it has a column '{fields.column('system')}' and another system turn; leave the "
+            "column out by columns: {system: null}"
+        )
+    return turns if turns[:1] == first else first + turns
 
 
 class _Fields:
@@ -158,6 +173,9 @@ class _Fields:
 
     def value(self, field: str) -> Any:
         return self._columns.value(self._row, field)
+
+    def column(self, field: str) -> str:
+        return self._columns.column(self._row, field) or field
 
     def optional(
         self, field: str, read: Callable[[Any], ValueT | None], expected: str, default: ValueT

@@ -54,10 +54,18 @@ def _csv(path: Path, delimiter: str) -> list[Row]:
                 rows.append(
                     Row(where, {name: text or None for name, text in zip(names, cells, strict=False)})
                 )
-            names = names or cells
+            names = names or _names(cells, where)
     except csv.Error as error:
         raise UserError(f"{path}:{line + 1}: malformed CSV: {error}; or save it as .jsonl") from error
     return rows
+
+
+def _names(cells: list[str], where: str) -> list[str]:
+    """The names of the columns, each once."""
+    twice = sorted({name for name in cells if name and cells.count(name) > 1})
+    if twice:
+        raise UserError(f"{where}: two columns are named {twice[0]!r:.80}; rename one of them")
+    return cells
 
 
 def _library(name: str, path: Path, config: str | None, split: str) -> list[Row]:
@@ -81,10 +89,8 @@ def _library(name: str, path: Path, config: str | None, split: str) -> list[Row]
     return [Row(f"{name}, row {index}", _without_none(row)) for index, row in enumerate(table)]
 
 
-def _without_none(row: dict[str, Any]) -> dict[str, Any]:
-    """Undo Arrow's filling: absent columns and absent keys of a struct come back as None."""
-    return {
-        name: _without_none(value) if isinstance(value, dict) else value
-        for name, value in row.items()
-        if value is not None
-    }
+def _without_none(value: Any) -> Any:
+    """Undo Arrow's filling: absent columns and absent keys of a struct come back as None, in lists too."""
+    if isinstance(value, dict):
+        return {name: _without_none(part) for name, part in value.items() if part is not None}
+    return [_without_none(part) for part in value] if isinstance(value, list) else value

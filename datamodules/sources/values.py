@@ -35,6 +35,11 @@ def as_reference(value: Any) -> str | None:
     return json.dumps(value, ensure_ascii=False, default=str) if data else as_text(value)
 
 
+def as_calls(value: Any) -> str | None:
+    """A reference of calls of tools: no call at all is one, too."""
+    return "[]" if value == [] else as_reference(value)
+
+
 def as_domain(value: Any) -> str | None:
     """A text; several of a list are joined."""
     if not isinstance(value, list):

@@ -1,7 +1,7 @@
 """How teachers think: all alike, or each in its own way."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from katlit.datamodules.dialects.habits import ThinkingSettings
 from katlit.errors import UserError
@@ -20,6 +20,10 @@ class TeacherThinking(ThinkingSettings):
 
     think_on: ThinkingSettings | None = None
     think_off: ThinkingSettings | None = None
+
+    def of_both(self) -> ThinkingSettings:
+        """Return what is said of both, without what is said of one."""
+        return ThinkingSettings(**{one.name: getattr(self, one.name) for one in fields(ThinkingSettings)})
 
     def by_teacher(self, teachers: Sequence[Teacher]) -> dict[str, ThinkingSettings]:
         """Return the settings of each teacher that has its own.

@@ -126,10 +126,7 @@ class Protocol:
         self._gaps = {gap: self.framing.encode(gap) for gap in ("", "\n", "\n\n")}
         self._close = self.content.encode("\n")
         self._prefix = self.decode(self._gaps["\n"]).removesuffix("\n")
-        start, judge = self._ids[TURN_START], self.marker_ids["<judge>"]
-        self._turn_end = [self.end_id, *self._gaps["\n"]]
-        self._opening = [start, *self.framing.encode("assistant\n"), judge, *self._gaps["\n"]]
-        self._prefills = {mode: self._encode_judge(text, mode) for mode, text in FORCED_JUDGES.items()}
+        self._prefills = {mode: self.encode_judge(text, mode) for mode, text in FORCED_JUDGES.items()}
 
     def token_id(self, mark: str) -> int:
         """Token id of one of `MARKERS` or of a chat token."""
@@ -193,13 +190,13 @@ class Protocol:
         """
         ids = self._encode_groups(answer_groups(response))
         if thinking == "auto":
-            return self._encode_judge(response.judge, response.mode) + ids
+            return self.encode_judge(response.judge, response.mode) + ids
         if Mode(thinking) is not response.mode:
             raise ValueError(f"thinking is {thinking!r}, but the response's mode is {response.mode.value!r}")
         return ids
 
-    def _encode_judge(self, judge: str, mode: Mode) -> list[int]:
-        """What follows `<judge>` and its line break, through the mode marker."""
+    def encode_judge(self, judge: str, mode: Mode) -> list[int]:
+        """Encode what follows `<judge>` and its line break, through the mode marker."""
         return self.content.encode(judge) + self._close + self._encode_groups(_mode_groups(mode))
 
     def _encode_groups(self, groups: list[Group]) -> list[int]:

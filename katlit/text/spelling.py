@@ -1,11 +1,14 @@
 """What a token's spelling in a vocabulary stands for, as bytes of text."""
 
+from functools import lru_cache
+
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 _BYTE_OF_LETTER = {letter: byte for byte, letter in bytes_to_unicode().items()}
 METASPACE = "▁"
 
 
+@lru_cache(2**18)  # a vocabulary; each token is met again and again
 def byte_level(token: str) -> bytes | None:
     """Read a token of a byte-level vocabulary, whose letters are bytes (`Ġ` a space); None if it is none."""
     values = [_BYTE_OF_LETTER.get(letter) for letter in token]

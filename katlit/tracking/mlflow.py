@@ -1,4 +1,4 @@
-"""MLflow: the logger of the trainer, and the parent run that the stages of one experiment hang under.
+"""MLflow: the logger of the trainer.
 
 The trainer waits for MLflow only where the run is created. All else goes through an outbox.
 
@@ -84,7 +84,7 @@ def check_tracking(uri: str) -> None:
 
 
 @contextmanager
-def _refusals(uri: str) -> Iterator[None]:
+def refusals(uri: str) -> Iterator[None]:
     """What MLflow refuses to open or to create, as a UserError."""
     from mlflow.exceptions import MlflowException
 
@@ -94,14 +94,14 @@ def _refusals(uri: str) -> Iterator[None]:
         raise UserError(f"MLflow at {redact(uri)}: {error}") from error
 
 
-def _client(uri: str) -> "MlflowClient":
+def client_of(uri: str) -> "MlflowClient":
     """MLflow's client; it opens a sqlite file, and creates it if need be."""
     from mlflow import MlflowClient
 
     return MlflowClient(uri)
 
 
-def _create_run(
+def create_run(
     client: "MlflowClient", uri: str, experiment: str, name: str | None, tags: Mapping[str, str]
 ) -> str:
     """Id of a new run; a new experiment is created too, its artifacts beside a sqlite file."""
@@ -114,34 +114,6 @@ def _create_run(
     else:
         experiment_id = client.create_experiment(experiment)
     return client.create_run(experiment_id, run_name=name, tags=dict(tags)).info.run_id
-
-
-def start_parent_run(tracking_uri: str, experiment: str, name: str, tags: Mapping[str, str]) -> str:
-    """Create the run that the stages of one experiment hang under.
-
-    Returns:
-        Its id, for `parent_run_id` of the stages' loggers or the variable `KATLIT_PARENT_RUN_ID`.
-
-    Raises:
-        UserError: where MLflow cannot be reached or written, naming the URI.
-    """
-    check_tracking(tracking_uri)
-    with _refusals(tracking_uri):
-        return _create_run(_client(tracking_uri), tracking_uri, experiment, name, tags)
-
-
-def log_to_run(tracking_uri: str, run_id: str, files: Sequence[Path], metrics: Mapping[str, float]) -> None:
-    """Add files (as artifacts, under their names) and final numbers to a run, such as the parent's report."""
-    client = _client(tracking_uri)
-    for file in files:
-        client.log_artifact(run_id, str(file))
-    for key, value in metrics.items():
-        client.log_metric(run_id, key, value)
-
-
-def finish_parent_run(tracking_uri: str, run_id: str, *, failed: bool = False) -> None:
-    """Close the parent run."""
-    _client(tracking_uri).set_terminated(run_id, "FAILED" if failed else "FINISHED")
 
 
 class KatMLFlowLogger(Logger):
@@ -197,8 +169,8 @@ class KatMLFlowLogger(Logger):
     def experiment(self) -> "MlflowClient":
         """MLflow's client, with the run created; on other ranks than 0 an object that does nothing."""
         if self._client is None:
-            with _refusals(self.tracking_uri):
-                client = _client(self.tracking_uri)
+            with refusals(self.tracking_uri):
+                client = client_of(self.tracking_uri)
                 if self._run_id is None:
                     self._run_id = self._new_run(client)
                 else:
@@ -208,7 +180,7 @@ class KatMLFlowLogger(Logger):
 
     def _new_run(self, client: "MlflowClient") -> str:
         tags = {"mlflow.parentRunId": self._parent_run_id} if self._parent_run_id else {}
-        return _create_run(client, self.tracking_uri, self._experiment_name, self._run_name, tags)
+        return create_run(client, self.tracking_uri, self._experiment_name, self._run_name, tags)
 
     @property
     def run_id(self) -> str | None:

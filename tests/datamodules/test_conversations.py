@@ -21,6 +21,10 @@ def test_turns_are_kept_and_other_keys_are_not() -> None:
     assert read({"role": "user", "content": parts}) == [{"role": "user", "content": "1+1\n?"}]
 
 
+def test_the_developer_is_the_system() -> None:
+    assert read({"role": "developer", "content": "s"}, ASK) == [{"role": "system", "content": "s"}, ASK]
+
+
 def test_the_form_of_share_gpt() -> None:
     pairs = [("system", "s"), ("human", "1+1"), ("gpt", "2"), ("user", "and 2+2?")]
     assert read(*({"from": name, "value": text} for name, text in pairs)) == [

@@ -91,9 +91,7 @@ def test_chats_with_thoughts_become_records(tmp_path: Path, monkeypatch: pytest.
     chats = [{"messages": [ask, {"role": "assistant", "content": reply}]} for reply in replies]
     functions = [{"name": "add", "arguments": arguments} for arguments in ('{"a": 1}', {"a": 1})]
     calls = {"tool_calls": [{"id": "c", "type": "function", "function": one} for one in functions]}
-    chats.append(
-        {"messages": [ask, {"role": "assistant", "content": None} | calls], "tools": '[{"name": "add"}]'}
-    )
+    chats.append({"messages": [ask, {"role": "assistant"} | calls], "tools": '[{"name": "add"}]'})
     (tmp_path / "chats.jsonl").write_text("\n".join(map(json.dumps, chats)))
     (program,) = re.findall(r"```python\n(.*?)```", RECORDS, re.DOTALL)
     with contextlib.redirect_stdout(io.StringIO()) as written:

@@ -277,21 +277,3 @@ def test_a_curriculum_goes_from_a_small_set_to_a_larger_one_and_resumes(
     assert all(set(names) <= early for epoch, names in whole if epoch < 2)
     for stop in (1, 4, 6):
         assert seen(f"from-{stop}", tmp_path / f"whole/step={stop}.ckpt") == whole[stop:]
-
-
-@pytest.mark.parametrize("epochs", [[], [1, 0]])
-def test_a_curriculum_without_epochs_is_refused(source: FilePrompts, epochs: list[int]) -> None:
-    with pytest.raises(UserError, match="each of at least one epoch"):
-        Curriculum([CurriculumStage(source, number) for number in epochs])
-
-
-def test_one_id_for_two_questions_of_a_curriculum_is_refused(source: FilePrompts, tmp_path: Path) -> None:
-    files = {"math/train.jsonl": "1+1", "code/train.jsonl": "print 2", "again/train.jsonl": "1+1"}
-    for name, question in files.items():
-        (tmp_path / name).parent.mkdir()
-        write_rows(tmp_path / name, [{"question": question, "reference": "2"}])
-    math, code, again = (CurriculumStage(FilePrompts(str(tmp_path / name))) for name in files)
-    both = r"stages\[1\] \(.*math/train.jsonl\) .* stages\[2\] \(.*code/train.jsonl\)"
-    with pytest.raises(UserError, match=rf"id 'train-0' .* {both}"):
-        PromptData(train=Curriculum([CurriculumStage(source), math, code])).setup("fit")
-    assert [len(prompts) for prompts in Curriculum([math, again]).load()] == [1, 1]  # the same question

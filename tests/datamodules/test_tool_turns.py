@@ -113,6 +113,17 @@ def test_data_are_results_as_json_and_an_empty_result_is_one() -> None:
         assert read(ASK, openai(WEATHER), answered("c0", content))[-1]["content"] == text
 
 
+@pytest.mark.parametrize("nothing", ["", None, "{}", {}])
+def test_a_call_without_arguments(nothing: object) -> None:
+    turns = read(ASK, openai(TIME | {"arguments": nothing}), answered("c0", "noon"))
+    assert turns[1]["tool_calls"] == [call(0, TIME)]
+
+
+def test_a_result_that_quotes_the_tags_of_results_is_kept_whole() -> None:
+    page = f"The form is {BOTH}, says the page."
+    assert read(ASK, openai(WEATHER), answered("c0", page))[-1] == result(0, "weather", page)
+
+
 def test_a_text_before_calls_is_kept_and_calls_go_on_from_turn_to_turn() -> None:
     first = openai(WEATHER, content="I look.")
     turns = read(ASK, first, RAIN, {"role": "assistant", "content": f"Now.\n{BLOCKS}"}, *TWO[2:])
@@ -171,6 +182,9 @@ def test_a_call_at_the_end_can_be_cut() -> None:
         ([ASK, openai(WEATHER | {"arguments": "city"}), RAIN],
          "turn 2 of 'messages': call 1, of 'weather': its arguments must be a JSON object, found 'city'"),
         ([ASK, openai(WEATHER | {"arguments": [1]}), RAIN], "turn 2 .*: its arguments must be a JSON object"),
+        ([ASK, openai({"name": "time"}), RAIN], "turn 2 .*: its arguments must be a JSON object, found None"),
+        ([ASK, openai(WEATHER) | {"reasoning_content": ["a"]}, RAIN],
+         r"turn 2 of 'messages': its 'reasoning_content' must be text, found \['a'\]"),
         ([ASK, openai(TIME, {"arguments": {}}), RAIN], "turn 2 of 'messages': call 2 must be"),
         ([ASK, {"role": "assistant", "tool_calls": 3}, RAIN], "turn 2 .*: call 1 must be .*found 3"),
         ([ASK, shared("function_call", "weather"), RAIN], "turn 2 .*: its call must be a JSON object"),

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from katlit.cli import main
-from katlit.commands.demo import commands, report_command, stage_command
+from katlit.commands.recipe.reader import read_recipe
+from katlit.commands.recipe.steps import report_words, steps
 from katlit.datamodules import FilePrompts, PromptData
 from katlit.rewards import AccuracyReward, CompositeReward, Sample
 from katlit.text.protocol import Mode, ParsedResponse
@@ -42,8 +43,11 @@ def documented() -> list[str]:
     return found
 
 
+DEMO, _ = read_recipe(CONFIGS / "recipe/demo.yaml")
+
+
 def demo() -> list[str]:
-    return [shlex.join(command) for _, command in commands(seed=7)]
+    return [shlex.join(["katlit", *step.words]) for step in steps(DEMO)]
 
 
 COMPOSED = sorted({c for c in [*documented(), *demo()] if " -c " in c})
@@ -201,7 +205,8 @@ def test_the_documented_replay_asks_for_the_run(
 def test_the_demo_has_the_rollout_that_the_readme_replays(capsys: pytest.CaptureFixture[str]) -> None:
     (line,) = [line for line in documented() if line.startswith("katlit replay --run=outputs/demo")]
     step, prompt_id, index = line.partition("--rollout=")[2].split("/")
-    assert main([*stage_command("fit", "step_srpo", seed=1)[1:], "--print_config"]) == 0
+    (reinforce,) = (step for step in steps(DEMO) if step.name == "step_srpo")
+    assert main([*reinforce.words, "--print_config"]) == 0
     settings = yaml.safe_load(capsys.readouterr().out)
     (sampler,) = [one for one in settings["trainer"]["callbacks"] if one["class_path"].endswith("Sampler")]
     assert int(index) < sampler["init_args"]["samples"]
@@ -216,7 +221,7 @@ def test_the_demo_has_the_rollout_that_the_readme_replays(capsys: pytest.Capture
 def test_help_of_the_documented_report(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", "--help"]) == 0
     shown = capsys.readouterr().out
-    for word in report_command({"label": 1.0}, 1)[2:]:
+    for word in report_words(DEMO, {"label": 1.0})[1:]:
         assert word.partition("=")[0] in shown
 
 

@@ -9,25 +9,28 @@ import pytest
 from mlflow import MlflowClient
 
 from katlit.callbacks.samples import COLUMNS
-from katlit.commands.demo import commands, report_command
 from katlit.rollout.record_files import read_records
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
-    "distill": ["--trainer.max_steps=2", "--data.init_args.prompts.init_args.size=40"],
+    "stages.distill.set": {"trainer.max_steps": 2, "data.init_args.prompts.init_args.size": 40},
     # after two steps the student solves nothing, and there would be nothing to vote on
-    "cold_start": [
-        "--trainer.max_steps=2",
-        "--data.init_args.prompts.init_args.size=40",
-        "--model.init_args.backbone.init_args.init_from=assets/teacher",
-    ],
-    "step_srpo": [
-        "--trainer.max_steps=3",
-        "--data.init_args.train.init_args.size=40",
-        "--data.init_args.batch_size=4",
-    ],
-    "evaluate": ["--data.init_args.test.init_args.size=24"],
+    "stages.cold_start.set": {
+        "trainer.max_steps": 2,
+        "data.init_args.prompts.init_args.size": 40,
+        "model.init_args.backbone.init_args.init_from": "assets/teacher",
+    },
+    "stages.step_srpo.set": {
+        "trainer.max_steps": 3,
+        "data.init_args.train.init_args.size": 40,
+        "data.init_args.batch_size": 4,
+    },
+    "evaluation.set": {"data.init_args.test.init_args.size": 24},
 }
+STEPS = [
+    "evaluate-base", "label-distill", "distill", "evaluate-distill", "label-cold_start", "cold_start",
+    "evaluate-cold_start", "step_srpo", "evaluate-step_srpo",
+]  # fmt: skip
 
 # One metric of each kind that a stage 3 is watched by.
 TRACKED = [
@@ -42,10 +45,10 @@ TRACKED = [
 BY_DIFFICULTY = "modes/think_rate/difficulty-"
 
 
-def small(command: list[str]) -> list[str]:
-    """The command with the settings that make its stage small."""
-    (stage,) = (name for name in SMALL if f"demo/{name}.yaml" in command)
-    return [*command[1:], *SMALL[stage]]
+def recipe() -> list[str]:
+    """The demo with the settings that make its stages small."""
+    small = [f"{part}.{key}={value}" for part, values in SMALL.items() for key, value in values.items()]
+    return ["run", "recipe/demo.yaml", *(word for change in small for word in ("--set", change))]
 
 
 def katlit(folder: Path, words: list[str]) -> str:
@@ -63,10 +66,12 @@ def katlit(folder: Path, words: list[str]) -> str:
 def test_the_recipe_from_end_to_end(tmp_path: Path) -> None:
     for folder in ("configs", "assets"):
         (tmp_path / folder).symlink_to(ROOT / folder)
-    plan = [small(command) for _, command in commands(seed=1)] + [report_command({"label": 1.0}, 1)[1:]]
-    for words in plan:
-        katlit(tmp_path, words)
+    printed = katlit(tmp_path, recipe())
+    assert printed.count("\n$ katlit ") == len(STEPS) + 2  # the report and the card
     demo = tmp_path / "outputs/demo"
+    again = katlit(tmp_path, recipe())
+    assert [line.partition(":")[0] for line in again.splitlines() if line.endswith(": done before")] == STEPS
+    assert again.count("\n$ katlit ") == 2
     report = json.loads((demo / "report.json").read_text())
     assert report["engine"] == "vllm"
     assert report["num_prompts"] == 24

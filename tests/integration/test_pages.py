@@ -45,11 +45,12 @@ def blocks_of(page: str) -> list[Block]:
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 
+CODE_FORMS = "tests/katlit/rewards/code/test_code_forms.py"
 # By its first line: why a block is not run here, or where it is.
 ELSEWHERE = {
     "python -m venv .venv && . .venv/bin/activate": "installs from the package index",
-    '{"inputs": ["1 2\\n", "3 4\\n"], "outputs": ["3\\n", "7\\n"]}': "tests/katlit/rewards/code/test_code.py",
-    'cases = json.loads(row["public_test_cases"])': "tests/katlit/rewards/code/test_code.py",
+    '{"inputs": ["1 2\\n", "3 4\\n"], "outputs": ["3\\n", "7\\n"]}': CODE_FORMS,
+    'cases = json.loads(row["public_test_cases"])': CODE_FORMS,
 }
 HUB = "openai/gsm8k"  # of the hub; test_configs.py reads a row of it
 DATA_PAGE = "tests/datamodules/test_data_page.py"  # reads every yaml, json and python block of docs/data.md

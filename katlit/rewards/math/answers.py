@@ -21,6 +21,13 @@ _PLACE = re.compile(
     r"\\{1,2}f?boxed\s*\{(?:\s|\\[hv]?phantom\s*\{[^{}]*\}|\\[lc]?dots(?![a-zA-Z])|\.{3}|…|\?)*\}"
 )
 _HASHES = re.compile(r"(?<!\S)####[ \t]*(?![#\s])([^\n]+)$", re.M)
+# Of Markdown such a line may be a heading, if more follows: "#### Step 2: adding up", "#### Final Answer".
+_HEADING = re.compile(
+    r"[\s*_]*(?:(?:step|part|case|method|approach|solution|phase|stage|question|problem|example)\s+\d+\b[^\n]*"
+    r"|[a-z]{2}[^\d\n$\\]*|\d+[.)]\s+[a-z]{2}[^\n]*)",
+    re.I,
+)
+_EXCLAIMED = re.compile(r"(?<=\d)!(?=[\s*]*\Z)")  # "The answer is 72!" is no factorial
 _PHRASE = re.compile(
     r"\banswers?\b(?:[^.\n:=]{0,80}?\b(?:is|are|be)\b\s*:?|\s*[:=])[\s*_]*(?=\S)"
     r"|\A[^.\n]{0,200}?\b(?:results?|solutions?)\b[\s*]*(?:(?:is|are)\b\s*:?|[:=])[\s*]*(?=\S)",
@@ -84,7 +91,7 @@ def final_expression(text: str, max_characters: int) -> str:
         later = after if _LEAD.match(after.lstrip(" $")) else _ONGOING.sub("", after)
         return _undisputed(clean(", ".join(boxed)), plain(later[-max_characters:]))
     end = plain(text[-max_characters:].strip())
-    if hashes := list(_HASHES.finditer(end)):
+    if hashes := _answer_lines(end):
         return _undisputed(_statement(hashes[-1][1]), end[hashes[-1].end() :])
     if phrases := list(_PHRASE.finditer(end))[-_PHRASES:]:
         return _after_phrases(end, phrases)
@@ -94,6 +101,12 @@ def final_expression(text: str, max_characters: int) -> str:
     return _last_statement("".join(whole)) if whole else text
 
 
+def _answer_lines(text: str) -> list[re.Match[str]]:
+    """What "####" states, as GSM8K has it, without the headings."""
+    found = list(_HASHES.finditer(text))
+    return [one for one in found if not (_HEADING.fullmatch(one[1]) and _states(text[one.end() :]))]
+
+
 def reference_expression(text: str, max_characters: int) -> str:
     """The expression of a reference: as of a response, but that of prose all words count.
 
@@ -101,7 +114,7 @@ def reference_expression(text: str, max_characters: int) -> str:
     """
     given = text.strip()
     text = _PLACE.sub("", given)
-    if _boxed(text)[0] or _HASHES.search(text) or _PHRASE.search(text):
+    if _boxed(text)[0] or _answer_lines(text) or _PHRASE.search(text):
         return final_expression(text, max_characters)
     if text != given:
         return ""
@@ -149,7 +162,7 @@ def _after_phrases(end: str, phrases: list[re.Match[str]]) -> str:
     stated = [  # but for "Final answer: the answer is 5", where one holds the next one
         ""
         if is_bound(phrase[0].rstrip("*_ ")) or is_doubted(end[max(0, phrase.start() - 200) : phrase.start()])
-        else _statement(_without_reason(sentence))
+        else _statement(_without_reason(_EXCLAIMED.sub("", sentence)))
         for phrase, (_, sentence), stop, following in zip(phrases, said, ends, starts, strict=True)
         if stop <= following
     ]

@@ -169,3 +169,19 @@ def test_the_vocabulary_is_not_listed_for_each_record(
     laid_out(plain, ON)
     plain.encode_judged(ASK, ON)
     assert not listed
+
+
+def test_of_a_judged_response_only_the_judge_is_encoded(
+    protocols: dict[str, Protocol], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thought may have thousands of tokens, and is encoded once more as what follows."""
+    protocol = protocols["byte-small"]
+    whole = protocol.encode_prompt(ASK) + protocol.encode_response(ON)
+    encoded: list[str] = []
+    monkeypatch.setattr(protocol.content, "encode", lambda text: encoded.append(text) or [])
+    KatlitDialect(protocol).encode_judged(ASK, ON)
+    assert encoded == [ON.judge]
+    monkeypatch.undo()
+    ids = KatlitDialect(protocol).encode_judged(ASK, ON)
+    assert ids == whole[: len(ids)]
+    assert ids[-1] == protocol.marker_ids["<think_on>"]

@@ -147,6 +147,8 @@ def test_replies_decide(on: list[bool], off: list[bool], switches: bool, habit: 
             ("The answer is one?\nNo.", "**Therefore, the final answer is 2**"),
         ),
         ("1 and 1 is 2.\n#### 2", ("1 and 1 is 2.", "#### 2")),
+        ("#### Step 1\n1 and 1\n#### Step 2\nSo 2.", None),  # headings
+        ("#### Step 1\n1 and 1\n#### 2\n", ("#### Step 1\n1 and 1", "#### 2")),
         ("1 and 1 is 2, and the answer is 2.", None),
         ("So the final answer is 2.", None),
         ("2", None),

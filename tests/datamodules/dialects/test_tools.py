@@ -5,6 +5,7 @@ import pytest
 
 from katlit.datamodules.dialects.alignment import pair_targets
 from katlit.datamodules.dialects.dialects import PlainDialect, choose_dialect
+from katlit.datamodules.dialects.habits import ThinkingSettings
 from katlit.errors import UserError
 from katlit.model.pretrained import load_tokenizer
 from katlit.text.protocol import Mode, Response
@@ -53,6 +54,9 @@ def test_a_template_gets_the_tools(models_root: Path) -> None:
 BLOCK = '<tool_call>\n{"name": "subtract", "arguments": {"left": 5}}\n</tool_call>'
 
 
+QUOTES = BLOCK.replace("5", '"in <tool_call> and </tool_call> tags"')
+
+
 @pytest.mark.parametrize(
     ("reply", "answer", "violation"),
     [
@@ -64,6 +68,11 @@ BLOCK = '<tool_call>\n{"name": "subtract", "arguments": {"left": 5}}\n</tool_cal
         (BLOCK.replace("}}", "}"), BLOCK.replace("}}", "}"), "malformed_tool_call"),
         (BLOCK.removesuffix("\n</tool_call>"), BLOCK.removesuffix("\n</tool_call>"), "unclosed_tool_call"),
         (BLOCK.replace("subtract", "add"), BLOCK.replace("subtract", "add"), "unknown_tool"),
+        ("Calls begin with <tool_call>, then JSON.", "Calls begin with <tool_call>, then JSON.", None),
+        ("<tool_call>subtract(5)</tool_call>", "<tool_call>subtract(5)</tool_call>", "malformed_tool_call"),
+        (QUOTES, QUOTES, None),
+        (QUOTES.replace("\n", ""), QUOTES, None),
+        ('<tool_call>{"name": 1', '<tool_call>\n{"name": 1', "unclosed_tool_call"),
         (f"{BLOCK}\nThere.", f"{BLOCK}\nThere.", "text_after_tool_call"),
     ],
 )
@@ -76,6 +85,24 @@ def test_calls_in_replies_are_read_in_our_form(
     assert (read.answer, read.violation and read.violation.value) == (answer, violation)
     assert dialect.read(ids, "off", truncated=False).answer == reply.strip()
     assert dialect.read(ids, "off", truncated=True, tools=TOOLS).violation == "truncated"
+
+
+@pytest.mark.parametrize(
+    ("reply", "think", "answer"),
+    [
+        (f"I subtract.\n{BLOCK}", "I subtract.", BLOCK),
+        (f"I subtract.\n\nFinal answer:\n{BLOCK}", "I subtract.", BLOCK),
+        (BLOCK, "", BLOCK),
+    ],
+)
+def test_what_a_model_without_thoughts_says_before_its_calls_is_its_thought(
+    models_root: Path, reply: str, think: str, answer: str
+) -> None:
+    tokenizer = dialect_of(models_root, OFFERS + TURNS.replace("CALLS", HERMES)).tokenizer
+    dialect = PlainDialect(tokenizer, "{question}", thinking=ThinkingSettings("never"))
+    read = dialect.read(tokenizer(f"{reply}[end]")["input_ids"], "on", truncated=False, tools=TOOLS)
+    assert (read.think, read.answer, read.valid) == (think, answer, True)
+    assert read.mode is (Mode.THINK_ON if think else Mode.THINK_OFF)
 
 
 def test_the_tags_of_calls_are_the_tokens_that_the_model_has(models_root: Path) -> None:

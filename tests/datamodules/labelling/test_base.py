@@ -64,3 +64,11 @@ def test_a_labeller_of_ones_own_is_named_by_its_class(tmp_path: Path, models_roo
     assert {record.judge for record in read_records(first.records_path())} == {"hello"}
     assert parsed(tmp_path, student, "hello").records_path() == first.records_path()
     assert parsed(tmp_path, student, "goodbye").records_path() != first.records_path()
+
+
+def test_its_records_have_the_tools_of_their_prompts(tmp_path: Path, models_root: Path) -> None:
+    write_rows(tmp_path / "p.jsonl", [{"question": "1+1", "tools": [{"name": "add"}]}, {"question": "2+2"}])
+    data = parsed(tmp_path, str(models_root / "ours"), "hello")
+    data.prepare_data()
+    tools = [[tool["function"]["name"] for tool in one.tools] for one in read_records(data.records_path())]
+    assert tools == [["add"], []]

@@ -71,6 +71,7 @@ def test_a_model_is_known_by_its_contents(tmp_path: Path) -> None:
     assert hash_model(str(tmp_path / "b")) != first
     copied = hash_model(str(tmp_path / "a"))
     (tmp_path / "a" / "README.md").write_text("A model.")
+    (tmp_path / "a" / "katlit.json").write_text('{"evaluation": 1}')  # `katlit card` writes it anew
     (tmp_path / "a" / ".cache").mkdir()
     (tmp_path / "a" / ".cache" / "fetched").write_text("today")
     assert hash_model(str(tmp_path / "a")) == copied

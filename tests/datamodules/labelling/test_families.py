@@ -12,8 +12,10 @@ import pytest
 from chatfamilies import DEFAULT_SYSTEM, FAMILIES, IF_OFF, Actor, Family, chat, save, thinks
 
 from katlit.batch import Prompt
-from katlit.datamodules import DistillData, DualRegime, FilePrompts
+from katlit.datamodules import ColdStartData, DistillData, DualRegime, FilePrompts, MajorityVote
+from katlit.datamodules.dialects.dialects import PlainDialect
 from katlit.datamodules.jsonl import write_rows
+from katlit.datamodules.labelling.engine_model import EngineModel
 from katlit.datamodules.records import Record, read_records
 from katlit.datamodules.teachers.thinking import TeacherThinking
 from katlit.engines.base import RolloutEngine, SamplingParameters
@@ -84,6 +86,25 @@ def test_the_teacher_is_asked_once(build: Any, family: Family) -> None:
     again = build(family, idle)
     assert labelled(again) == records
     assert idle.prompts == []
+
+
+def test_what_stage_1_found_out_of_the_teacher_holds_in_stage_2(
+    build: Any, tmp_path: Path, models_root: Path
+) -> None:
+    """Other sampling changes nothing of it, for the probe takes the likeliest tokens."""
+    family = FAMILIES["always thinks, and the template says nothing"]
+    labelled(build(family, Actor(family)))
+    engine = Actor(family)
+    data = ColdStartData(
+        str(models_root / "ours"), FilePrompts(str(tmp_path / "prompts.jsonl")), engine,
+        labeller=MajorityVote(str(models_root / "ours"), judge_writer=str(tmp_path / "teacher")),
+        sampling=SamplingParameters(temperature=0.5, max_tokens=100), cache_dir=str(tmp_path / "cache"),
+    )  # fmt: skip
+    _, writer = data._require_labels().models(ask=True)
+    assert isinstance(writer, EngineModel)
+    assert isinstance(writer.dialect, PlainDialect)
+    assert (writer.dialect.habits.habit, writer.dialect.habits.certain) == ("always", True)
+    assert engine.starts == 0
 
 
 @EVERY

@@ -1,12 +1,19 @@
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import pytest
+
 from katlit.batch import Prompt
+from katlit.datamodules import DualRegime
+from katlit.datamodules.labelling.engine_model import EngineModel
 from katlit.datamodules.labelling.intents import INTENTS
 from katlit.datamodules.labelling.majority_vote import MajorityVote
 from katlit.datamodules.labelling.seeds import request_seeds
 from katlit.datamodules.labelling.votes import DEFAULT_JUDGES
 from katlit.datamodules.records import Record
+from katlit.engines.base import SamplingParameters
+from katlit.errors import UserError
 from katlit.text.protocol import FORCED_JUDGES, Mode
 
 PLAIN_VOTE = MajorityVote("ours", epsilon=0.0, forced=0.0, intents=0.0)
@@ -129,3 +136,15 @@ def test_labels_do_not_depend_on_the_neighbours(
     alone = settings.label(sums[7:8], [talk(make_engine())], accuracy)
     assert alone == [together[7]]
     assert len(set(request_seeds(0, "on", sums[0], 5) + request_seeds(0, "off", sums[0], 5))) == 10
+
+
+def test_a_judge_writer_need_not_know_tools(models_root: Path, sums: list[Prompt], make_engine: Any) -> None:
+    tool = {"type": "function", "function": {"name": "add"}}
+    prompts = [Prompt(**prompt | {"tools": [tool]}) for prompt in sums]
+    names = [str(models_root / name) for name in ("ours", "plain")]
+    student, writer = (EngineModel(name, make_engine(), SamplingParameters()) for name in names)
+    MajorityVote(names[0], judge_writer=names[1]).check(prompts, [student, writer])
+    with pytest.raises(UserError, match="plain: its chat template knows no tools"):
+        MajorityVote(names[1]).check(prompts, [writer])
+    with pytest.raises(UserError, match="plain: its chat template knows no tools"):
+        DualRegime(names[1]).check(prompts, [writer])

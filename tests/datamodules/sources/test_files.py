@@ -115,32 +115,6 @@ def test_rows_are_read_as_their_data_sets_have_them(
     assert prompt["reference"] == reference
 
 
-CALL = {"id": "c", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
-TOOL = {"type": "function", "function": {"name": "add"}}
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        {"tools": [TOOL]},
-        {"tools": json.dumps([TOOL])},
-        {"tools": "", "functions": None, "offered": [TOOL["function"]]},
-        {"functions": [TOOL["function"]]},
-    ],
-)
-def test_tools_go_with_the_prompt_and_calls_are_references(tmp_path: Path, row: dict[str, Any]) -> None:
-    reply = {"role": "assistant", "content": "", "tool_calls": [CALL]}
-    columns: dict[str, str | None] = {"reference": "messages.-1.tool_calls"}
-    columns |= {"tools": "offered"} if "offered" in row else {}
-    path = jsonl(tmp_path, [{"messages": [CHAT[0], reply]} | row])
-    (prompt,) = FilePrompts(path, columns=columns, cut_last_reply=True).load()
-    assert prompt["tools"] == [TOOL]
-    assert prompt["messages"] == CHAT[:1]
-    assert json.loads(prompt["reference"]) == [CALL]
-    (plain,) = FilePrompts(path, columns=columns | {"tools": None}, cut_last_reply=True).load()
-    assert "tools" not in plain
-
-
 def test_a_column_may_be_absent_in_some_rows_but_not_in_all(tmp_path: Path) -> None:
     path = jsonl(tmp_path, [{"q": "1+1"}, {"q": "2+2", "level": 3}, {"level": 1}])
     columns = {"prompt": "q", "difficulty": "level"}
@@ -201,10 +175,28 @@ def test_of_a_solution_only_what_follows_the_marker_is_the_reference(tmp_path: P
         ({"question": "1", "verifier": {}}, r"field 'verifier' must be text, found {}"),
         (
             {"question": "1", "tools": [{"name": ""}]},
-            r":1: tool 1 of 'tools': it must be a function with a name",
+            r":1: tool 1 of 'tools': it must be a function with a name, .* by columns: .tools: null",
+        ),
+        (
+            {"question": "1", "functions": "sin and cos"},
+            r":1: field 'functions': it must be a list of tools, found .*; mend it, or leave .*: null",
         ),
         ({"question": "\ud800"}, r"rows\.jsonl:1: '.ud800' is half of a character"),
+        # The same in JSON within a text.
+        (
+            {"messages": json.dumps([{"role": "user", "content": "\ud800"}])},
+            r"rows\.jsonl:1: '.ud800' is half of a character",
+        ),
+        (
+            {"question": "1", "tools": json.dumps([{"name": "a", "description": "\ud800"}])},
+            r"rows\.jsonl:1: '.ud800' is half of a character",
+        ),
         ({"messages": "hi", "reference": "1"}, r"field 'messages' must be"),
+        (
+            {"messages": [{"role": "system", "content": "a"}, CHAT[0]], "system": "b"},
+            r":1: it has a column 'system' and another system turn; leave .* by columns: .system: null",
+        ),
+        ({"question": "1", "system": {}}, r":1: field 'system' must be text, found {}; .*system: null"),
         ({"question": "1", "reference": "1", "metadata": []}, r"field 'metadata' must be an object"),
     ],
 )

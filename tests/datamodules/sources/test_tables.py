@@ -52,6 +52,7 @@ def test_rows_know_the_line_that_they_begin_in(tmp_path: Path) -> None:
     [
         ("a.csv", "a,b\n", "the data set is empty"),
         ("a.csv", "a,b\n1,2,3\n", r"a\.csv:2: it has more cells than the first line names"),
+        ("a.csv", "a,b,a\n1,2,3\n", r"a\.csv:1: two columns are named 'a'; rename one"),
         ("a.csv", 'a,b\n1,"2\n', r"a\.csv:2: malformed CSV"),
         ("a.csv", "a\n" + 140_000 * "x", r"a\.csv:2: malformed CSV: field larger than field limit"),
         ("a.txt", "hi", r"a\.txt: not a \.jsonl, \.json, \.csv, \.tsv or \.parquet file, nor a hub id"),

@@ -22,10 +22,8 @@ from katlit.tracking.mlflow import (
     KatMLFlowLogger,
     check_tracking,
     default_tracking_uri,
-    finish_parent_run,
-    log_to_run,
-    start_parent_run,
 )
+from katlit.tracking.parent_run import finish_parent_run, log_to_run, start_parent_run
 
 ROOT = Path(__file__).parents[3]
 

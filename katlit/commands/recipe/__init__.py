@@ -1,0 +1,1 @@
+"""`katlit run`: all stages of a recipe from one file."""

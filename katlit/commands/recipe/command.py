@@ -1,0 +1,183 @@
+"""`katlit run`: the stages of a recipe, each an ordinary command; a second call goes on."""
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from textwrap import indent
+
+from katlit.commands.recipe.done import Mark, Marks, keys_of
+from katlit.commands.recipe.process import Commands, alone
+from katlit.commands.recipe.reader import read_recipe
+from katlit.commands.recipe.recipe import Recipe
+from katlit.commands.recipe.steps import Step, card_words, report_words, steps
+from katlit.commands.settings_files import settings_file
+from katlit.errors import UserError
+from katlit.output import require_writable, set_aside
+from katlit.tracking.mlflow import PARENT_RUN_VARIABLE, default_tracking_uri
+from katlit.tracking.parent_run import finish_parent_run, log_to_run, reopen_run, start_parent_run
+
+_FOLDER = ".steps"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a recipe, or go on with it.
+
+    Args:
+        arguments: What follows `katlit run`; `--help` lists them.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        UserError: for the mistakes of a recipe, all of them at once, and where a step fails.
+    """
+    parser = argparse.ArgumentParser(prog="katlit run", description=__doc__)
+    parser.add_argument("recipe", metavar="FILE", help="a recipe, such as recipe/demo.yaml")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes",
+                        help="another value: seed=2, or stages.distill.set.trainer.max_steps=10")  # fmt: skip
+    parser.add_argument(
+        "--plan", action="store_true", help="show the steps, and what they need and leave; run nothing"
+    )
+    given = parser.parse_args(list(arguments))
+    recipe, mistakes = read_recipe(settings_file(given.recipe), given.changes)
+    if given.plan:
+        from katlit.commands.recipe import checks
+
+        for step in steps(recipe):
+            mistakes += checks.mistakes(recipe, step)
+    _refuse(given.recipe, mistakes)
+    if given.plan:
+        sys.stdout.write(overview(recipe))
+    else:
+        require_writable(recipe.output, "output")
+        run(recipe)
+    return 0
+
+
+def _refuse(name: str, mistakes: Sequence[str]) -> None:
+    """Print all mistakes, and stop where there is one."""
+    for mistake in mistakes:
+        sys.stderr.write(f"{' '.join(mistake.split())}\n")
+    if mistakes:
+        raise UserError(f"{name}: {len(mistakes)} mistake{'s' * (len(mistakes) > 1)}, named above")
+
+
+def overview(recipe: Recipe) -> str:
+    """Each step's command, what it reads and writes, its memory, and whether it is done."""
+    from katlit.commands.recipe import checks
+
+    plan, marks = steps(recipe), Marks(recipe.output / _FOLDER)
+    text = []
+    for step, key in zip(plan, keys_of(plan), strict=True):
+        state = "done" if marks.is_done(step, key) else "to do"
+        reads = ", ".join(map(str, step.reads)) or "the settings' models and data"
+        text += [f"{step.name} ({state})", f"  $ {_shown(step.words)}"]
+        text += [f"  reads {reads}", f"  writes {step.writes}", ""]
+        if step.trains:
+            text += [indent(checks.memory(recipe, step), "  "), ""]
+    return "\n".join(text)
+
+
+def run(recipe: Recipe) -> None:
+    """Run what is not done yet, under one MLflow run, and write the report."""
+    plan, marks = steps(recipe), Marks(recipe.output / _FOLDER)
+    with alone(recipe.output / _FOLDER) as lock, _parent_run(recipe) as (uri, parent):
+        commands = Commands(lock, os.environ | {PARENT_RUN_VARIABLE: parent})
+        for step, key in zip(plan, keys_of(plan), strict=True):
+            if marks.is_done(step, key):
+                sys.stdout.write(f"{step.name}: done before\n")
+            else:
+                _run(step, key, marks, commands)
+        if recipe.evaluation is not None:
+            _conclude(recipe, _seconds(plan, marks), uri, parent, commands)
+
+
+def _run(step: Step, key: str, marks: Marks, commands: Commands) -> None:
+    mark = marks.read(step)
+    again = mark is not None and mark.key == key and not mark.done
+    words = list(step.words)
+    if step.trains and again:
+        words.append("--ckpt_path=auto")
+    elif step.trains:
+        _clear(step.writes.parents[1])
+    before = mark.seconds if mark is not None and again else 0.0
+    marks.write(step, Mark(key, done=False, seconds=before))
+    started = time.perf_counter()
+    try:
+        _call(words, commands)
+    except BaseException:
+        marks.write(step, Mark(key, done=False, seconds=before + time.perf_counter() - started))
+        raise
+    marks.write(step, Mark(key, done=True, seconds=before + time.perf_counter() - started))
+
+
+def _clear(folder: Path) -> None:
+    """Put the checkpoints of other settings aside, so that a run that goes on finds its own only."""
+    checkpoints = folder / "checkpoints"
+    if checkpoints.is_dir():
+        set_aside([checkpoints], folder)
+
+
+def _call(words: Sequence[str], commands: Commands) -> None:
+    """Print and run a command."""
+    sys.stdout.write(f"\n$ {_shown(words)}\n")
+    sys.stdout.flush()
+    if failed := commands.status(words):
+        raise UserError(
+            f"the command above failed with status {failed}; mend it and call `katlit run` again, "
+            "which goes on from here"
+        )
+
+
+def _shown(words: Sequence[str]) -> str:
+    return shlex.join(["katlit", *words])
+
+
+def _seconds(plan: Sequence[Step], marks: Marks) -> dict[str, float]:
+    """Time of each part of the report."""
+    found: dict[str, float] = {}
+    for step in plan:
+        mark = marks.read(step)
+        found[step.part] = found.get(step.part, 0.0) + (mark.seconds if mark is not None else 0.0)
+    return found
+
+
+@contextmanager
+def _parent_run(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """The MLflow run that the steps hang under: that of the call before, where there was one."""
+    uri = default_tracking_uri("outputs")
+    file = recipe.output / _FOLDER / "parent.json"
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    parent = known.get("run_id") if known.get("uri") == uri else None
+    if parent is None or not reopen_run(uri, parent):
+        name = f"{recipe.name} seed {recipe.seed}"
+        parent = start_parent_run(uri, recipe.experiment, name, {"seed": str(recipe.seed)})
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"uri": uri, "run_id": parent}) + "\n", encoding="utf-8")
+    failed = True
+    try:
+        yield uri, parent
+        failed = False
+    finally:
+        finish_parent_run(uri, parent, failed=failed)
+
+
+def _conclude(recipe: Recipe, seconds: dict[str, float], uri: str, parent: str, commands: Commands) -> None:
+    """Write the report and the card, keep both, and print the headline."""
+    _call(report_words(recipe, seconds), commands)
+    _call(card_words(recipe), commands)
+    report = json.loads((recipe.output / "report.json").read_text(encoding="utf-8"))
+    ratios = {name: report["headline"][name] for name in ("token_ratio", "accuracy_gap")}
+    files = [recipe.output / name for name in ("report.md", "pareto.png", "report.json")]
+    log_to_run(uri, parent, files, ratios)
+    sys.stdout.write(
+        f"\ntokens of auto / on: {ratios['token_ratio']:.2f}   "
+        f"accuracy auto - on: {ratios['accuracy_gap']:+.3f}   {sum(seconds.values()) / 60:.1f} minutes\n"
+        f"{recipe.output}/report.md has the rest, `mlflow ui --backend-store-uri {uri}` opens MLflow\n"
+    )

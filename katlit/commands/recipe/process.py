@@ -1,0 +1,73 @@
+"""Starts the commands of a recipe, one at a time, even where `katlit run` was killed and its command not."""
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from katlit.errors import UserError
+
+_TERMINATED = 143  # what a shell reports after SIGTERM
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[int]:
+    """Hold the lock of a recipe's folder, which the commands that are started inherit.
+
+    So it is free only when the last of them has ended. While it is held, SIGTERM ends the command as well.
+
+    Raises:
+        UserError: where another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    before = signal.signal(signal.SIGTERM, _end)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield file
+    except BlockingIOError as error:
+        raise UserError(
+            f"output: another `katlit run`, or a command of one, still works in {folder.parent}; "
+            f"wait for it, or end it (`fuser {folder / 'lock'}` names it)"
+        ) from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        os.close(file)
+
+
+def _end(_number: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(_TERMINATED)
+
+
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """What commands are started with.
+
+    Attributes:
+        lock: An open file that each inherits, see `alone`.
+        environment: Variables of theirs.
+    """
+
+    lock: int
+    environment: Mapping[str, str]
+
+    def status(self, words: Sequence[str]) -> int:
+        """Run `katlit` with these words; its exit status. It does not outlive an ordinary end of ours."""
+        program = [sys.executable, "-m", "katlit.cli", *words]
+        process = subprocess.Popen(program, env=self.environment, pass_fds=(self.lock,))  # noqa: S603 (our own)
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.wait()  # the terminal has told it too
+            raise
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise

@@ -1,0 +1,50 @@
+"""The MLflow run that the stages of one experiment hang under."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from katlit.tracking.mlflow import check_tracking, client_of, create_run, refusals
+
+
+def start_parent_run(tracking_uri: str, experiment: str, name: str, tags: Mapping[str, str]) -> str:
+    """Create the run that the stages of one experiment hang under.
+
+    Returns:
+        Its id, for `parent_run_id` of the stages' loggers or the variable `KATLIT_PARENT_RUN_ID`.
+
+    Raises:
+        UserError: where MLflow cannot be reached or written, naming the URI.
+    """
+    check_tracking(tracking_uri)
+    with refusals(tracking_uri):
+        return create_run(client_of(tracking_uri), tracking_uri, experiment, name, tags)
+
+
+def reopen_run(tracking_uri: str, run_id: str) -> bool:
+    """Go on with a run that was stopped; False where it is not there any more.
+
+    Raises:
+        UserError: where MLflow cannot be reached or written, naming the URI.
+    """
+    from mlflow.exceptions import MlflowException
+
+    check_tracking(tracking_uri)
+    try:
+        client_of(tracking_uri).update_run(run_id, status="RUNNING")
+    except MlflowException:
+        return False
+    return True
+
+
+def log_to_run(tracking_uri: str, run_id: str, files: Sequence[Path], metrics: Mapping[str, float]) -> None:
+    """Add files (as artifacts, under their names) and final numbers to a run, such as the parent's report."""
+    client = client_of(tracking_uri)
+    for file in files:
+        client.log_artifact(run_id, str(file))
+    for key, value in metrics.items():
+        client.log_metric(run_id, key, value)
+
+
+def finish_parent_run(tracking_uri: str, run_id: str, *, failed: bool = False) -> None:
+    """Close the parent run."""
+    client_of(tracking_uri).set_terminated(run_id, "FAILED" if failed else "FINISHED")

@@ -1,0 +1,121 @@
+"""Recipes: what they mean, and all of their mistakes with file and line."""
+
+from pathlib import Path
+
+import pytest
+
+from katlit.cli import main
+from katlit.commands.recipe.reader import read_recipe
+from katlit.commands.recipe.steps import steps
+from katlit.errors import UserError
+
+ROOT = Path(__file__).parents[4]
+GOOD = """\
+model: assets/student
+evaluate_base: true
+teacher: assets/teacher
+prompts: {path}
+settings: [base.yaml]
+evaluation: {{settings: [stage/evaluate.yaml, rollout/evaluate.yaml]}}
+stages:
+  distill: {{settings: [stage/distill.yaml], set: {{trainer.max_steps: 2}}}}
+  cold_start: {{settings: [stage/cold_start.yaml]}}
+  step_srpo: {{settings: [stage/step_srpo.yaml, rollout/vllm.yaml]}}
+"""
+BAD = """\
+names: mine
+seed: one
+prompts: missing.jsonl
+heldout: [1]
+settings: [base.yaml, bsae.yaml]
+evaluation: 3
+stages:
+  distil: {}
+  step_srpo:
+    settings: stage/step_srpo.yaml
+    set: [1]
+  cold_start: {sett: {}}
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    (folder / "prompts.jsonl").write_text('{"question": "1 + 1", "reference": "2"}\n')
+    (folder / "mine.yaml").write_text(text.format(path=folder / "prompts.jsonl") if text == GOOD else text)
+    return folder / "mine.yaml"
+
+
+def test_a_recipe_becomes_commands(tmp_path: Path) -> None:
+    recipe, mistakes = read_recipe(
+        written(tmp_path, GOOD), ["seed=3", "stages.distill.set.trainer.max_steps=5"]
+    )
+    assert mistakes == []
+    plan = {step.name: step for step in steps(recipe)}
+    assert list(plan) == [
+        "evaluate-base", "label-distill", "distill", "evaluate-distill", "label-cold_start", "cold_start",
+        "evaluate-cold_start", "step_srpo", "evaluate-step_srpo",
+    ]  # fmt: skip
+    assert all("--seed_everything=3" in step.words for step in plan.values())
+    distill = plan["distill"].words
+    assert distill[:5] == ("fit", "-c", "base.yaml", "-c", "stage/distill.yaml")
+    assert "--trainer.max_steps=5" in distill
+    assert "--model.init_args.teacher=assets/teacher" in distill
+    assert ("label", *distill[1:]) == plan["label-distill"].words  # so that fit finds the labels
+    started = "--model.init_args.backbone.init_args.init_from=outputs/mine/{}/model"
+    assert started.format("distill") in plan["cold_start"].words
+    assert started.format("cold_start") in plan["step_srpo"].words
+    assert started.format("step_srpo") in plan["evaluate-step_srpo"].words
+    prompts = '{"class_path": "katlit.datamodules.FilePrompts", "init_args": {"path": "' + str(tmp_path)
+    assert any(word.startswith(f"--data.init_args.train={prompts}") for word in plan["step_srpo"].words)
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    path = written(tmp_path, BAD)
+    _, mistakes = read_recipe(path)
+    found = [mistake.removeprefix(f"{path}:") for mistake in mistakes]
+    wanted = [
+        (1, "names: no such key; the nearest is name"),
+        (8, "stages.distil: no such key; the nearest is distill"),
+        (7, "stages: the stages follow each other"), (1, "model: no model"), (2, "seed: 'one'"),
+        (3, "prompts: no file 'missing.jsonl' here"), (4, "heldout: [1] is neither"),
+        (5, "settings.1: settings file 'bsae.yaml' does not exist; did you mean base.yaml"),
+        (6, "evaluation: 3 is no mapping"),
+        (10, "stages.step_srpo.settings: 'stage/step_srpo.yaml' is no list"),
+        (11, "stages.step_srpo.set: [1] is no mapping"), (12, "stages.cold_start.sett: no such key"),
+    ]  # fmt: skip
+    assert len(found) == len(wanted)
+    for line, words in wanted:
+        assert any(mistake.startswith(f"{line}: {words}") for mistake in found), (line, words, found)
+
+
+def test_mistakes_in_the_steps_settings_are_told_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = GOOD.format(path=tmp_path / "prompts.jsonl").replace(
+        "{trainer.max_steps: 2}",
+        "\n      {trainer.max_stepz: 2,\n       model.init_args.mtp_wieght: 1}",
+    )
+    path = written(tmp_path, GOOD)
+    path.write_text(text.replace("seed: 1", "") + "nope: 1\n")
+    assert main(["run", str(path), "--plan"]) == 2
+    error = capsys.readouterr().err
+    lines = text.splitlines()
+    for key in ("max_stepz", "mtp_wieght"):
+        (number,) = (n for n, line in enumerate(lines, 1) if key in line)
+        assert f"{path}:{number}: label-distill: " in error
+        assert f"{path}:{number}: distill: " in error
+    assert f"{path}:{len(lines) + 1}: nope: no such key" in error
+    assert error.splitlines()[-1] == f"katlit: error: {path}: 5 mistakes, named above"
+
+
+@pytest.mark.parametrize("change", ["seed", "=1", "name.x=1"])
+def test_a_change_that_is_none(tmp_path: Path, change: str) -> None:
+    with pytest.raises(UserError, match="--set"):
+        read_recipe(written(tmp_path, "name: mine\nmodel: student\nstages: {distill: {}}\n"), [change])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/recipe").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_packaged_recipes_are_right(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    recipe, mistakes = read_recipe(path)
+    assert [mistake for mistake in mistakes if "no file" not in mistake] == []
+    assert steps(recipe)

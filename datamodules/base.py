@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from array import array
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any, Generic, TypeVar
@@ -11,20 +11,18 @@ from typing import Any, Generic, TypeVar
 from lightning import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 
-from katlit.batch import Prompt, TokenBatch
+from katlit.batch import TokenBatch
 from katlit.datamodules.contents import Contents, contents_of, require_same
 from katlit.datamodules.dialects.base import Dialect
 from katlit.datamodules.dialects.dialects import load_dialect
 from katlit.datamodules.dialects.habits import ThinkingSettings
 from katlit.datamodules.fitting import fitting
 from katlit.datamodules.labelling.base import Labeller
-from katlit.datamodules.labelling.cache import cache_file, cached_records, fingerprint, hash_model, pickled
-from katlit.datamodules.labelling.chat_model import ChatModel
-from katlit.datamodules.labelling.probe import settle
-from katlit.datamodules.labelling.rejections import report
+from katlit.datamodules.labelling.cache import read_cached
+from katlit.datamodules.labelling.engine_model import EngineModel
+from katlit.datamodules.labelling.labels import Asking, Labels, Sources
 from katlit.datamodules.loader import EpochLoader, share_of
 from katlit.datamodules.records import Record, read_records
-from katlit.datamodules.references import say_unverified, verifiable
 from katlit.datamodules.sources.base import PromptSource
 from katlit.engines.base import RolloutEngine, SamplingParameters
 from katlit.errors import UserError, require
@@ -60,16 +58,6 @@ class BatchSettings:
         require(0 <= share < 1, "validation_share", share, "a share from 0 to below 1")
 
 
-@dataclass(frozen=True, slots=True)
-class Sources:
-    """What labelling needs; none of it is touched when a file of records is given."""
-
-    prompts: PromptSource
-    labeller: Labeller
-    engine: RolloutEngine
-    accuracy: Reward
-
-
 class LabelledData(LightningDataModule, Generic[BatchT]):
     """Base of the supervised data: records from a file, or labelled once and cached.
 
@@ -93,21 +81,16 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
     ) -> None:
         super().__init__()
         self.prepare_data_per_node = False  # what is sampled twice differs
-        self._sources: Sources | None = None
+        self._thinking = thinking
+        self._ballot_template = ballot_template
+        self._labels: Labels | None = None
         if prompts is not None and labeller is not None and engine is not None:
             engine.require_room(sampling)
-            self._sources = Sources(prompts, labeller, engine, accuracy or AccuracyReward())
-        self._sampling = sampling
-        self._ballot_tokens = ballot_tokens
-        self._ballot_template = ballot_template
-        self._thinking = thinking
-        self._models: list[ChatModel] | None = None
-        self._model_hashes: list[str] = []
+            sources = Sources(prompts, labeller, engine, accuracy or AccuracyReward())
+            asking = Asking(sampling, ballot_tokens, ballot_template)
+            self._labels = Labels(self.kind, sources, asking, self.thinking_of, cache_dir)
         self._batches = batches
         self._records_file = records_file
-        self._cache_dir = cache_dir
-        self._prompts: list[Prompt] | None = None
-        self._path: Path | None = None
         self._contents: Contents | None = None
         self._saved: Contents | None = None  # what a checkpoint was written with
         self.dropped = 0  # documents longer than a batch
@@ -133,25 +116,7 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
 
     def records_path(self) -> Path:
         """Return the file of records: the given one, or the cache's, which need not exist yet."""
-        if self._records_file is not None:
-            return Path(self._records_file)
-        if self._path is None:
-            sources = self._require_sources()
-            inputs = self._inputs(sources, self._chat_models(sources, ask=False))
-            key = fingerprint(inputs, self._model_hashes, self._load_prompts())
-            self._path = cache_file(self._cache_dir, self.kind, key)
-        return self._path
-
-    def _chat_models(self, sources: Sources, *, ask: bool) -> list[ChatModel]:
-        """The labeller's models; how they think is as far known as it can be without asking, if not `ask`."""
-        if self._models is None:
-            names = sources.labeller.models()
-            self._model_hashes = [hash_model(name) for name in names]
-            shared = sources.engine, self._sampling, self._ballot_tokens, self._ballot_template
-            self._models = [ChatModel(name, *shared, self.thinking_of(name)) for name in names]
-        for model, contents in zip(self._models, self._model_hashes, strict=True):
-            settle(model, self._cache_dir, contents, ask=ask)
-        return self._models
+        return Path(self._records_file) if self._records_file is not None else self._require_labels().path()
 
     def thinking_of(self, source: str) -> ThinkingSettings:  # noqa: ARG002 (a subclass may tell models apart)
         """Return what is known of how a model thinks."""
@@ -159,70 +124,43 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
 
     def dialect_of(self, source: str, key: str) -> Dialect:
         """Return how a model is spoken to: as it was for the labels, else as its template tells."""
-        if self._sources is not None and self._records_file is None:
-            for model in self._chat_models(self._sources, ask=False):
-                if model.directory == source:
+        if self._labels is not None and self._records_file is None:
+            for model in self._labels.models(ask=False):
+                if isinstance(model, EngineModel) and model.directory == source:
                     return model.dialect
         return load_dialect(source, key, self._ballot_template, self.thinking_of(source))
 
-    def _inputs(self, sources: Sources, models: list[ChatModel]) -> dict[str, Any]:
-        """All that changes the labels beside the models and the prompts."""
-        return {
-            "labeller": [type(sources.labeller).__qualname__, sources.labeller.settings()],
-            "sampling": asdict(self._sampling),
-            "ballots": self._ballot_tokens,
-            "context": sources.engine.max_context,  # longer prompts are left out
-            "dialects": [model.dialect.settings() for model in models],
-            "accuracy": pickled(sources.accuracy).hex(),
-        }
-
-    def _label(self, sources: Sources, models: list[ChatModel]) -> list[Record]:
-        prompts = self._load_prompts()
-        sources.labeller.check(prompts, models)
-        tools = {prompt["id"]: prompt.get("tools", []) for prompt in prompts}
-        records = [
-            record if record.tools else replace(record, tools=tools.get(record.id, []))
-            for record in sources.labeller.label(prompts, models, sources.accuracy)
-        ]
-        report([model.rejections for model in models], records, len(prompts), self.records_path())
-        return records
-
-    def _require_sources(self) -> Sources:
-        if self._sources is None:
+    def _require_labels(self) -> Labels:
+        if self._labels is None:
             raise UserError(
                 f"{type(self).__name__}: nothing to label; give prompts, a labeller and an engine, "
                 "or a records_file"
             )
-        return self._sources
+        return self._labels
 
-    def _load_prompts(self) -> list[Prompt]:
-        """The prompts to label; what has a reference that no answer can be judged by is left out."""
-        if self._prompts is None:
-            sources, key = self._require_sources(), "data.init_args.prompts"
-            self._prompts = verifiable(
-                sources.prompts.read(),
-                lambda prompt: (
-                    sources.accuracy.reference_problem(prompt) if prompt["reference"].strip() else None
-                ),
-                sources.prompts,
-                key,
-            )
-            say_unverified(self._prompts, key)
-        return self._prompts
+    def settle_models(self) -> None:
+        """Find out how the labeller's models think; in one process, before several label."""
+        if self._records_file is None:
+            self._require_labels().models(ask=True)
+
+    def label_share(self, number: int, shares: int) -> None:
+        """Ask the models all that labelling a share of the prompts asks them, and keep their replies.
+
+        `prepare_data` then makes the records of what was kept, the same for any number of shares.
+
+        Args:
+            number: Share to label, from 0.
+            shares: Shares that there are.
+        """
+        if self._records_file is None:
+            self._require_labels().answer(number, shares)
 
     def prepare_data(self) -> None:
         """Label the prompts, unless the records exist; the engine is closed on any way out."""
         if self._records_file is not None:
             read_records(Path(self._records_file))
-            return
-        sources = self._require_sources()
-        try:
-            models = self._chat_models(sources, ask=True)
-            self._path = None  # it depends on what they have answered
-            cached_records(self.records_path(), lambda: self._label(sources, models))
-        finally:
-            sources.engine.close()
-            sources.accuracy.close()
+        else:
+            self._require_labels().make()
 
     def setup(self, stage: str) -> None:  # noqa: ARG002 (Lightning's signature)
         """Read and encode the records, drop over-long documents, split off the validation share."""
@@ -231,7 +169,7 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
         path = self.records_path()
         if self._records_file is None and not path.is_file():
             raise UserError(f"{path}: no labels; set cache_dir to a folder that all machines share")
-        records = read_records(path)
+        records = read_records(path) if self._records_file is not None else read_cached(path)
         documents = self.encode(records)
         self.lengths = [len(document.token_ids) for document in documents]
         usable = fitting(records, self.lengths, self._batches.batch_tokens, path)

@@ -19,7 +19,7 @@ from katlit.datamodules.teachers.thinking import TeacherThinking
 from katlit.engines.base import RolloutEngine, SamplingParameters
 from katlit.packing import Document, collate
 from katlit.rewards import Reward
-from katlit.teacher.by_mode import ByMode, teachers_of
+from katlit.teacher.by_mode import ByMode, is_text_only, teachers_of
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,8 @@ class DistillData(LabelledData[DistillBatch]):
         student_tokenizer: Directory or name of the student's tokenizer; markers are added where missing.
         teacher: Directory of the teacher: a model of ours, or any chat model with a template. Two are a
             mapping: `think_on` names the teacher of the think-on records, `think_off` that of the others.
-            Without one, records are for a stage whose `kd` is none.
+            Without one, or with one that only an endpoint has (`endpoint:NAME`), records are for a stage
+            whose `kd` is none.
         prompts: Queries to label; not needed with `records_file`.
         engine: Engine that samples the teachers; closed after labelling.
         accuracy: Scorer that verifies the teacher's answers; each prompt's own verifier if not given.
@@ -82,6 +83,8 @@ class DistillData(LabelledData[DistillBatch]):
         self.student_tokenizer = student_tokenizer
         teachers = teachers_of(teacher, "data.teacher")
         self._thinking_by_teacher = thinking.by_teacher(teachers)
+        if is_text_only(teachers):  # then the stage has no use for what it reads
+            teachers = []
         self._parts = [
             TeacherPart(one, None if cached_teacher is None else cached_teacher.of(one)) for one in teachers
         ]

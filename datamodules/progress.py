@@ -29,3 +29,41 @@ def reported(items: Sequence[T], work: str) -> Iterator[T]:
             left = timedelta(seconds=round((len(items) - done) / rate))
             logger.info("%s: %d of %d, %.1f a second, %s left", work, done, len(items), rate, left)
         yield item
+
+
+class Progress:
+    """Says how many replies of a batch are there, and of all that were judged so far which share was kept."""
+
+    def __init__(self) -> None:
+        self.judged = 0
+        self.kept = 0
+        self._work = ""
+        self._total = self._known = self._done = 0
+        self._start = self._shown = 0.0
+
+    def begin(self, work: str, total: int, known: int) -> None:
+        """Start to count a batch.
+
+        Args:
+            work: What the lines are about.
+            total: Its replies.
+            known: Those of them that are there already.
+        """
+        self._work, self._total, self._known, self._done = work, total, known, 0
+        self._start = self._shown = time.monotonic()
+
+    def step(self) -> None:
+        """Count one reply that was waited for; log a line if the last one is `SECONDS` ago."""
+        self._done += 1
+        now = time.monotonic()
+        if now - self._shown < SECONDS:
+            return
+        self._shown = now
+        rate = self._done / (now - self._start)
+        done = self._known + self._done
+        left = timedelta(seconds=round((self._total - done) / rate))
+        kept = f", {self.kept / self.judged:.0%} of {self.judged} judged kept" if self.judged else ""
+        logger.info(
+            "%s: %d of %d replies, %.1f a second%s, %s left",
+            self._work, done, self._total, rate, kept, left,
+        )  # fmt: skip

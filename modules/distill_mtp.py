@@ -5,6 +5,7 @@ prediction. The main head is depth 0. A target at flattened index s is predicted
 s - k - 1.
 """
 
+import logging
 from typing import Literal
 
 import torch
@@ -27,9 +28,11 @@ from katlit.model.pretrained import load_config, load_model, load_tokenizer, out
 from katlit.stage.module import DEFAULT_OPTIMIZATION, KatModule
 from katlit.stage.needs import Needs
 from katlit.stage.optimization import Optimization
-from katlit.teacher.by_mode import ByMode, Teacher, teachers_of
+from katlit.teacher.by_mode import ByMode, Teacher, is_text_only, teachers_of
 from katlit.teacher.comparison import LiveTeacher, ToldTeacher
 from katlit.text.shared_tokens import shared_tokens
+
+logger = logging.getLogger(__name__)
 
 _TEACHER = "model.teacher"
 
@@ -49,6 +52,7 @@ class DistillMTP(KatModule):
         backbone: The student.
         teacher: Name or directory of a Hugging Face causal language model; needed unless `kd` is none. Two
             are a mapping: `think_on` is the teacher of the think-on records, `think_off` that of the others.
+            With one that only an endpoint has (`endpoint:NAME`) `kd` becomes none.
         optimization: AdamW and its schedule.
         kd: Universal Logit Distillation for two vocabularies, generalised Jensen-Shannon for one, or none.
         uld_matching: What `uld` compares: tokens by rank alone, or hybrid, where tokens that both
@@ -84,6 +88,12 @@ class DistillMTP(KatModule):
         super().__init__(backbone, optimization)
         self.teachers = teachers_of(teacher, _TEACHER)
         self.kd = kd
+        if kd != "none" and is_text_only(self.teachers):
+            self.kd = "none"
+            logger.warning(
+                "%s: only an endpoint has %s, so nothing is known of it but text: kd is none, not %s",
+                _TEACHER, ", ".join(one.name for one in self.teachers), kd,
+            )  # fmt: skip
         self.uld_matching = uld_matching
         self.kd_weight = kd_weight
         self.temperature = temperature

@@ -93,6 +93,21 @@ def choose_dialect(
     return dialect
 
 
+def ballot_question(template: str, messages: Messages) -> str:
+    """Write the question for a ballot: about the last user turn."""
+    question = next((turn["content"] for turn in reversed(messages) if turn["role"] == "user"), "")
+    return template.replace("{question}", question)
+
+
+def ballot_of(answer: str | None) -> Ballot | None:
+    """Read a vote: an answer that begins with yes or no; None for any other."""
+    verdict = _VERDICT.match(answer or "")
+    if verdict is None:
+        return None
+    mode = Mode.THINK_ON if verdict[1].lower() == "yes" else Mode.THINK_OFF
+    return Ballot(mode, verdict[2].strip())
+
+
 class PlainDialect(Dialect):
     """A chat model with a template of its own; it thinks between marks of its own, or step by step if asked.
 
@@ -269,15 +284,10 @@ class PlainDialect(Dialect):
 
     def encode_ballot(self, messages: Messages, tools: Tools = None) -> list[int]:  # noqa: ARG002
         """Ask about the last user turn."""
-        question = next((turn["content"] for turn in reversed(messages) if turn["role"] == "user"), "")
-        content = self._ballot_template.replace("{question}", question)
+        content = ballot_question(self._ballot_template, messages)
         return self.encode_prompt([{"role": "user", "content": content}], "off")
 
     def read_ballot(self, token_ids: list[int], *, truncated: bool) -> Ballot | None:
         """Accept only replies that begin with yes or no."""
         answer = self.read(token_ids, "off", truncated=truncated).answer
-        verdict = _VERDICT.match(answer or "")
-        if verdict is None or truncated:
-            return None
-        mode = Mode.THINK_ON if verdict[1].lower() == "yes" else Mode.THINK_OFF
-        return Ballot(mode, verdict[2].strip())
+        return None if truncated else ballot_of(answer)

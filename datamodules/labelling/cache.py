@@ -4,7 +4,9 @@ import hashlib
 import json
 import logging
 import pickle
+import zlib
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from katlit.datamodules.records import Record, read_records, write_records
 from katlit.errors import UserError
 from katlit.model.card import RECORD
 from katlit.model.hub import local_directory
-from katlit.output import require_writable
+from katlit.output import replace_file, require_writable
 from katlit.rewards import Reward
 
 logger = logging.getLogger(__name__)
@@ -90,16 +92,47 @@ def cached_records(path: Path, build: Callable[[], list[Record]]) -> list[Record
     """Read records from the cache, or build and store them.
 
     Raises:
-        UserError: if the folder cannot be written (before anything is built).
+        UserError: if the folder cannot be written (before anything is built), or the file is damaged.
     """
     if path.is_file():
         logger.info("labels are read from %s, so nothing is sampled; delete it to label anew", path)
-        return read_records(path)
+        return read_cached(path)
     require_writable(path.parent, "cache_dir")  # hours of sampling must not end at a read-only folder
     records = build()
     if not path.is_file():  # else another run was quicker, and trains on what it wrote
         write_records(path, records)
+        replace_file(_checksum_file(path), "".join(f"{line}\n" for line in _checksums(path)))
+    return read_cached(path)
+
+
+def read_cached(path: Path) -> list[Record]:
+    """Read records that `cached_records` wrote.
+
+    Raises:
+        UserError: where a line is not what was written, naming it, or lines are missing.
+    """
+    file = _checksum_file(path)
+    if file.is_file():  # else an earlier katlit wrote the records, or one that was killed at that moment
+        told, found = file.read_text(encoding="utf-8").split(), _checksums(path)
+        pairs = zip_longest(told, found)
+        damaged = next((number for number, (old, new) in enumerate(pairs, start=1) if old != new), None)
+        if damaged is not None:
+            raise UserError(
+                f"{path}:{damaged}: damaged, this line is not what labelling wrote ({len(told)} lines, now "
+                f"{len(found)}); delete {path.name} and label again, which asks no model for what it has "
+                "answered; or if the change is yours, give the file as data.records_file"
+            )
     return read_records(path)
+
+
+def _checksum_file(path: Path) -> Path:
+    """Where the checksums of a file of records are, one a line."""
+    return path.with_suffix(".crc32")
+
+
+def _checksums(path: Path) -> list[str]:
+    with path.open("rb") as lines:
+        return [f"{zlib.crc32(line):08x}" for line in lines]
 
 
 def pickled(reward: Reward) -> bytes:

@@ -1,27 +1,30 @@
-"""A model one talks to through a rollout engine, whatever its dialect."""
+"""A model one talks to, whatever it is reached by; what it has replied before is not asked again."""
 
 import logging
-from array import array
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from types import TracebackType
+from typing import Any, TypeAlias
 
 from katlit.batch import Prompt
-from katlit.datamodules.dialects.base import Ballot, Dialect
-from katlit.datamodules.dialects.dialects import BALLOT_TEMPLATE, choose_dialect
-from katlit.datamodules.dialects.habits import ThinkingSettings
+from katlit.datamodules.dialects.base import Ballot
 from katlit.datamodules.labelling.rejections import Reason, Rejections
-from katlit.engines.base import Completion, RolloutEngine, SamplingParameters, request_seed
+from katlit.datamodules.labelling.reply_cache import ReplyCache, request_key
+from katlit.datamodules.progress import Progress
+from katlit.engines.base import RolloutEngine, SamplingParameters
 from katlit.errors import UserError
-from katlit.model.hub import local_directory
-from katlit.model.pretrained import declared_ends, load_tokenizer
 from katlit.text.printable import escaped
 from katlit.text.protocol import Mode, ParsedResponse, Thinking
 
 logger = logging.getLogger(__name__)
 
 _FIRST = 16  # prompts whose ballots are read before any other is asked for
-_THINKING = ThinkingSettings()
+
+Asked: TypeAlias = Any
+"""What a model is asked, as it is sent, and as JSON can write it."""
+Said: TypeAlias = Any
+"""What it said, as it is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,29 +32,24 @@ class Reply:
     """One reply of a model."""
 
     parsed: ParsedResponse
-    token_ids: Sequence[int]
+    said: Said
+    tokens: int  # how many the model generated
     truncated: bool
 
-    @property
-    def tokens(self) -> int:
-        """How many tokens the model generated."""
-        return len(self.token_ids)
 
+class ChatModel(ABC):
+    """A model and what it is reached by; a context manager that always closes that.
 
-class ChatModel:
-    """A model behind an engine; a context manager that starts the engine and always closes it.
-
-    Prompts that do not fit the engine's context are skipped: they get no samples and no ballots, and
-    `skipped` counts them. `rejections` holds what a labeller did not keep of its replies, and `unread` counts
-    the ballots that are no vote.
+    Prompts that do not fit its context are skipped: they get no samples and no ballots, and `skipped` counts
+    them. `rejections` holds what a labeller did not keep of its replies, and `unread` counts the ballots that
+    are no vote. Requests that get no reply are missing among the samples.
 
     Args:
-        directory: Hugging Face directory of the model, or its name on the hub.
-        engine: Engine to sample with; two models may share one if they are used one after the other.
-        sampling: Sampling settings; the stop tokens are the dialect's.
+        directory: Name of the model.
+        engine: What it is reached by; two models may share one if they are used one after the other.
+        sampling: Sampling settings; the stop tokens are the model's.
         ballot_tokens: Longest ballot, in tokens.
-        ballot_template: Question put to a model that does not speak our protocol; holds `{question}`.
-        thinking: How a model that does not speak our protocol thinks, as far as it is known.
+        replies: What the model has replied before. None: nothing is kept.
     """
 
     def __init__(
@@ -59,27 +57,20 @@ class ChatModel:
         directory: str,
         engine: RolloutEngine,
         sampling: SamplingParameters,
-        ballot_tokens: int = 64,
-        ballot_template: str = BALLOT_TEMPLATE,
-        thinking: ThinkingSettings = _THINKING,
+        ballot_tokens: int,
+        replies: ReplyCache | None,
     ) -> None:
         self.directory = directory
         self.engine = engine
         self.sampling = sampling
         self.ballot_tokens = ballot_tokens
-        self._tokenizer = load_tokenizer(directory, "model")
-        ends = declared_ends(directory, "model")
-        self.dialect: Dialect = choose_dialect(self._tokenizer, directory, ballot_template, ends, thinking)
         self.skipped = 0
         self.unread = 0
         self.rejections = Rejections(directory)
+        self.progress = Progress()
+        self._replies = replies
 
     def __enter__(self) -> "ChatModel":
-        try:
-            self.engine.start(local_directory(self.directory, "model"))
-        except BaseException:
-            self.engine.close()
-            raise
         return self
 
     def __exit__(
@@ -89,39 +80,63 @@ class ChatModel:
         traceback: TracebackType | None,
     ) -> None:
         self.engine.close()
+        if self._replies is not None:
+            self._replies.close()
 
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Return all that changes what is asked, or how it is read, beside the model itself."""
+
+    @abstractmethod
     def check(self, prompts: Iterable[Prompt]) -> None:
-        """Raise UserError for prompts that the model's template refuses, before anything is sampled."""
-        self.dialect.check((prompt["messages"], prompt.get("tools")) for prompt in prompts)
+        """Raise UserError for prompts that the model does not take, before anything is sampled."""
 
-    def begin(self, questions: Sequence[str], thinking: Thinking, tokens: int) -> list[list[int]]:
-        """Return the likeliest first tokens of a reply to each question, whatever the sampling is."""
-        asked = [[{"role": "user", "content": question}] for question in questions]
-        encoded = [self.dialect.encode_prompt(messages, thinking) for messages in asked]
-        tokens = min(tokens, self.sampling.max_tokens)
-        sampling = SamplingParameters(
-            temperature=0.0, max_tokens=tokens, stop_token_ids=self.dialect.stop_ids
-        )
-        seeds = [[request_seed("begin", thinking, number)] for number in range(len(questions))]
-        replies = self._generate(encoded, sampling, seeds)
-        return [completion.token_ids for completions in replies for completion in completions]
+    @abstractmethod
+    def _ask(self, prompt: Prompt, thinking: Thinking) -> Asked: ...
+
+    @abstractmethod
+    def _ask_ballot(self, prompt: Prompt) -> Asked: ...
+
+    @abstractmethod
+    def _stops(self, *, ballot: bool) -> list[int]:
+        """Tokens that end a reply."""
+
+    @abstractmethod
+    def _fits(self, asked: Asked, max_tokens: int) -> bool:
+        """Tell whether the context holds it, with so many new tokens."""
+
+    @abstractmethod
+    def _send(
+        self,
+        requests: Sequence[tuple[Asked, int]],
+        sampling: SamplingParameters,
+        keep: Callable[[int, Said], None],
+    ) -> None:
+        """Have each request, with its seed, replied to; `keep` gets its number and the reply as it comes."""
+
+    @abstractmethod
+    def _reply(self, said: Said, thinking: Thinking, prompt: Prompt) -> Reply: ...
+
+    @abstractmethod
+    def _ballot(self, said: Said) -> Ballot | None: ...
+
+    @abstractmethod
+    def _is_cut(self, said: Said) -> bool: ...
+
+    @abstractmethod
+    def _text(self, said: Said) -> str: ...
 
     def sample(
         self, prompts: Sequence[Prompt], thinking: Thinking, seeds: Sequence[Sequence[int]]
     ) -> list[list[Reply]]:
         """Sample replies, as many for each prompt as it has seeds."""
-        encoded = [self.dialect.encode_prompt(p["messages"], thinking, p.get("tools")) for p in prompts]
-        sampling = replace(self.sampling, stop_token_ids=self.dialect.stop_ids)
+        asked = [self._ask(prompt, thinking) for prompt in prompts]
+        sampling = replace(self.sampling, stop_token_ids=self._stops(ballot=False))
+        generated = self._generate(asked, sampling, seeds, f"think-{thinking}")
         return [
-            [self._reply(completion, thinking, prompt) for completion in completions]
-            for prompt, completions in zip(prompts, self._generate(encoded, sampling, seeds), strict=True)
+            [self._reply(said, thinking, prompt) for said in each]
+            for prompt, each in zip(prompts, generated, strict=True)
         ]
-
-    def _reply(self, completion: Completion, thinking: Thinking, prompt: Prompt) -> Reply:
-        truncated = completion.finish_reason == "length"
-        tools = prompt.get("tools")
-        parsed = self.dialect.read(completion.token_ids, thinking, truncated=truncated, tools=tools)
-        return Reply(parsed, array("i", completion.token_ids), truncated)  # all are kept until the end
 
     def reject(self, reply: Reply, reason: Reason, mode: Mode, prompt: Prompt, why: str) -> None:
         """Count a reply that is not kept.
@@ -133,10 +148,7 @@ class ChatModel:
             prompt: What it answers.
             why: The reason in more words.
         """
-        self.rejections.add(reason, mode, prompt["id"], why, self._text(reply.token_ids))
-
-    def _text(self, token_ids: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=False))
+        self.rejections.add(reason, mode, prompt["id"], why, self._text(reply.said))
 
     def ballots(self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]]) -> list[list[Ballot]]:
         """Collect votes on "does this need multi-step reasoning?", one a seed, without unreadable ones.
@@ -157,53 +169,70 @@ class ChatModel:
     def _ballots(
         self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]], *, was_read: bool = False
     ) -> list[list[Ballot]]:
-        encoded = [self.dialect.encode_ballot(p["messages"], p.get("tools")) for p in prompts]
-        sampling = replace(
-            self.sampling, stop_token_ids=self.dialect.ballot_stop_ids, max_tokens=self.ballot_tokens
-        )
-        generated = self._generate(encoded, sampling, seeds)
-        read = [[self._ballot(completion) for completion in completions] for completions in generated]
+        asked = [self._ask_ballot(prompt) for prompt in prompts]
+        stops = self._stops(ballot=True)
+        sampling = replace(self.sampling, stop_token_ids=stops, max_tokens=self.ballot_tokens)
+        generated = self._generate(asked, sampling, seeds, "votes")
+        read = [[self._ballot(said) for said in each] for each in generated]
         votes = [[ballot for ballot in ballots if ballot is not None] for ballots in read]
-        asked = [completion for completions in generated for completion in completions]
-        unread = len(asked) - sum(map(len, votes))
+        said = [one for each in generated for one in each]
+        unread = len(said) - sum(map(len, votes))
         if unread and not was_read and not any(votes):
-            self._refuse_ballots(asked)
+            self._refuse_ballots(said)
         self.unread += unread
         return votes
 
-    def _refuse_ballots(self, asked: Sequence[Completion]) -> None:
+    def _refuse_ballots(self, said: Sequence[Said]) -> None:
         """Say what the first ballots look like, none of which is a vote."""
-        cut = sum(completion.finish_reason == "length" for completion in asked)
-        text = escaped(self._text(asked[0].token_ids))
+        cut = sum(map(self._is_cut, said))
+        text = escaped(self._text(said[0]))
         raise UserError(
-            f"data.ballot_tokens: {self.ballot_tokens}; none of the first {len(asked)} ballots of "
+            f"data.ballot_tokens: {self.ballot_tokens}; none of the first {len(said)} ballots of "
             f"{self.directory!r} is a vote, {cut} were cut there, and the first one is '{text:.160}'; raise "
             "it for a model that thinks first, change data.ballot_template, or name another model to vote"
         )
 
-    def _ballot(self, completion: Completion) -> Ballot | None:
-        truncated = completion.finish_reason == "length"
-        return self.dialect.read_ballot(completion.token_ids, truncated=truncated)
-
     def _generate(
-        self, prompts: Sequence[list[int]], sampling: SamplingParameters, seeds: Sequence[Sequence[int]]
-    ) -> list[list[Completion]]:
-        """Send all requests that fit as one batch, and sort the completions by prompt."""
-        fitting = {
-            index for index, prompt in enumerate(prompts) if self.engine.fits(prompt, sampling.max_tokens)
-        }
-        skipped = len(prompts) - len(fitting)
-        if skipped:
+        self,
+        asked: Sequence[Asked],
+        sampling: SamplingParameters,
+        seeds: Sequence[Sequence[int]],
+        work: str,
+    ) -> list[list[Said]]:
+        """Have all that fits replied to as one batch, and sort the replies by prompt."""
+        fitting = [index for index, one in enumerate(asked) if self._fits(one, sampling.max_tokens)]
+        if skipped := len(asked) - len(fitting):
             self.skipped += skipped
             logger.warning(
                 "%s: skipped %d of %d prompts, too long for a context of %d tokens with %d new ones",
-                self.directory, skipped, len(prompts), self.engine.max_context, sampling.max_tokens,
+                self.directory, skipped, len(asked), self.engine.max_context, sampling.max_tokens,
             )  # fmt: skip
-        requests = [(index, seed) for index in sorted(fitting) for seed in seeds[index]]
-        completions: list[list[Completion]] = [[] for _ in prompts]
-        if requests:
-            batch = [prompts[index] for index, _ in requests]
-            generated = self.engine.generate(batch, sampling, [seed for _, seed in requests])
-            for (index, _), completion in zip(requests, generated, strict=True):
-                completions[index].append(completion)
-        return completions
+        requests = [(index, seed) for index in fitting for seed in seeds[index]]
+        said = self._look_up([(asked[index], seed) for index, seed in requests], sampling, work)
+        replies: list[list[Said]] = [[] for _ in asked]
+        for number, (index, _) in enumerate(requests):
+            if number in said:
+                replies[index].append(said[number])
+        return replies
+
+    def _look_up(
+        self, requests: Sequence[tuple[Asked, int]], sampling: SamplingParameters, work: str
+    ) -> dict[int, Said]:
+        """Replies by the number of the request: what is kept from before, and the rest, kept as it comes."""
+        keys = [request_key(asked, asdict(sampling), seed) for asked, seed in requests]
+        found = {} if self._replies is None else {n: self._replies.get(key) for n, key in enumerate(keys)}
+        said = {number: value for number, value in found.items() if value is not None}
+        missing = [number for number in range(len(requests)) if number not in said]
+        if not missing:
+            return said
+        self.progress.begin(f"{self.directory}: {work}", len(requests), len(said))
+
+        def keep(place: int, value: Said) -> None:
+            number = missing[place]
+            said[number] = value
+            if self._replies is not None:
+                self._replies.put(keys[number], value)
+            self.progress.step()
+
+        self._send([requests[number] for number in missing], sampling, keep)
+        return said

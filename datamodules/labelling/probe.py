@@ -8,7 +8,7 @@ from pathlib import Path
 
 from katlit.datamodules.dialects.dialects import PlainDialect
 from katlit.datamodules.dialects.habits import PROBE_QUESTIONS, PROBE_TOKENS, Habit, habit_of
-from katlit.datamodules.labelling.chat_model import ChatModel
+from katlit.datamodules.labelling.engine_model import EngineModel
 from katlit.output import replace_file, require_writable
 
 logger = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ _SAID = {
 }
 
 
-def settle(model: ChatModel, folder: str, contents: str, *, ask: bool) -> None:
+def settle(model: EngineModel, folder: str, contents: str, *, ask: bool) -> None:
     """Find out how a model thinks, and say so in one line.
 
     Args:
@@ -55,7 +55,7 @@ def settle(model: ChatModel, folder: str, contents: str, *, ask: bool) -> None:
         logger.info("%s: %s%s (%s)", model.directory, _SAID[dialect.habits.habit], system, why)
 
 
-def _asked(model: ChatModel, dialect: PlainDialect) -> dict[str, Habit | int]:
+def _asked(model: EngineModel, dialect: PlainDialect) -> dict[str, Habit | int]:
     """What the model did with the questions, told by its template alone to think or not."""
     guess = dialect.habits.habit
     dialect.settle("switch")

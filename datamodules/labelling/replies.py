@@ -21,6 +21,15 @@ def accept(
 
     The model counts what is not kept.
     """
+    accepted = _accepted(prompt, replies, mode, model, accuracy)
+    model.progress.judged += len(replies)
+    model.progress.kept += len(accepted)
+    return accepted
+
+
+def _accepted(
+    prompt: Prompt, replies: Sequence[Reply], mode: Mode, model: ChatModel, accuracy: Reward
+) -> list[Reply]:
     formed: list[Reply] = []
     for reply in replies:
         fault = _fault(reply, mode)

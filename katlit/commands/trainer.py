@@ -1,8 +1,10 @@
 """The Lightning side of the command line: the trainer with its extra command, and LightningCLI for it."""
 
 import logging
+import signal
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from katlit.commands.parser_mistakes import of_parser, require_known, require_nu
 from katlit.commands.settings_files import with_paths
 from katlit.errors import UserError
 from katlit.output import require_writable
+from katlit.parallel.meeting import Meeting, take_devices
 from katlit.tracking.mlflow import mlflow_loggers
 
 # `${trainer.max_steps}` in any file then means the last value, that of later files and the command line.
@@ -36,16 +39,54 @@ class KatTrainer(Trainer):
     def label(self, model: LightningModule, datamodule: LightningDataModule) -> None:
         """Build the data of a stage: sample, verify, vote, and write the cache that fit reads.
 
-        Takes the settings of `fit` as they are, so the cache has the very key that `fit` will look up.
+        Takes the settings of `fit` as they are, so the cache has the very key that `fit` will look up. Data
+        that have a `label_share` are labelled by all processes of the strategy.
 
         Args:
             model: Unused; present because the settings are those of `fit`.
-            datamodule: Its `prepare_data` is run, in one process.
+            datamodule: Its `prepare_data` is run, in one process, when all have labelled their shares.
         """
         del model
         datamodule.trainer = self
-        if self.is_global_zero:
+        if self.world_size > 1 and hasattr(datamodule, "label_share"):
+            _launched(self.strategy, partial(_label_together, self, datamodule))
+        elif self.is_global_zero:
             datamodule.prepare_data()
+
+
+def _launched(strategy: Any, work: Callable[[], None]) -> None:
+    """Do some work in all processes of a strategy, starting them unless something else has."""
+    if strategy.launcher is None:
+        work()
+        return
+    try:
+        strategy.launcher.launch(work)
+    except BaseException:
+        strategy.launcher.kill(signal.SIGTERM)
+        raise
+
+
+def _label_together(trainer: Trainer, datamodule: Any) -> None:
+    """What each process does: reply to a share of the prompts; the first one then makes the records."""
+    environment: Any = trainer.strategy.cluster_environment
+    meeting = Meeting(environment, trainer.global_rank, trainer.world_size)
+    take_devices(trainer.local_rank, trainer.num_devices)
+    if trainer.is_global_zero:
+        datamodule.settle_models()
+        meeting.arrive("settled")
+    else:
+        logging.getLogger("katlit").setLevel(logging.WARNING)
+    meeting.wait("settled", 1)
+    datamodule.label_share(trainer.global_rank, trainer.world_size)
+    meeting.arrive("labelled")
+    if trainer.is_global_zero:
+        meeting.wait("labelled")
+        datamodule.prepare_data()
+        meeting.arrive("made")
+        meeting.wait("left", trainer.world_size - 1)  # the store is this process's
+    else:
+        meeting.wait("made", 1)
+        meeting.arrive("left")
 
 
 class KatCLI(LightningCLI):

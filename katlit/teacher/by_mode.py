@@ -1,5 +1,6 @@
 """Teachers by mode: one for both modes, or one for each."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
@@ -10,6 +11,8 @@ ValueT = TypeVar("ValueT")
 ByMode: TypeAlias = ValueT | dict[str, ValueT]
 """One value for both modes, or a mapping with the keys `think_on` and `think_off`."""
 
+_ENDPOINT = "endpoint:"  # before the name of a model of which there is nothing but text
+
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
@@ -18,6 +21,16 @@ class Teacher:
     key: str
     name: str
     modes: tuple[Mode, ...] = tuple(Mode)
+
+
+def is_text_only(teachers: Sequence[Teacher]) -> bool:
+    """Whether of one of the teachers there is nothing but what an endpoint replies: `endpoint:NAME`."""
+    return any(teacher.name.startswith(_ENDPOINT) for teacher in teachers)
+
+
+def name_at_endpoint(name: str) -> str:
+    """Return the name by which an endpoint has a model."""
+    return name.removeprefix(_ENDPOINT)
 
 
 def setting_of(mode: Mode) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from katlit.batch import Prompt
-from katlit.datamodules.labelling.chat_model import ChatModel
+from katlit.datamodules.labelling.engine_model import EngineModel
 from katlit.engines.base import Completion, RolloutEngine, SamplingParameters
 from katlit.rewards import AccuracyReward, Reward
 from katlit.text.protocol import Mode, Protocol, Response, prepare_tokenizer
@@ -205,6 +205,7 @@ class RuleEngine(RolloutEngine):
         prompts: Sequence[Sequence[int]],
         sampling: SamplingParameters,
         seeds: Sequence[int] | None = None,
+        finished: Callable[[int, Completion], None] | None = None,
     ) -> list[Completion]:
         self.requests += len(prompts)
         return [
@@ -271,8 +272,8 @@ def accuracy() -> Reward:
 
 
 @pytest.fixture
-def talk(models_root: Path) -> Callable[[Any], ChatModel]:
-    return lambda engine: ChatModel(str(models_root / "ours"), engine, SamplingParameters(max_tokens=200))
+def talk(models_root: Path) -> Callable[[Any], EngineModel]:
+    return lambda engine: EngineModel(str(models_root / "ours"), engine, SamplingParameters(max_tokens=200))
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from katlit.datamodules import progress
-from katlit.datamodules.progress import reported
+from katlit.datamodules.progress import Progress, reported
 
 
 def test_a_line_comes_every_ten_seconds_with_rate_and_time_left(
@@ -18,4 +18,26 @@ def test_a_line_comes_every_ten_seconds_with_rate_and_time_left(
     assert caplog.messages == [
         "letters read: 3 of 7, 0.2 a second, 0:00:16 left",
         "letters read: 6 of 7, 0.2 a second, 0:00:04 left",
+    ]
+
+
+def test_a_batch_tells_what_was_there_the_rate_the_kept_share_and_the_time_left(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = accumulate([0.0, *[4.0] * 10, 100.0, *[5.0] * 2])
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    told = Progress()
+    with caplog.at_level(logging.INFO, "katlit"):
+        told.begin("think-on", total=20, known=10)
+        for _ in range(10):
+            told.step()
+        told.judged, told.kept = 20, 15
+        told.begin("think-on", total=2, known=0)
+        told.step()
+        told.step()
+    assert caplog.messages == [
+        "think-on: 13 of 20 replies, 0.2 a second, 0:00:28 left",
+        "think-on: 16 of 20 replies, 0.2 a second, 0:00:16 left",
+        "think-on: 19 of 20 replies, 0.2 a second, 0:00:04 left",
+        "think-on: 2 of 2 replies, 0.2 a second, 75% of 20 judged kept, 0:00:00 left",
     ]

@@ -254,3 +254,24 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     size = len(other.protocol.tokenizer)
     with pytest.raises(UserError, match=rf"jsd needs one vocabulary.*300 logits.*{size} \({size}\)"):
         DistillMTP(tiny_backbone(tmp_path), str(tmp_path / "larger"), kd="jsd").configure_model()
+
+
+def test_of_a_teacher_that_only_an_endpoint_has_there_is_no_distillation(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("WARNING", "katlit"):
+        stage = DistillMTP(tiny_backbone(tmp_path), "endpoint:the-model", kd="jsd")
+        two = DistillMTP(
+            tiny_backbone(tmp_path), {"think_off": "endpoint:the-model", "think_on": teacher(tmp_path)}
+        )
+        DistillMTP(tiny_backbone(tmp_path), "endpoint:the-model", kd="none")
+    assert (stage.kd, two.kd, stage.needs().losses) == ("none", "none", ("log_probs",))
+    assert caplog.messages[0] == (
+        "model.teacher: only an endpoint has endpoint:the-model, so nothing is known of it but text: kd is "
+        "none, not jsd"
+    )
+    assert len(caplog.messages) == 2
+    stage.configure_model()
+    stage.load_companions()
+    batch = batch_of([[6, 5]])
+    assert {"ce"} == set(stage._terms(batch, stage._hidden(batch)[0]))

@@ -15,6 +15,7 @@ from katlit.batch import Prompt
 from katlit.datamodules import ColdStartData, DistillData, DualRegime, FilePrompts, MajorityVote
 from katlit.datamodules.dialects.dialects import PlainDialect
 from katlit.datamodules.jsonl import write_rows
+from katlit.datamodules.labelling.engine_model import EngineModel
 from katlit.datamodules.records import Record, read_records
 from katlit.datamodules.teachers.thinking import TeacherThinking
 from katlit.engines.base import RolloutEngine, SamplingParameters
@@ -99,7 +100,8 @@ def test_what_stage_1_found_out_of_the_teacher_holds_in_stage_2(
         labeller=MajorityVote(str(models_root / "ours"), judge_writer=str(tmp_path / "teacher")),
         sampling=SamplingParameters(temperature=0.5, max_tokens=100), cache_dir=str(tmp_path / "cache"),
     )  # fmt: skip
-    _, writer = data._chat_models(data._require_sources(), ask=True)
+    _, writer = data._require_labels().models(ask=True)
+    assert isinstance(writer, EngineModel)
     assert isinstance(writer.dialect, PlainDialect)
     assert (writer.dialect.habits.habit, writer.dialect.habits.certain) == ("always", True)
     assert engine.starts == 0
@@ -164,7 +166,7 @@ def test_a_conversation_that_the_template_refuses_is_named_before_anything_is_sa
     family = Family(chat("<|im_end|>", before=refuses + DEFAULT_SYSTEM, opens=IF_OFF), thinks, "switch")
     engine = Actor(family)
     data = build(family, engine)
-    prompt = data._load_prompts()[1]
+    prompt = data._labels.prompts()[1]
     prompt["messages"] = [*prompt["messages"], {"role": "assistant", "content": "2"}, *prompt["messages"]]
     with pytest.raises(UserError, match=r"refuses the turns user, assistant, user \(one turn only\); leave"):
         data.prepare_data()
@@ -182,7 +184,7 @@ CALLS = (
 def offering(build: Any, family: Family, engine: Actor) -> Any:
     """Data whose prompts all offer a tool."""
     data = build(family, engine)
-    for prompt in data._load_prompts():
+    for prompt in data._labels.prompts():
         prompt["tools"] = [TOOL]
     return data
 
@@ -215,7 +217,7 @@ def test_replies_with_malformed_calls_are_rejected(build: Any) -> None:
         return answer if "multi-step" in prompt else '<tool_call>{"name": "sub"}</tool_call>'
 
     data = offering(build, Family(template, calls, "switch"), Actor(Family(template, calls, "switch")))
-    for prompt in data._load_prompts():
+    for prompt in data._labels.prompts():
         prompt["reference"] = ""
     told = "kept no record of 8 prompts; .* rejected replies (had no answer, or were not well formed|did not)"
     with pytest.raises(UserError, match=told):

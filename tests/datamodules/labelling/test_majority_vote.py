@@ -6,7 +6,7 @@ import pytest
 
 from katlit.batch import Prompt
 from katlit.datamodules import DualRegime
-from katlit.datamodules.labelling.chat_model import ChatModel
+from katlit.datamodules.labelling.engine_model import EngineModel
 from katlit.datamodules.labelling.intents import INTENTS
 from katlit.datamodules.labelling.majority_vote import MajorityVote
 from katlit.datamodules.labelling.seeds import request_seeds
@@ -142,7 +142,7 @@ def test_a_judge_writer_need_not_know_tools(models_root: Path, sums: list[Prompt
     tool = {"type": "function", "function": {"name": "add"}}
     prompts = [Prompt(**prompt | {"tools": [tool]}) for prompt in sums]
     names = [str(models_root / name) for name in ("ours", "plain")]
-    student, writer = (ChatModel(name, make_engine(), SamplingParameters()) for name in names)
+    student, writer = (EngineModel(name, make_engine(), SamplingParameters()) for name in names)
     MajorityVote(names[0], judge_writer=names[1]).check(prompts, [student, writer])
     with pytest.raises(UserError, match="plain: its chat template knows no tools"):
         MajorityVote(names[1]).check(prompts, [writer])

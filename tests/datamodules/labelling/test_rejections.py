@@ -42,6 +42,7 @@ class ChatEngine(RolloutEngine):
         prompts: Sequence[Sequence[int]],
         sampling: SamplingParameters,
         seeds: Sequence[int] | None = None,
+        finished: Callable[[int, Completion], None] | None = None,
     ) -> list[Completion]:
         self.requests += len(prompts)
         return [self._one(self.tokenizer.decode(list(prompt)), sampling.max_tokens) for prompt in prompts]

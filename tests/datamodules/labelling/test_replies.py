@@ -40,7 +40,7 @@ def test_a_thought_and_an_answer_have_words(
 ) -> None:
     """Where nothing can be verified, the shortest of all would else be the one that says nothing."""
     model = talk(make_engine())
-    reply = Reply(ParsedResponse("j", mode, think, answer, None), [1], truncated=False)
+    reply = Reply(ParsedResponse("j", mode, think, answer, None), [[1], "stop"], tokens=1, truncated=False)
     kept = accept(make_prompt("1+1", reference), [reply], asked, model, accuracy)
     assert kept == ([reply] if reason is None else [])
     assert dict(model.rejections.counts) == ({} if reason is None else {(reason, asked): 1})
@@ -54,7 +54,7 @@ def test_what_the_protocol_finds_comes_first(
         ParsedResponse("j", ON, "", None, Violation.UNCLOSED_THINK),
         ParsedResponse("j", ON, "t", "", None),
     ]
-    replies = [Reply(one, [1], truncated=False) for one in parsed]
+    replies = [Reply(one, [[1], "stop"], tokens=1, truncated=False) for one in parsed]
     assert accept(make_prompt("1+1"), replies, ON, model, accuracy) == []
     assert [row["why"] for row in model.rejections.rows] == ["unclosed_think", "it is empty"]
     assert model.rejections.counts == {(Reason.MALFORMED, ON): 2}

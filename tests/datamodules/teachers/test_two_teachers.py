@@ -52,13 +52,11 @@ def test_labels_come_from_the_teacher_of_their_regime(
 ) -> None:
     write_rows(tmp_path / "prompts.jsonl", (dict(prompt) for prompt in sums))
 
-    def labelled(engine: Any, second: str | None) -> DistillData:
+    def labelled(engine: Any, second: str | None, cache: str = "cache") -> DistillData:
         ours, prompts = str(models_root / "ours"), FilePrompts(str(tmp_path / "prompts.jsonl"))
         teacher = {"think_off": ours, "think_on": str(models_root / second)} if second else ours
         labeller = DualRegime(teacher, ballots=3)
-        made = DistillData(
-            ours, teacher, prompts, engine, labeller=labeller, cache_dir=str(tmp_path / "cache")
-        )
+        made = DistillData(ours, teacher, prompts, engine, labeller=labeller, cache_dir=str(tmp_path / cache))
         made.prepare_data()
         return made
 
@@ -80,7 +78,7 @@ def test_labels_come_from_the_teacher_of_their_regime(
     assert same.requests == 0
     idle = make_engine(wants=lambda _: Mode.THINK_OFF, right=lambda *_: True)
     (tmp_path / "prompts.jsonl").write_text((tmp_path / "prompts.jsonl").read_text().splitlines()[0] + "\n")
-    labelled(idle, "ours-characters")
+    labelled(idle, "ours-characters", "new")
     assert idle.started == ["ours"]  # nothing to think about
 
 

@@ -1,0 +1,268 @@
+"""What is said to an OpenAI-compatible server, by the hundred: conversations in, replies out."""
+
+import asyncio
+import json
+import math
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import aiohttp
+
+from katlit.engines.pace import Pace, backoff
+from katlit.errors import UserError
+from katlit.text.printable import short_line
+
+_PATH = "/chat/completions"
+_AGAIN = {408, 409, 425, 429}  # and 5xx: another attempt may do
+_OURS = {400, 413, 422}  # of this one request: the text may be too long, or forbidden
+_HOPELESS = 16  # requests in a row without a reply, or all that are in flight if these are more
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A conversation as the body of a request has it, and how the reply is drawn."""
+
+    body: Mapping[str, Any]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A reply; all of it is text."""
+
+    content: str
+    reasoning: str
+    tool_calls: list[dict[str, Any]]
+    finish_reason: str
+    prompt_tokens: int
+    reply_tokens: int
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of requests."""
+
+    attempts: int = 0
+    answered: int = 0
+    lost: Counter[str] = field(default_factory=Counter)  # requests without a reply, by the reason
+    lost_in_a_row: int = 0
+
+
+class _AgainError(Exception):
+    """An attempt failed as another one need not; `wait` is what the server asks for, in seconds."""
+
+    def __init__(self, reason: str, wait: float | None = None) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+class _RefusedError(Exception):
+    """The server refuses this one request."""
+
+
+@dataclass(slots=True)
+class _Queue:
+    """Requests that are on their way."""
+
+    waiting: Any  # numbers and requests, which all workers draw from
+    workers: int
+    model: str
+    more: Mapping[str, Any]
+    keep: Callable[[int, Reply], None]
+    tally: Tally = field(default_factory=Tally)
+    tokens: float = 0.0  # of all replies, with their prompts
+    rest: float = 0.0  # until when the server is left alone, by the monotonic clock
+
+
+class ChatClient:
+    """Talks to one server.
+
+    Args:
+        url: Address, with the version.
+        key_variable: Environment variable with the key.
+        timeout: Seconds for one attempt.
+        retries: Attempts after the first one.
+        longest_wait: Most seconds between two, unless the server asks for more.
+        requests_per_minute: Limit of requests.
+        tokens_per_minute: Limit of tokens; what a request will take is reserved as the mean so far.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key_variable: str | None,
+        timeout: float,
+        retries: int,
+        longest_wait: float,
+        requests_per_minute: float | None,
+        tokens_per_minute: float | None,
+    ) -> None:
+        self._url = url + _PATH
+        self._key_variable = key_variable
+        self._timeout = timeout
+        self._retries = retries
+        self._longest = longest_wait
+        self._requests = Pace(requests_per_minute)
+        self._tokens = Pace(tokens_per_minute)
+        self._random = Random()  # noqa: S311 (jitter)
+
+    def chat(
+        self,
+        requests: Sequence[ChatRequest],
+        model: str,
+        more: Mapping[str, Any],
+        concurrency: int,
+        keep: Callable[[int, Reply], None],
+    ) -> Tally:
+        """Send all requests; see `katlit.engines.ChatEndpoint.chat`.
+
+        Args:
+            requests: What is asked.
+            model: Name of the model.
+            more: What every body has more.
+            concurrency: Requests in flight.
+            keep: Receives each reply with the number of its request.
+        """
+        queue = _Queue(iter(enumerate(requests)), min(concurrency, len(requests)), model, more, keep)
+        try:
+            asyncio.run(self._run(queue))
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
+        return queue.tally
+
+    async def _run(self, queue: _Queue) -> None:
+        key = self._key()
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        connector = aiohttp.TCPConnector(limit=0)
+        no_limit = aiohttp.ClientTimeout(total=None)
+        async with (
+            aiohttp.ClientSession(connector=connector, timeout=no_limit, headers=headers) as session,
+            asyncio.TaskGroup() as group,
+        ):
+            for _ in range(queue.workers):
+                group.create_task(self._work(session, queue))
+
+    def _key(self) -> str | None:
+        if self._key_variable is None:
+            return None
+        key = os.environ.get(self._key_variable)
+        if not key:
+            raise UserError(
+                f"engine.key_variable: the environment has no {self._key_variable}; set it to the key of "
+                f"{self._url}, or key_variable to null where none is needed"
+            )
+        return key
+
+    async def _work(self, session: aiohttp.ClientSession, queue: _Queue) -> None:
+        for number, request in queue.waiting:
+            body = {"model": queue.model} | dict(request.body) | {"seed": request.seed} | dict(queue.more)
+            body = {name: value for name, value in body.items() if value is not None}
+            reason = await self._reply(session, queue, number, body)
+            if reason is not None:
+                queue.tally.lost[reason] += 1
+                queue.tally.lost_in_a_row += 1
+                if queue.tally.lost_in_a_row >= max(_HOPELESS, queue.workers):
+                    raise UserError(
+                        f"{self._url}: {queue.tally.lost_in_a_row} requests in a row got no reply, the last "
+                        f"one for {reason}; what was replied before is kept, so mend that and run again"
+                    )
+
+    async def _reply(
+        self, session: aiohttp.ClientSession, queue: _Queue, number: int, body: dict[str, Any]
+    ) -> str | None:
+        """Ask until there is a reply; why there is none, in the end."""
+        for attempt in range(1, self._retries + 2):
+            reserved = await self._wait_for_turn(queue, body)
+            try:
+                reply = await self._attempt(session, queue, body)
+            except _RefusedError as refusal:
+                return str(refusal)
+            except _AgainError as error:
+                reason = str(error)
+                pause = backoff(attempt, self._longest, self._random)
+                if error.wait is not None:  # the server means all of us
+                    pause += error.wait
+                    queue.rest = max(queue.rest, time.monotonic() + error.wait)
+                if attempt <= self._retries:
+                    await asyncio.sleep(pause)
+                continue
+            used = reply.prompt_tokens + reply.reply_tokens
+            self._tokens.correct(used - reserved)
+            queue.tokens += used
+            queue.tally.answered += 1
+            queue.tally.lost_in_a_row = 0
+            queue.keep(number, reply)
+            return None
+        return reason
+
+    async def _wait_for_turn(self, queue: _Queue, body: Mapping[str, Any]) -> float:
+        """Wait as the limits and the server want it; the tokens that are reserved."""
+        answered = queue.tally.answered
+        reserved = queue.tokens / answered if answered else float(body.get("max_tokens", 0))
+        now = time.monotonic()
+        wait = max(self._requests.reserve(1, now), self._tokens.reserve(reserved, now))
+        await asyncio.sleep(wait)
+        while (rest := queue.rest - time.monotonic()) > 0:
+            await asyncio.sleep(rest + backoff(1, 1.0, self._random))
+        return reserved
+
+    async def _attempt(self, session: aiohttp.ClientSession, queue: _Queue, body: Mapping[str, Any]) -> Reply:
+        queue.tally.attempts += 1
+        try:
+            async with asyncio.timeout(self._timeout), session.post(self._url, json=body) as answer:
+                status, text = answer.status, await answer.text(errors="replace")
+        except TimeoutError:
+            raise _AgainError(f"no answer within {self._timeout:g} s (limits.timeout)") from None
+        except aiohttp.InvalidURL as error:
+            raise UserError(f"engine.url: {self._url}: {error}; give http://host:port/v1") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise _AgainError(f"{type(error).__name__} {short_line(str(error))}".strip()) from None
+        if status != 200:
+            raise self._fault(status, text, answer.headers.get("Retry-After"))
+        try:
+            return _read(text)
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+            raise _AgainError(f"an answer that is no reply: {short_line(text)!r}") from None
+
+    def _fault(self, status: int, text: str, retry_after: str | None) -> Exception:
+        said = f"status {status}: {short_line(text)}"
+        if status in _AGAIN or status >= 500:
+            return _AgainError(said, _seconds(retry_after))
+        if status in _OURS:
+            return _RefusedError(said)
+        hint = f"; is the key in {self._key_variable} right?" if status in (401, 403) else "; check the url"
+        return UserError(f"{self._url}: {said}{hint}")
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Seconds of a `Retry-After`; its other form, a date, is left to the back-off."""
+    try:
+        seconds = float(retry_after or "")
+    except ValueError:
+        return None
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+
+
+def _read(text: str) -> Reply:
+    answer = json.loads(text)
+    choice = answer["choices"][0]
+    message, usage = choice["message"], answer.get("usage") or {}
+    return Reply(
+        content=_text(message.get("content")),
+        reasoning=_text(message.get("reasoning") or message.get("reasoning_content")),
+        tool_calls=[call["function"] for call in message.get("tool_calls") or []],
+        finish_reason=str(choice["finish_reason"]),
+        prompt_tokens=int(usage.get("prompt_tokens") or 0),
+        reply_tokens=int(usage.get("completion_tokens") or 0),
+    )
+
+
+def _text(value: Any) -> str:
+    if value is not None and not isinstance(value, str):
+        raise TypeError
+    return value or ""

@@ -3,7 +3,7 @@
 import fcntl
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile, mkdtemp
@@ -160,16 +160,16 @@ def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
             f"{str(parent)!r}: no folder {prefix}… can be made there ({error.strerror}); make room, or "
             "choose another place"
         ) from error
-    with temporary as folder, (Path(folder) / _LOCK).open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with temporary as folder, (Path(folder) / f"{_LOCK}-new").open("wb") as lock:
+        with suppress(OSError):  # where files cannot be locked, what a killed process leaves there stays
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            Path(lock.name).rename(Path(folder) / _LOCK)  # so others see it held, never free
         yield Path(folder)
 
 
 def _remove_left_over(parent: Path, prefix: str) -> None:
     for lock in parent.glob(f"{prefix}*/{_LOCK}"):
-        with lock.open("ab") as opened:
-            try:
-                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                continue  # its process lives
+        # An error means that its process lives, or that another one has just removed it.
+        with suppress(OSError), lock.open("rb") as opened:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(lock.parent, ignore_errors=True)

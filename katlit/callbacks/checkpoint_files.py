@@ -15,6 +15,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from typing_extensions import override
 
 from katlit.errors import UserError
+from katlit.output import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ class StreamedCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint to its file tensor by tensor.
 
     Lightning's own makes an image of the whole file in memory first, as large as weights and optimizer
-    state together; it does so for a file that is whole or absent, which `StepCheckpoint` sees to.
+    state together.
     """
 
     @override
@@ -39,7 +40,8 @@ class StreamedCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with Path(path).open("wb") as file:  # by its path torch would hide what the system says
+        # By its path torch would hide what the system says. Other callbacks save by this too, over files.
+        with replacing(Path(path)) as partial, partial.open("wb") as file:
             torch.save(checkpoint, file)
 
 

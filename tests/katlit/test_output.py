@@ -1,7 +1,10 @@
+import errno
+import fcntl
 import os
 from pathlib import Path
 from stat import S_IMODE
 from types import SimpleNamespace
+from typing import IO
 
 import pytest
 import torch
@@ -37,6 +40,33 @@ def test_a_scratch_folder_goes_and_so_does_what_a_killed_process_left(tmp_path: 
         with scratch_folder(tmp_path, ".engine-"):
             assert living.exists()  # its process lives
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_scratch_folder_that_is_being_made_is_not_taken_for_one_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock_file = fcntl.flock
+
+    def while_another_starts(file: IO[bytes], how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock_file)
+        with scratch_folder(tmp_path, ".engine-"):
+            lock_file(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", while_another_starts)
+    with scratch_folder(tmp_path, ".engine-") as living, scratch_folder(tmp_path, ".engine-"):
+        assert (living / ".lock").exists()
+
+
+def test_where_files_cannot_be_locked_a_scratch_folder_is_made_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(file: IO[bytes], how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with scratch_folder(tmp_path, ".engine-") as living, scratch_folder(tmp_path, ".engine-"):
+        assert living.is_dir()
+    assert not living.exists()
 
 
 def test_a_scratch_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:

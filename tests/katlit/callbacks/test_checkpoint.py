@@ -2,6 +2,7 @@ import os
 import random
 import signal
 from pathlib import Path
+from pickle import PicklingError
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from tinystage import TinyData, TinyStage
 
 from katlit.callbacks.checkpoint import StepCheckpoint, _recount_batches
-from katlit.callbacks.checkpoint_files import checkpoints
+from katlit.callbacks.checkpoint_files import StreamedCheckpointIO, checkpoints
 from katlit.datamodules.loader import EpochLoader
 from katlit.errors import UserError
 
@@ -206,3 +207,12 @@ def test_a_place_within_an_optimizer_step_is_refused() -> None:
     trainer = SimpleNamespace(distributed_sampler_kwargs={"num_replicas": 2}, accumulate_grad_batches=2)
     with pytest.raises(UserError, match="6 batches into an epoch, which is within a step of 4"):
         _recount_batches(trainer, {"ready": 3, "started": 3, "processed": 3, "completed": 2}, saved_by=2)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+    file = tmp_path / "last.ckpt"
+    StreamedCheckpointIO().save_checkpoint({"step": 1}, file)
+    with pytest.raises((AttributeError, PicklingError)):
+        StreamedCheckpointIO().save_checkpoint({"step": 2, "wrong": lambda: None}, file)
+    assert torch.load(file) == {"step": 1}
+    assert list(tmp_path.iterdir()) == [file]

@@ -12,23 +12,36 @@ from katlit.datamodules.cleaning.words import Question, Shingle, common, contain
 
 _SIZE = 2  # words of a shingle
 _BANDS, _ROWS = 25, 5  # at a Jaccard index of 0.8 one pair in 20,000 has no band in common
+_BUCKET = 64  # questions that share a long template fill one; they are found by what is their own
 _PRIME = (1 << 61) - 1
 
 
 def exact_duplicates(questions: Sequence[Question]) -> dict[int, int]:
-    """Find the questions whose words, and whose tools, are those of an earlier one.
+    """Find the questions whose words are those of an earlier one.
+
+    Their system turns, tools and calls of tools are the same too, and their references, where both have one.
 
     Returns:
         The place of the earlier one, by the place of each of them.
     """
-    first: dict[Hashable, int] = {}
+    firsts: dict[Hashable, list[int]] = defaultdict(list)
     found = {}
     for place, question in enumerate(questions):
-        key = (question.words, repr(question.prompt.get("tools")))
-        before = first.setdefault(key, place)
-        if before != place:
+        known = firsts[_words_and_more(question)]
+        alike = (before for before in known if _references_agree(question, questions[before]))
+        before = next(alike, None)
+        if before is None:
+            known.append(place)
+        else:
             found[place] = before
     return found
+
+
+def _words_and_more(question: Question) -> Hashable:
+    turns = question.prompt["messages"]
+    system = [str(turn.get("content")) for turn in turns if turn["role"] == "system"]
+    calls = [turn.get("tool_calls") for turn in turns]
+    return (question.words, repr((system, calls, question.prompt.get("tools"))))
 
 
 def near_duplicates(questions: Sequence[Question], threshold: float) -> dict[int, tuple[int, float]]:
@@ -52,7 +65,9 @@ def near_duplicates(questions: Sequence[Question], threshold: float) -> dict[int
     found: dict[int, tuple[int, float]] = {}
     for place, question in enumerate(questions):
         numbers = tuple(sorted(question.numbers.items()))
-        keys = [(numbers, *band) for band in _bands(shingles[place])]
+        keys: list[Hashable] = [(numbers, *band) for band in _bands(shingles[place])]
+        if own := shingles[place] - template:
+            keys += [(numbers, "own", *band) for band in _bands(own)]
         candidates = sorted({before for key in keys for before in buckets.get(key, ())})
         for before in candidates:
             index = _jaccard(shingles[place], shingles[before])
@@ -65,7 +80,8 @@ def near_duplicates(questions: Sequence[Question], threshold: float) -> dict[int
                 break
         else:
             for key in keys:
-                buckets[key].append(place)
+                if len(buckets[key]) < _BUCKET:
+                    buckets[key].append(place)
     return found
 
 

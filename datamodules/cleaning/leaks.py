@@ -16,7 +16,7 @@ def leaks(
 
     Such a question has at least that share of the runs of five words of the evaluation's question, those
     aside that many questions share (`common`), and all its numbers; no others either, where it is short: for
-    `what is 9 - 6 - 4` is no leak of `what is 9 - 6`. Fewer words than a run are found as a whole.
+    `what is 9 - 6 - 4` is no leak of `what is 9 - 6`. One of fewer words than a run is found only by itself.
 
     Args:
         questions: Those to train on.
@@ -26,20 +26,27 @@ def leaks(
     Returns:
         The place in `evaluation` of the one that it holds most of, and the share, by the place of each.
     """
+    if not evaluation:
+        return {}
     held = [question.shingles(_SIZE) for question in questions]
-    template = common(held)
     wanted = [question.shingles(_SIZE) for question in evaluation]
-    # Where all of a question is a template's text, it is compared whole.
-    own = [shingles - template or shingles for shingles in wanted]
+    template = common(held) | common(wanted)
+    short: dict[tuple[str, ...], int] = {}
+    # Where all of a question is a template's text, all of it counts.
+    own: list[frozenset[Shingle]] = []
     index: dict[Shingle, list[int]] = defaultdict(list)
-    for number, shingles in enumerate(own):
-        for shingle in shingles:
+    for number, question in enumerate(evaluation):
+        if len(question.words) < _SIZE:
+            short.setdefault(question.words, number)
+        own.append(wanted[number] - template or wanted[number])
+        for shingle in own[number] if len(question.words) >= _SIZE else ():
             index[shingle].append(number)
-    sizes = sorted({len(shingle) for shingle in index} - {_SIZE})
     found = {}
     for place, question in enumerate(questions):
-        runs = held[place].union(*(question.shingles(size) for size in sizes))
-        shared = Counter(number for run in runs for number in index.get(run, ()))
+        if question.words and question.words in short:
+            found[place] = (short[question.words], 1.0)
+            continue
+        shared = Counter(number for run in held[place] for number in index.get(run, ()))
         shares: dict[int, float] = {
             number: count / len(own[number])
             for number, count in shared.items()

@@ -11,7 +11,13 @@ from katlit.batch import Prompt
 
 # Numbers with their decimals, characters of scripts without spaces, words, and each sign but the light ones:
 # `3 + 5` and `3 - 5` are two questions, `3 + 5?` and `3 + 5` are one.
-_TOKEN = re.compile(r"\d+(?:\.\d+)?|[\u3040-\u30ff\u3400-\u9fff]|[^\W\d_]+|[^\w\s.,;:!?\"'`´‘’“”]")
+_TOKEN = re.compile(
+    r"\d+(?:\.\d+)?|\.\d+|[\u3040-\u30ff\u3400-\u9fff]|[^\W\d_]+|!=|(?<=[\w)])!(?=\s*[-+*/^=)])|(?<=\w)'(?=\()"
+    r"|(?<=\d):(?=\d)|[^\w\s.,;:!?\"'`´‘’“”„«»…¡¿。、؟،؛「」$]"
+)
+# What Unicode's normal form would glue to the number before it: 10² would be 102, 2½ would be 21⁄2.
+_RAISED, _FRACTION = re.compile("[²³¹⁰-ⁿ]+"), re.compile("[¼-¾⅐-⅞]")
+_DASH = re.compile("[\u2010-\u2015\u2212]")
 _IN_NUMBERS = re.compile(r"(?<=\d),(?=\d{3})")
 _COMMON_SHARE = 0.01  # of all questions
 _COMMON_AT_LEAST = 10
@@ -21,7 +27,8 @@ Shingle = tuple[str, ...]
 
 def words_of(text: str) -> tuple[str, ...]:
     """The words, numbers and signs of a text, whatever its case, white space and punctuation are."""
-    plain = unicodedata.normalize("NFKC", text).casefold()
+    apart = _FRACTION.sub(r" \g<0>", _RAISED.sub(r"^\g<0>", text))
+    plain = _DASH.sub("-", unicodedata.normalize("NFKC", apart)).casefold()
     return tuple(_TOKEN.findall(_IN_NUMBERS.sub("", plain)))
 
 
@@ -31,7 +38,7 @@ class Question:
 
     Attributes:
         prompt: The prompt.
-        words: Words of all its turns, one after the other.
+        words: Words of all its turns but the system's, one after the other.
     """
 
     prompt: Prompt
@@ -40,7 +47,8 @@ class Question:
     @classmethod
     def of(cls, prompt: Prompt) -> "Question":
         """Read a prompt."""
-        turns = (str(turn.get("content") or "") for turn in prompt["messages"])
+        said = [turn for turn in prompt["messages"] if turn["role"] != "system"]
+        turns = (str(turn.get("content") or "") for turn in said)
         return cls(prompt, tuple(word for turn in turns for word in words_of(turn)))
 
     @cached_property
@@ -55,6 +63,8 @@ class Question:
 
     def shingles(self, size: int) -> frozenset[Shingle]:
         """All runs of so many words; of a shorter question all its words are one."""
+        if not self.words:
+            return frozenset()
         size = min(size, len(self.words))
         return frozenset(self.words[start : start + size] for start in range(len(self.words) - size + 1))
 

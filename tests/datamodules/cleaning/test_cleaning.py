@@ -37,6 +37,13 @@ def near(one: str, other: str, references: tuple[str, str] = ("", "")) -> bool:
         ("何個ですか", ("何", "個", "で", "す", "か")),
         ("snake_case", ("snake", "case")),
         ("...", ()),
+        (".5 + 1", (".5", "+", "1")),
+        ("10² ≠ 2½", ("10", "^", "2", "≠", "2", "1", "⁄", "2")),
+        ("5! + 3", ("5", "!", "+", "3")),
+        ("f'(2)", ("f", "'", "(", "2", ")")),
+        ("3:4", ("3", ":", "4")),
+        ("x != y", ("x", "!=", "y")),
+        ("17 − 5؟", ("17", "-", "5")),
     ],
 )
 def test_words(text: str, words: tuple[str, ...]) -> None:
@@ -54,6 +61,21 @@ def test_words(text: str, words: tuple[str, ...]) -> None:
 )
 def test_exact_duplicates(one: str, other: str, same: bool) -> None:
     assert exact_duplicates([question(one), question(other)]) == ({1: 0} if same else {})
+
+
+def test_another_reference_makes_the_same_words_another_question() -> None:
+    pairs = [question("Solve it", reference) for reference in ("1", "2", "", "2")]
+    assert exact_duplicates(pairs) == {2: 0, 3: 1}
+
+
+def test_a_system_turn_is_no_part_of_the_question_but_makes_another_prompt() -> None:
+    told = question(EGGS)
+    system = {"role": "system", "content": "You are a very careful tutor who always explains each step."}
+    told.prompt["messages"].insert(0, system)
+    asked = question(EGGS)
+    assert Question.of(told.prompt).words == asked.words
+    assert exact_duplicates([asked, Question.of(told.prompt)]) == {}
+    assert leaks([asked], [Question.of(told.prompt)], 0.7) == {0: (0, 1.0)}
 
 
 def test_a_question_with_other_tools_is_another() -> None:
@@ -128,7 +150,10 @@ def test_leaks(text: str, found: bool) -> None:
     ("text", "held", "found"),
     [
         ("Compute 9 - 6 - 4.", "Compute 9 - 6.", False),
-        ("Please compute 9 - 6.", "Compute 9 - 6", True),
+        ("Please compute 9 - 6.", "Compute 9 - 6", False),
+        ("compute 9 - 6", "Compute 9 - 6!", True),
+        ("Why is the sky blue?", "Why?", False),
+        ("Why is the sky blue?", "...", False),
         ("What is it?", "What is it", True),
         ("", "What is it", False),
     ],

@@ -73,8 +73,9 @@ def _sources(data: Any) -> Iterator[Mapping[str, Any]]:
         if "class_path" in data and ("path" in arguments or "families" in arguments):
             yield data
         else:
-            for item in data.values():
-                yield from _sources(item)
+            for name, item in data.items():
+                if name != "evaluation":  # of `CleanedPrompts`: what is not trained on
+                    yield from _sources(item)
 
 
 def _described(source: Mapping[str, Any]) -> str:

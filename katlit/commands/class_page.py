@@ -51,7 +51,8 @@ def _spelled(annotation: Any) -> str:
 def _value(default: Any) -> str:
     """A default; of an object the class, whose own settings have a page of their own."""
     plain = isinstance(default, str | int | float | bool | tuple | list | dict | None)
-    return repr(default) if plain else f"{type(default).__name__}(...)"
+    made = repr(default) == "<factory>"  # a dataclass's, each time anew
+    return repr(default) if plain else "(made anew)" if made else f"{type(default).__name__}(...)"
 
 
 def _docstring(owner: type) -> Docstring:

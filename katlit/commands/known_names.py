@@ -73,15 +73,22 @@ def parameters_of(owner: type) -> dict[str, inspect.Parameter]:
     """The arguments of a class by name, with those that its constructor passes on to its bases."""
     found: dict[str, inspect.Parameter] = {}
     for base in inspect.getmro(owner):
-        parameters = list(inspect.signature(base).parameters.values()) if "__init__" in vars(base) else []
+        parameters = list(_arguments(base)) if "__init__" in vars(base) else []
         kinds = {parameter.kind for parameter in parameters}
         named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
         for parameter in parameters:
             if parameter.kind in named:
                 found.setdefault(parameter.name, parameter)
-        if kinds and inspect.Parameter.VAR_KEYWORD not in kinds:
+        if "__init__" in vars(base) and inspect.Parameter.VAR_KEYWORD not in kinds:
             break
     return found
+
+
+def _arguments(owner: type) -> Iterable[inspect.Parameter]:
+    try:
+        return inspect.signature(owner).parameters.values()
+    except ValueError:  # of a class written in C
+        return ()
 
 
 def class_at(path: str) -> type | None:
@@ -89,7 +96,7 @@ def class_at(path: str) -> type | None:
     module, _, name = path.rpartition(".")
     try:
         found = getattr(import_module(module), name, None)
-    except (ImportError, ValueError):
+    except (ImportError, ValueError, TypeError):
         return None
     return found if isinstance(found, type) else None
 

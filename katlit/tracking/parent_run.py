@@ -1,9 +1,13 @@
 """The MLflow run that the stages of one experiment hang under."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from katlit.tracking.mlflow import check_tracking, client_of, create_run, refusals
+from katlit.tracking.redaction import redact
+
+logger = logging.getLogger(__name__)
 
 
 def start_parent_run(tracking_uri: str, experiment: str, name: str, tags: Mapping[str, str]) -> str:
@@ -38,13 +42,19 @@ def reopen_run(tracking_uri: str, run_id: str) -> bool:
 
 def log_to_run(tracking_uri: str, run_id: str, files: Sequence[Path], metrics: Mapping[str, float]) -> None:
     """Add files (as artifacts, under their names) and final numbers to a run, such as the parent's report."""
-    client = client_of(tracking_uri)
-    for file in files:
-        client.log_artifact(run_id, str(file))
-    for key, value in metrics.items():
-        client.log_metric(run_id, key, value)
+    with refusals(tracking_uri):
+        client = client_of(tracking_uri)
+        for file in files:
+            client.log_artifact(run_id, str(file))
+        for key, value in metrics.items():
+            client.log_metric(run_id, key, value)
 
 
 def finish_parent_run(tracking_uri: str, run_id: str, *, failed: bool = False) -> None:
     """Close the parent run."""
-    client_of(tracking_uri).set_terminated(run_id, "FAILED" if failed else "FINISHED")
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client_of(tracking_uri).set_terminated(run_id, "FAILED" if failed else "FINISHED")
+    except MlflowException as error:  # what was trained does not depend on it
+        logger.warning("MLflow at %s: the run %s stays open (%s)", redact(tracking_uri), run_id, error)

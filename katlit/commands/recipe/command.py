@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -12,13 +11,13 @@ from pathlib import Path
 from textwrap import indent
 
 from katlit.commands.recipe.done import Mark, Marks, keys_of
-from katlit.commands.recipe.process import Commands, alone
+from katlit.commands.recipe.process import Commands, alone, shown
 from katlit.commands.recipe.reader import read_recipe
 from katlit.commands.recipe.recipe import Recipe
-from katlit.commands.recipe.steps import Step, card_words, report_words, steps
+from katlit.commands.recipe.steps import CHECKPOINTS, Step, card_words, report_words, steps
 from katlit.commands.settings_files import settings_file
 from katlit.errors import UserError
-from katlit.output import require_writable, set_aside
+from katlit.output import replace_file, require_writable, set_aside
 from katlit.tracking.mlflow import PARENT_RUN_VARIABLE, default_tracking_uri
 from katlit.tracking.parent_run import finish_parent_run, log_to_run, reopen_run, start_parent_run
 
@@ -74,10 +73,10 @@ def overview(recipe: Recipe) -> str:
 
     plan, marks = steps(recipe), Marks(recipe.output / _FOLDER)
     text = []
-    for step, key in zip(plan, keys_of(plan), strict=True):
+    for step, key in zip(plan, keys_of(plan, recipe.output), strict=True):
         state = "done" if marks.is_done(step, key) else "to do"
         reads = ", ".join(map(str, step.reads)) or "the settings' models and data"
-        text += [f"{step.name} ({state})", f"  $ {_shown(step.words)}"]
+        text += [f"{step.name} ({state})", f"  $ {shown(step.words)}"]
         text += [f"  reads {reads}", f"  writes {step.writes}", ""]
         if step.trains:
             text += [indent(checks.memory(recipe, step), "  "), ""]
@@ -89,13 +88,22 @@ def run(recipe: Recipe) -> None:
     plan, marks = steps(recipe), Marks(recipe.output / _FOLDER)
     with alone(recipe.output / _FOLDER) as lock, _parent_run(recipe) as (uri, parent):
         commands = Commands(lock, os.environ | {PARENT_RUN_VARIABLE: parent})
-        for step, key in zip(plan, keys_of(plan), strict=True):
+        ran = []
+        for step, key in zip(plan, keys_of(plan, recipe.output), strict=True):
             if marks.is_done(step, key):
                 sys.stdout.write(f"{step.name}: done before\n")
             else:
                 _run(step, key, marks, commands)
-        if recipe.evaluation is not None:
-            _conclude(recipe, _seconds(plan, marks), uri, parent, commands)
+                ran.append(step)
+        if recipe.evaluation is None:
+            return
+        seconds = _seconds(plan, marks)
+        if ran or not (recipe.output / "report.json").is_file():
+            commands.call(report_words(recipe, seconds))
+            # Nobody can have changed the card of a model that was trained just now.
+            again = ["--overwrite"] if any(step.trains for step in ran) else []
+            commands.call([*card_words(recipe), *again])
+        _conclude(recipe, seconds, uri, parent)
 
 
 def _run(step: Step, key: str, marks: Marks, commands: Commands) -> None:
@@ -110,7 +118,7 @@ def _run(step: Step, key: str, marks: Marks, commands: Commands) -> None:
     marks.write(step, Mark(key, done=False, seconds=before))
     started = time.perf_counter()
     try:
-        _call(words, commands)
+        commands.call(words)
     except BaseException:
         marks.write(step, Mark(key, done=False, seconds=before + time.perf_counter() - started))
         raise
@@ -119,24 +127,9 @@ def _run(step: Step, key: str, marks: Marks, commands: Commands) -> None:
 
 def _clear(folder: Path) -> None:
     """Put the checkpoints of other settings aside, so that a run that goes on finds its own only."""
-    checkpoints = folder / "checkpoints"
+    checkpoints = folder / CHECKPOINTS
     if checkpoints.is_dir():
         set_aside([checkpoints], folder)
-
-
-def _call(words: Sequence[str], commands: Commands) -> None:
-    """Print and run a command."""
-    sys.stdout.write(f"\n$ {_shown(words)}\n")
-    sys.stdout.flush()
-    if failed := commands.status(words):
-        raise UserError(
-            f"the command above failed with status {failed}; mend it and call `katlit run` again, "
-            "which goes on from here"
-        )
-
-
-def _shown(words: Sequence[str]) -> str:
-    return shlex.join(["katlit", *words])
 
 
 def _seconds(plan: Sequence[Step], marks: Marks) -> dict[str, float]:
@@ -153,13 +146,16 @@ def _parent_run(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """The MLflow run that the steps hang under: that of the call before, where there was one."""
     uri = default_tracking_uri("outputs")
     file = recipe.output / _FOLDER / "parent.json"
-    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    parent = known.get("run_id") if known.get("uri") == uri else None
-    if parent is None or not reopen_run(uri, parent):
-        name = f"{recipe.name} seed {recipe.seed}"
+    name = f"{recipe.name} seed {recipe.seed}"
+    wanted = {"uri": uri, "experiment": recipe.experiment, "name": name}
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    parent = known.pop("run_id", None)
+    if parent is None or known != wanted or not reopen_run(uri, parent):
         parent = start_parent_run(uri, recipe.experiment, name, {"seed": str(recipe.seed)})
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"uri": uri, "run_id": parent}) + "\n", encoding="utf-8")
+        replace_file(file, json.dumps(wanted | {"run_id": parent}) + "\n")
     failed = True
     try:
         yield uri, parent
@@ -168,10 +164,8 @@ def _parent_run(recipe: Recipe) -> Iterator[tuple[str, str]]:
         finish_parent_run(uri, parent, failed=failed)
 
 
-def _conclude(recipe: Recipe, seconds: dict[str, float], uri: str, parent: str, commands: Commands) -> None:
-    """Write the report and the card, keep both, and print the headline."""
-    _call(report_words(recipe, seconds), commands)
-    _call(card_words(recipe), commands)
+def _conclude(recipe: Recipe, seconds: dict[str, float], uri: str, parent: str) -> None:
+    """Keep the report in the parent run, and print the headline."""
     report = json.loads((recipe.output / "report.json").read_text(encoding="utf-8"))
     ratios = {name: report["headline"][name] for name in ("token_ratio", "accuracy_gap")}
     files = [recipe.output / name for name in ("report.md", "pareto.png", "report.json")]

@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from katlit.commands.recipe.steps import Step
 from katlit.commands.settings_files import settings_file
@@ -55,44 +58,65 @@ class Marks:
         return self._folder / f"{step.name}.json"
 
 
-def keys_of(steps: Sequence[Step]) -> list[str]:
-    """The key of each step: its words, the files that these name, and the keys of the steps that it reads."""
+def keys_of(steps: Sequence[Step], output: Path) -> Iterator[str]:
+    """The key of each step: its words, the files and models that these name, and the keys of what it reads.
+
+    Each is made when it is asked for, so that a step's key is of what is there when the step begins.
+
+    Args:
+        steps: Steps in their order.
+        output: Folder that they write to; what is in there is known by the keys.
+    """
     written: dict[Path, str] = {}
-    keys = []
     for step in steps:
         before = [key for path, key in written.items() if path in step.reads]
-        content = [version("katlit"), step.words, _contents(step.words), before]
-        keys.append(hashlib.sha256(json.dumps(content).encode()).hexdigest())
-        written[step.writes.parent] = keys[-1]
-    return keys
+        content = [version("katlit"), step.words, _contents(step.words, output), before]
+        key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        written[step.writes.parent] = key
+        yield key
 
 
-def _contents(words: Sequence[str]) -> list[str]:
-    """Fingerprints of the files that a command line names: settings, and files of data."""
-    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(set(_files(words)))]
-
-
-def _files(words: Sequence[str]) -> Iterator[Path]:
+def _contents(words: Sequence[str], output: Path) -> list[str]:
+    """Fingerprints of the files and models that a command line names, in its settings files too."""
+    texts = {word.partition("=")[2] for word in words if "=" in word}
+    found = []
     for before, word in zip(["", *words], words, strict=False):
         if before == "-c":
-            yield settings_file(word)
-        elif "=" in word:
-            value = word.partition("=")[2]
-            yield from (Path(text) for text in _texts(value) if Path(text).is_file())
+            settings = settings_file(word).read_text(encoding="utf-8")
+            found.append(hashlib.sha256(settings.encode()).hexdigest())
+            texts |= set(_texts(yaml.safe_load(settings)))
+    named = {text for value in texts for text in _texts(_read(value))}
+    # Python's `Path.is_file` fails on a text that is too long for a name.
+    files = {Path(text) for text in named if os.path.isfile(text)}  # noqa: PTH113
+    models = {Path(text) for text in named if os.path.isfile(f"{text}/config.json")}  # noqa: PTH113
+    places = sorted(place for place in files | models if not place.is_relative_to(output))
+    return found + [_fingerprint(place) for place in places]
 
 
-def _texts(value: str) -> Iterator[str]:
-    """All texts in a value that may be JSON."""
+def _fingerprint(place: Path) -> str:
+    """Of a file its content; of a folder with a model the names, sizes and times of its files."""
+    if place.is_file():
+        with place.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    files = (path for path in sorted(place.glob("*")) if path.is_file())
+    return repr([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files])
+
+
+def _read(value: str) -> Any:
     try:
-        read: Any = json.loads(value)
+        return json.loads(value)
     except ValueError:
-        read = value
-    left = [read]
+        return value
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in a value that may be the name of a file or folder."""
+    left = [value]
     while left:
         one = left.pop()
         if isinstance(one, dict):
             left += one.values()
         elif isinstance(one, list):
             left += one
-        elif isinstance(one, str) and len(one) < 1000 and "\0" not in one:
+        elif isinstance(one, str) and one and "\0" not in one:
             yield one

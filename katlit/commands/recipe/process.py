@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -30,16 +31,21 @@ def alone(folder: Path) -> Iterator[int]:
     file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     before = signal.signal(signal.SIGTERM, _end)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(file, folder)
         yield file
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        os.close(file)
+
+
+def _lock(file: int, folder: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise UserError(
             f"output: another `katlit run`, or a command of one, still works in {folder.parent}; "
             f"wait for it, or end it (`fuser {folder / 'lock'}` names it)"
         ) from error
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        os.close(file)
 
 
 def _end(_number: int, _frame: FrameType | None) -> NoReturn:
@@ -58,6 +64,20 @@ class Commands:
     lock: int
     environment: Mapping[str, str]
 
+    def call(self, words: Sequence[str]) -> None:
+        """Print and run a command.
+
+        Raises:
+            UserError: where it fails.
+        """
+        sys.stdout.write(f"\n$ {shown(words)}\n")
+        sys.stdout.flush()
+        if failed := self.status(words):
+            raise UserError(
+                f"the command above failed with status {failed}; mend it and call `katlit run` again, "
+                "which goes on from here"
+            )
+
     def status(self, words: Sequence[str]) -> int:
         """Run `katlit` with these words; its exit status. It does not outlive an ordinary end of ours."""
         program = [sys.executable, "-m", "katlit.cli", *words]
@@ -71,3 +91,8 @@ class Commands:
             process.terminate()
             process.wait()
             raise
+
+
+def shown(words: Sequence[str]) -> str:
+    """A command as a shell takes it."""
+    return shlex.join(["katlit", *words])

@@ -1,5 +1,6 @@
 """Reads a recipe: all of its mistakes at once, each with its line."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,9 @@ import yaml
 from katlit.commands.known_names import hint
 from katlit.commands.recipe.places import Places
 from katlit.commands.recipe.recipe import Overlay, Recipe
-from katlit.commands.recipe.steps import STAGES
+from katlit.commands.recipe.steps import OWNED, STAGES
 from katlit.commands.settings_files import settings_file
-from katlit.errors import UserError
+from katlit.errors import UserError, first_line
 
 _PARTS = ("settings", "set")
 _KEYS = ("name", "experiment", "output", "seed", "model", "teacher", "prompts", "heldout", "settings", "set",
@@ -32,7 +33,10 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> tuple[Recipe, list[s
     Raises:
         UserError: where it cannot be read at all.
     """
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8: {error}") from error
     values = yaml.safe_load(text)
     if not isinstance(values, dict):
         raise UserError(f"{path}: a recipe is a mapping with the keys {', '.join(_KEYS)}")
@@ -48,14 +52,21 @@ def _change(values: dict[str, Any], change: str) -> None:
         raise UserError(
             f"--set {change!r}: give KEY=VALUE, such as seed=2 or stages.distill.set.trainer.max_steps=10"
         )
-    head, is_inside, tail = key.partition("set.")
-    parts = [part for part in head.split(".") if part] + (["set", tail] if is_inside else [])
+    parts = key.split(".")
+    if "set" in parts:  # what follows is a whole key of the settings
+        inside = parts.index("set") + 1
+        parts = [*parts[:inside], ".".join(parts[inside:])]
     section = values
     for part in parts[:-1]:
-        section = section.setdefault(part, {})
+        if section.get(part) is None:
+            section[part] = {}
+        section = section[part]
         if not isinstance(section, dict):
             raise UserError(f"--set {change!r}: {part} is no section")
-    section[parts[-1]] = yaml.safe_load(value)
+    try:
+        section[parts[-1]] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {change!r}: the value is not YAML ({first_line(error)})") from error
 
 
 class _Reader:
@@ -94,7 +105,7 @@ class _Reader:
             heldout=self._source(values.get("heldout"), "heldout"),
             common=self._overlay({key: values[key] for key in _PARTS if key in values}, ()),
             evaluation=None if evaluation is None else self._overlay(evaluation, ("evaluation",)),
-            evaluate_base=values.get("evaluate_base", False) is True,
+            evaluate_base=self._switch(values, "evaluate_base"),
             stages={stage: self._overlay(stages[stage], ("stages", stage)) for stage in given},
             places=self._places,
         )  # fmt: skip
@@ -113,19 +124,28 @@ class _Reader:
                 found.append(str(file))
             except UserError as error:
                 self._say((*path, "settings", str(number)), str(error))
-        return Overlay(tuple(found), self._mapping(section.get("set"), (*path, "set")))
+        values = self._mapping(section.get("set"), (*path, "set"))
+        for key in OWNED.keys() & values.keys():
+            self._say((*path, "set", key), f"is the recipe's own; give {OWNED[key]}")
+        return Overlay(tuple(found), {key: value for key, value in values.items() if key not in OWNED})
 
     def _source(self, value: Any, key: str) -> Any:
         """A source of prompts; a bare path is a file of questions with mathematical answers."""
         if value is None or (isinstance(value, dict) and "class_path" in value):
             return value
-        if isinstance(value, str) and Path(value).suffix and not Path(value).is_file():
+        if isinstance(value, str) and Path(value).suffix and not os.path.isfile(value):  # noqa: PTH113 (Path's has limits)
             self._say((key,), f"no file {value!r} here")
         if isinstance(value, str):
             arguments = {"path": value, "verifier": "math"}
             return {"class_path": "katlit.datamodules.FilePrompts", "init_args": arguments}
         self._say((key,), f"{value!r} is neither a file nor a class_path with init_args")
         return None
+
+    def _switch(self, values: Mapping[str, Any], key: str) -> bool:
+        value = values.get(key, False)
+        if not isinstance(value, bool):
+            self._say((key,), f"{value!r} is neither true nor false")
+        return value is True
 
     def _seed(self, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int):

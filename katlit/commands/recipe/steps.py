@@ -14,6 +14,13 @@ STAGES = {
     "cold_start": "data.init_args.prompts",
     "step_srpo": "data.init_args.train",
 }
+CHECKPOINTS = "checkpoints"
+# What says where steps write is the recipe's own.
+OWNED = {
+    "trainer.default_root_dir": "output", "checkpoint.directory": "output",
+    "data.init_args.cache_dir": "output",
+    "seed_everything": "seed", "ckpt_path": "nothing: a second call goes on by itself",
+}  # fmt: skip
 BASE = "base"  # the model before all stages
 BACKBONE = "model.init_args.backbone.init_args"
 _LABELLED = ("distill", "cold_start")
@@ -67,7 +74,11 @@ def evaluation_file(recipe: Recipe, stage: str) -> Path:
 
 
 def _train(recipe: Recipe, stage: str, before: str | None) -> list[Step]:
-    values: dict[str, Any] = {"trainer.default_root_dir": str(recipe.output / stage)}
+    folder = recipe.output / stage
+    values: dict[str, Any] = {
+        "trainer.default_root_dir": str(folder),
+        "checkpoint.directory": str(folder / CHECKPOINTS),
+    }
     if before is None:
         start = () if stage == "distill" else (Path(recipe.model),)
         values[f"{BACKBONE}.model" if stage == "distill" else f"{BACKBONE}.init_from"] = recipe.model
@@ -118,7 +129,9 @@ def _words(recipe: Recipe, own: Overlay, values: dict[str, Any]) -> list[str]:
 
 
 def _spelled(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, default=str).strip('"')
 
 
 def report_words(recipe: Recipe, seconds: dict[str, float]) -> list[str]:
@@ -132,5 +145,4 @@ def report_words(recipe: Recipe, seconds: dict[str, float]) -> list[str]:
 def card_words(recipe: Recipe) -> list[str]:
     """`katlit card` of the last stage's model."""
     last: Sequence[str] = list(recipe.stages)
-    evaluation = evaluation_file(recipe, last[-1])
-    return ["card", str(exported(recipe, last[-1])), f"--evaluation={evaluation}", "--overwrite"]
+    return ["card", str(exported(recipe, last[-1])), f"--evaluation={evaluation_file(recipe, last[-1])}"]

@@ -86,8 +86,9 @@ def test_a_second_call_repeats_nothing(commands: Played, capsys: pytest.CaptureF
     assert "$ katlit fit -c stage/distill.yaml -c own.yaml --seed_everything=1" in capsys.readouterr().out
     commands.called.clear()
     assert katlit() == 0
-    assert commands.called == END
+    assert commands.called == []
     assert len(commands.parents) == 1
+    assert "tokens of auto / on: 0.70" in capsys.readouterr().out
 
 
 def test_a_failure_is_gone_on_from(commands: Played, capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,6 +135,8 @@ def test_what_has_changed_is_done_again_with_all_that_follows(
     assert katlit(*words) == 0
     assert commands.called == again + END
     assert not any("--ckpt_path" in word for word in commands.words[-3])
+    assert (commands.words[-1][-1] == "--overwrite") == any(name.startswith("fit") for name in again)
+    assert len(commands.parents) == (2 if change == "seed" else 1)
     if "fit cold_start" in again:
         assert Path("out/cold_start/aside-1/checkpoints").is_dir()
 
@@ -145,11 +148,19 @@ def test_a_damaged_mark_is_no_mark(commands: Played) -> None:
     commands.called.clear()
     assert katlit() == 0
     assert commands.called == ["test base", *END]
+    assert commands.words[-1][0] == "card"
+    assert "--overwrite" not in commands.words[-1]  # the user may have changed it since
+    Path("out/.steps/parent.json").write_text("")
+    assert katlit() == 0
 
 
-def test_data_that_has_changed_is_seen(commands: Played) -> None:
+@pytest.mark.parametrize("named", ["recipe", "settings"])
+def test_data_that_have_changed_are_seen(commands: Played, named: str) -> None:
     Path("questions.jsonl").write_text("{}\n")
-    Path("mine.yaml").write_text(RECIPE + "prompts: questions.jsonl\n")
+    if named == "recipe":
+        Path("mine.yaml").write_text(RECIPE + "prompts: questions.jsonl\n")
+    else:
+        Path("own.yaml").write_text("data: {init_args: {prompts: {init_args: {path: questions.jsonl}}}}\n")
     assert katlit() == 0
     Path("questions.jsonl").write_text("{}\n{}\n")
     commands.called.clear()
@@ -197,3 +208,34 @@ def test_a_command_ends_with_run_or_keeps_others_off(ends: signal.Signals, tmp_p
             time.sleep(0.01)
     with alone(tmp_path / "steps"):
         assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_model_that_has_changed_is_seen(commands: Played) -> None:
+    Path("student").mkdir()
+    Path("student/config.json").write_text("{}")
+    assert katlit() == 0
+    commands.called.clear()
+    Path("student/config.json").write_text('{"a": 1}')
+    assert katlit() == 0
+    assert commands.called == NAMES + END
+
+
+def test_a_step_depends_on_what_was_there_when_it_began(commands: Played) -> None:
+    """Settings that are changed while an earlier step runs are those that the later one runs with."""
+    Path("mine.yaml").write_text(
+        RECIPE.replace("[stage/cold_start.yaml]", "[stage/cold_start.yaml, own.yaml]")
+    )
+    changed = commands.leave
+
+    def leave(command: str, root: Path | None) -> None:
+        if root is not None and root.name == "distill" and command == "test":
+            Path("own.yaml").write_text("trainer: {max_steps: 5}\n")
+        changed(command, root)
+
+    commands.leave = leave  # type: ignore[method-assign]
+    Path("mine.yaml").write_text(Path("mine.yaml").read_text().replace("yaml, own.yaml", "yaml", 1))
+    assert katlit() == 0
+    commands.called.clear()
+    commands.leave = changed  # type: ignore[method-assign]
+    assert katlit() == 0
+    assert commands.called == []

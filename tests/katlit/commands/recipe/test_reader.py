@@ -25,6 +25,7 @@ stages:
 BAD = """\
 names: mine
 seed: one
+evaluate_base: "yes"
 prompts: missing.jsonl
 heldout: [1]
 settings: [base.yaml, bsae.yaml]
@@ -34,7 +35,7 @@ stages:
   step_srpo:
     settings: stage/step_srpo.yaml
     set: [1]
-  cold_start: {sett: {}}
+  cold_start: {sett: {}, set: {ckpt_path: last}}
 """
 
 
@@ -74,13 +75,14 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     found = [mistake.removeprefix(f"{path}:") for mistake in mistakes]
     wanted = [
         (1, "names: no such key; the nearest is name"),
-        (8, "stages.distil: no such key; the nearest is distill"),
-        (7, "stages: the stages follow each other"), (1, "model: no model"), (2, "seed: 'one'"),
-        (3, "prompts: no file 'missing.jsonl' here"), (4, "heldout: [1] is neither"),
-        (5, "settings.1: settings file 'bsae.yaml' does not exist; did you mean base.yaml"),
-        (6, "evaluation: 3 is no mapping"),
-        (10, "stages.step_srpo.settings: 'stage/step_srpo.yaml' is no list"),
-        (11, "stages.step_srpo.set: [1] is no mapping"), (12, "stages.cold_start.sett: no such key"),
+        (9, "stages.distil: no such key; the nearest is distill"),
+        (8, "stages: the stages follow each other"), (1, "model: no model"), (2, "seed: 'one'"),
+        (4, "prompts: no file 'missing.jsonl' here"), (5, "heldout: [1] is neither"),
+        (6, "settings.1: settings file 'bsae.yaml' does not exist; did you mean base.yaml"),
+        (7, "evaluation: 3 is no mapping"),
+        (11, "stages.step_srpo.settings: 'stage/step_srpo.yaml' is no list"),
+        (12, "stages.step_srpo.set: [1] is no mapping"), (13, "stages.cold_start.sett: no such key"),
+        (13, "stages.cold_start.set.ckpt_path: is the recipe's own"), (3, "evaluate_base: 'yes' is neither"),
     ]  # fmt: skip
     assert len(found) == len(wanted)
     for line, words in wanted:
@@ -107,7 +109,17 @@ def test_mistakes_in_the_steps_settings_are_told_too(
     assert error.splitlines()[-1] == f"katlit: error: {path}: 5 mistakes, named above"
 
 
-@pytest.mark.parametrize("change", ["seed", "=1", "name.x=1"])
+def test_changes_reach_whole_keys_of_settings_and_empty_stages(tmp_path: Path) -> None:
+    path = written(tmp_path, "model: student\nstages: {distill: }\n")
+    changes = ["stages.distill.set.trainer.x=a=b", "prompts.class_path=P", "prompts.init_args.dataset.path=z"]
+    recipe, mistakes = read_recipe(path, [*changes, "set.when=2024-01-01"])
+    assert mistakes == []
+    assert recipe.stages["distill"].set == {"trainer.x": "a=b"}
+    assert recipe.prompts == {"class_path": "P", "init_args": {"dataset": {"path": "z"}}}
+    assert "--when=2024-01-01" in steps(recipe)[-1].words
+
+
+@pytest.mark.parametrize("change", ["seed", "=1", "name.x=1", "name=[1"])
 def test_a_change_that_is_none(tmp_path: Path, change: str) -> None:
     with pytest.raises(UserError, match="--set"):
         read_recipe(written(tmp_path, "name: mine\nmodel: student\nstages: {distill: {}}\n"), [change])

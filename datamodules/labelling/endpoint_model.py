@@ -104,6 +104,8 @@ class EndpointModel(ChatModel):
         requests: Sequence[tuple[dict[str, Any], int]],
         sampling: SamplingParameters,
         keep: Callable[[int, Said], None],
+        *,
+        known: bool,
     ) -> None:
         drawn = {
             "temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": sampling.max_tokens,
@@ -112,6 +114,7 @@ class EndpointModel(ChatModel):
             [ChatRequest(drawn | asked, seed) for asked, seed in requests],
             name_at_endpoint(self.directory),
             lambda number, reply: keep(number, asdict(reply)),
+            known=known,
         )
         self._tally.attempts += tally.attempts
         self._tally.answered += tally.answered

@@ -74,6 +74,7 @@ class _Queue:
     model: str
     more: Mapping[str, Any]
     keep: Callable[[int, Reply], None]
+    known: bool  # whether the server has answered such requests before
     tally: Tally = field(default_factory=Tally)
     tokens: float = 0.0  # of all replies, with their prompts
     rest: float = 0.0  # until when the server is left alone, by the monotonic clock
@@ -118,6 +119,7 @@ class ChatClient:
         more: Mapping[str, Any],
         concurrency: int,
         keep: Callable[[int, Reply], None],
+        known: bool,
     ) -> Tally:
         """Send all requests; see `katlit.engines.ChatEndpoint.chat`.
 
@@ -127,8 +129,10 @@ class ChatClient:
             more: What every body has more.
             concurrency: Requests in flight.
             keep: Receives each reply with the number of its request.
+            known: Whether such requests have been answered before; a server that refuses some then is none
+                that never answers.
         """
-        queue = _Queue(iter(enumerate(requests)), min(concurrency, len(requests)), model, more, keep)
+        queue = _Queue(iter(enumerate(requests)), min(concurrency, len(requests)), model, more, keep, known)
         try:
             asyncio.run(self._run(queue))
         except ExceptionGroup as group:
@@ -162,10 +166,12 @@ class ChatClient:
         for number, request in queue.waiting:
             body = {"model": queue.model} | dict(request.body) | {"seed": request.seed} | dict(queue.more)
             body = {name: value for name, value in body.items() if value is not None}
-            reason = await self._reply(session, queue, number, body)
-            if reason is not None:
+            lost = await self._reply(session, queue, number, body)
+            if lost is not None:
+                reason, refused = lost
                 queue.tally.lost[reason] += 1
-                queue.tally.lost_in_a_row += 1
+                if not (refused and (queue.known or queue.tally.answered)):
+                    queue.tally.lost_in_a_row += 1
                 if queue.tally.lost_in_a_row >= max(_HOPELESS, queue.workers):
                     raise UserError(
                         f"{self._url}: {queue.tally.lost_in_a_row} requests in a row got no reply, the last "
@@ -174,14 +180,14 @@ class ChatClient:
 
     async def _reply(
         self, session: aiohttp.ClientSession, queue: _Queue, number: int, body: dict[str, Any]
-    ) -> str | None:
-        """Ask until there is a reply; why there is none, in the end."""
+    ) -> tuple[str, bool] | None:
+        """Ask until there is a reply; why there is none, in the end, and whether it was refused."""
         for attempt in range(1, self._retries + 2):
             reserved = await self._wait_for_turn(queue, body)
             try:
                 reply = await self._attempt(session, queue, body)
             except _RefusedError as refusal:
-                return str(refusal)
+                return str(refusal), True
             except _AgainError as error:
                 reason = str(error)
                 pause = backoff(attempt, self._longest, self._random)
@@ -198,7 +204,7 @@ class ChatClient:
             queue.tally.lost_in_a_row = 0
             queue.keep(number, reply)
             return None
-        return reason
+        return reason, False
 
     async def _wait_for_turn(self, queue: _Queue, body: Mapping[str, Any]) -> float:
         """Wait as the limits and the server want it; the tokens that are reserved."""

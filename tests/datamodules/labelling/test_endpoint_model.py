@@ -119,6 +119,24 @@ def test_what_has_got_no_reply_is_told_and_its_queries_go_without(
     assert "endpoint:the-model: 5 of 8 requests got no reply, 5 for status 400: " in caplog.text
 
 
+def test_refused_requests_are_no_silence_in_any_later_pass(
+    make: Callable[..., DistillData], truth: tuple[list[Record], int]
+) -> None:
+    """Only what was refused is asked again then, of which there is more than a silent server may lose."""
+    is_refused = lambda body: re.search(r"[24]\+\d", body["messages"][0]["content"])  # noqa: E731
+    with faulty_chat(answer, lambda body: ("too long",) * 9 if is_refused(body) else ()) as server:
+        for share in range(2):
+            make("refusing", server).label_share(share, 2)
+        for _ in range(2):
+            data = make("refusing", server)
+            data.prepare_data()
+            left = [one for one in truth[0] if not one.id.startswith(("2", "4"))]
+            assert read_records(data.records_path()) == left
+            data.records_path().unlink()
+    asked = [body for body in server.bodies if is_refused(body)]
+    assert len(asked) - len({content_hash(body) for body in asked}) >= 2 * 16
+
+
 def read(message: dict[str, Any], thinking: Any, *, words: bool = False, **prompt: Any) -> Any:
     """What is read of one reply."""
     endpoint: Any

@@ -94,6 +94,7 @@ def test_who_is_told_to_wait_waits_and_so_do_all_others() -> None:
             "broken",
             r"16 requests in a row got no reply, the last one for status 500.*what was replied before is",
         ),
+        ("too long", r"16 requests in a row got no reply, the last one for status 400"),
     ],
 )
 def test_a_server_that_never_answers_is_given_up(fault: str, told: str) -> None:

@@ -42,7 +42,7 @@ class ChatModel(ABC):
 
     Prompts that do not fit its context are skipped: they get no samples and no ballots, and `skipped` counts
     them. `rejections` holds what a labeller did not keep of its replies, and `unread` counts the ballots that
-    are no vote. Requests that get no reply are missing among the samples.
+    are no vote. Requests that are refused are missing among the samples.
 
     Args:
         directory: Name of the model.
@@ -64,6 +64,7 @@ class ChatModel(ABC):
         self.engine = engine
         self.sampling = sampling
         self.ballot_tokens = ballot_tokens
+        self.partial = False  # whether another pass asks for what gets no reply in this one
         self.skipped = 0
         self.unread = 0
         self.rejections = Rejections(directory)

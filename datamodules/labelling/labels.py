@@ -191,6 +191,8 @@ class Labels:
         models, prompts = self.models(ask=False), self.prompts()
         share = prompts[number::shares]
         logger.info("labels: share %d of %d, %d of %d prompts", number + 1, shares, len(share), len(prompts))
+        for model in models:
+            model.partial = True
         try:
             self._sources.labeller.check(prompts, models)
             self._sources.labeller.label(share, models, self._sources.accuracy)

@@ -49,7 +49,8 @@ class Tally:
 
     attempts: int = 0
     answered: int = 0
-    lost: Counter[str] = field(default_factory=Counter)  # requests without a reply, by the reason
+    refused: Counter[str] = field(default_factory=Counter)  # requests without a reply, by the reason
+    failed: Counter[str] = field(default_factory=Counter)  # the same, where another time may do
     lost_in_a_row: int = 0
 
 
@@ -169,7 +170,7 @@ class ChatClient:
             lost = await self._reply(session, queue, number, body)
             if lost is not None:
                 reason, refused = lost
-                queue.tally.lost[reason] += 1
+                (queue.tally.refused if refused else queue.tally.failed)[reason] += 1
                 if not (refused and (queue.known or queue.tally.answered)):
                     queue.tally.lost_in_a_row += 1
                 if queue.tally.lost_in_a_row >= max(_HOPELESS, queue.workers):

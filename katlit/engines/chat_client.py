@@ -256,7 +256,7 @@ def _seconds(retry_after: str | None) -> float | None:
 
 
 def _read(text: str) -> Reply:
-    answer = json.loads(text)
+    answer = json.loads(_whole(json.dumps(json.loads(text), ensure_ascii=False)))
     choice = answer["choices"][0]
     message, usage = choice["message"], answer.get("usage") or {}
     return Reply(
@@ -267,6 +267,11 @@ def _read(text: str) -> Reply:
         prompt_tokens=int(usage.get("prompt_tokens") or 0),
         reply_tokens=int(usage.get("completion_tokens") or 0),
     )
+
+
+def _whole(text: str) -> str:
+    """The text with a mark in place of each half of a character, which no file can hold."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _text(value: Any) -> str:

@@ -118,6 +118,16 @@ def test_a_reply_that_takes_too_long_is_asked_for_again() -> None:
     assert (len(replies), tally.attempts) == (4, 8)
 
 
+def test_halves_of_characters_are_marked_and_whole_ones_stay() -> None:
+    said, kept = "\ufeffa \ud83d 😀 \ude00", "\ufeffa \ufffd 😀 \ufffd"
+    call = {"name": said, "arguments": f'{{"a": "{said}"}}'}
+    message = {"content": said, "reasoning_content": said, "tool_calls": [{"function": call}]}
+    with faulty_chat(lambda _: dict(message)) as server:
+        replies, _ = asked(server.url, REQUESTS[:1])
+    assert (replies[0].content, replies[0].reasoning) == (kept, kept)
+    assert replies[0].tool_calls == [{"name": kept, "arguments": f'{{"a": "{kept}"}}'}]
+
+
 def test_the_pace_leaves_no_minute_more_than_its_limit() -> None:
     pace, now, starts = Pace(120), 0.0, []
     for _ in range(600):

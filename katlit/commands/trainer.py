@@ -67,9 +67,18 @@ def _launched(strategy: Any, work: Callable[[], None]) -> None:
 
 
 def _label_together(trainer: Trainer, datamodule: Any) -> None:
-    """What each process does: reply to a share of the prompts; the first one then makes the records."""
+    """What each process does; where one fails, none waits for it."""
     environment: Any = trainer.strategy.cluster_environment
     meeting = Meeting(environment, trainer.global_rank, trainer.world_size)
+    try:
+        _label_share(trainer, datamodule, meeting)
+    except BaseException:
+        meeting.fail()
+        raise
+
+
+def _label_share(trainer: Trainer, datamodule: Any, meeting: Meeting) -> None:
+    """Reply to a share of the prompts; the first process then makes the records."""
     take_devices(trainer.local_rank, trainer.num_devices)
     if trainer.is_global_zero:
         datamodule.settle_models()

@@ -6,16 +6,20 @@ Whatever they start, such as an engine, is then alone in its process, and on dev
 import os
 import threading
 import time
+from contextlib import suppress
 
 import torch
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from torch.distributed.rendezvous import rendezvous
 
+from katlit.errors import UserError
+
 _SECONDS = 0.2  # between two looks
+_FAILED = "failed"  # a place where nobody wants to be
 
 
 class Meeting:
-    """What the processes tell each other. Whoever started them ends all where one fails.
+    """What the processes tell each other. Where one fails, the others fail where they next wait.
 
     Args:
         environment: How they were started.
@@ -35,10 +39,25 @@ class Meeting:
         """Tell that this process has come to a place."""
         self._store.add(f"katlit/{place}", 1)
 
+    def fail(self) -> None:
+        """Tell that this process fails, as far as there is anyone to be told."""
+        with suppress(RuntimeError):
+            self.arrive(_FAILED)
+
     def wait(self, place: str, number: int | None = None) -> None:
-        """Wait, however long, until so many processes, or all, have come to a place."""
-        while self._store.add(f"katlit/{place}", 0) < (self._number if number is None else number):
-            time.sleep(_SECONDS)
+        """Wait, however long, until so many processes, or all, have come to a place.
+
+        Raises:
+            UserError: where another process has failed, or the first one, which keeps the store, is gone.
+        """
+        wanted = self._number if number is None else number
+        try:
+            while self._store.add(f"katlit/{place}", 0) < wanted:
+                if self._store.add(f"katlit/{_FAILED}", 0):
+                    raise UserError("another process has failed, and says why; mend that and run again")
+                time.sleep(_SECONDS)
+        except RuntimeError as error:  # torch's, of a store that nobody keeps
+            raise UserError("the first process is gone; see what it says, and run again") from error
 
 
 def _end_with(starter: int) -> None:

@@ -6,6 +6,7 @@ Whatever they start, such as an engine, is then alone in its process, and on dev
 import os
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 
 import torch
@@ -67,7 +68,16 @@ def _end_with(starter: int) -> None:
     os._exit(1)
 
 
-def devices_of(visible: str | None, count: int, rank: int, number: int) -> str | None:
+def named_devices(setting: object) -> list[int] | None:
+    """Return the numbers of the devices that `trainer.devices` names; None where it says how many, or all."""
+    if isinstance(setting, str) and "," in setting:
+        setting = [name for name in setting.split(",") if name.strip()]
+    return list(map(int, setting)) if isinstance(setting, list) else None
+
+
+def devices_of(
+    visible: str | None, count: int, rank: int, number: int, named: Sequence[int] | None = None
+) -> str | None:
     """Return which devices a process of a machine has to itself, as CUDA_VISIBLE_DEVICES wants it.
 
     Args:
@@ -75,17 +85,21 @@ def devices_of(visible: str | None, count: int, rank: int, number: int) -> str |
         count: Devices that they see.
         rank: The process among those of its machine.
         number: How many these are.
+        named: Which of the devices they share, by their numbers; None: all.
 
     Returns:
         An equal share of the devices, neighbours; None where there are fewer than processes.
     """
     names = visible.split(",")[:count] if visible else [str(device) for device in range(count)]
+    if names and named is not None:
+        names = [names[device] for device in named]
     size = len(names) // number
     return ",".join(names[rank * size : (rank + 1) * size]) if size else None
 
 
-def take_devices(rank: int, number: int) -> None:
-    """Leave this process its share of the machine's devices, before it has used any."""
-    share = devices_of(os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count(), rank, number)
+def take_devices(rank: int, number: int, named: Sequence[int] | None) -> None:
+    """Leave this process its share of the machine's devices, or of those named, before it has used any."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    share = devices_of(visible, torch.cuda.device_count(), rank, number, named)
     if share is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = share

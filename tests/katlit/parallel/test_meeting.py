@@ -7,7 +7,7 @@ import torch.distributed as dist
 
 from katlit.errors import UserError
 from katlit.parallel import meeting
-from katlit.parallel.meeting import Meeting, devices_of
+from katlit.parallel.meeting import Meeting, devices_of, named_devices
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,25 @@ def test_each_process_has_devices_of_its_own(
     visible: str | None, count: int, number: int, shares: list[str | None]
 ) -> None:
     assert [devices_of(visible, count, rank, number) for rank in range(number)] == shares
+
+
+@pytest.mark.parametrize(
+    ("setting", "visible", "shares"),
+    [
+        ([4, 5], None, ["4", "5"]),
+        ("4,5", None, ["4", "5"]),
+        ([0, 1], "GPU-a,GPU-b,GPU-c,GPU-d,GPU-e,GPU-f,GPU-g,GPU-h", ["GPU-a", "GPU-b"]),
+        ([7, 0, 6, 1], None, ["7,0", "6,1"]),
+        (2, None, ["0,1,2,3", "4,5,6,7"]),
+        ("2", None, ["0,1,2,3", "4,5,6,7"]),
+        ("auto", None, ["0,1,2,3", "4,5,6,7"]),
+    ],
+)
+def test_devices_that_are_named_are_shared_and_no_others(
+    setting: object, visible: str | None, shares: list[str]
+) -> None:
+    named = named_devices(setting)
+    assert [devices_of(visible, 8, rank, 2, named) for rank in range(2)] == shares
 
 
 @pytest.fixture

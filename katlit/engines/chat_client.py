@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import math
 import os
 import time
@@ -17,9 +18,12 @@ from katlit.engines.pace import Pace, backoff
 from katlit.errors import UserError
 from katlit.text.printable import short_line
 
+logger = logging.getLogger(__name__)
+
 _PATH = "/chat/completions"
 _AGAIN = {408, 409, 425, 429}  # and 5xx: another attempt may do
 _OURS = {400, 413, 422}  # of this one request: the text may be too long, or forbidden
+_MINUTE = 60.0  # between two warnings of what is asked again
 _HOPELESS = 16  # requests in a row without a reply, or all that are in flight if these are more
 
 
@@ -78,6 +82,7 @@ class _Queue:
     known: bool  # whether the server has answered such requests before
     tally: Tally = field(default_factory=Tally)
     tokens: float = 0.0  # of all replies, with their prompts
+    told: float = field(default_factory=time.monotonic)  # when its start, or an error, was told
     rest: float = 0.0  # until when the server is left alone, by the monotonic clock
 
 
@@ -191,6 +196,7 @@ class ChatClient:
                 return str(refusal), True
             except _AgainError as error:
                 reason = str(error)
+                self._tell(queue, reason)
                 pause = backoff(attempt, self._longest, self._random)
                 if error.wait is not None:  # the server means all of us
                     pause += error.wait
@@ -206,6 +212,14 @@ class ChatClient:
             queue.keep(number, reply)
             return None
         return reason, False
+
+    def _tell(self, queue: _Queue, reason: str) -> None:
+        """Say once in a while what keeps the replies away: all attempts together may take hours."""
+        now, tally = time.monotonic(), queue.tally
+        if now - queue.told >= _MINUTE:
+            queue.told = now
+            told = "%s: %d replies in %d attempts so far; the last error: %s"
+            logger.warning(told, self._url, tally.answered, tally.attempts, reason)
 
     async def _wait_for_turn(self, queue: _Queue, body: Mapping[str, Any]) -> float:
         """Wait as the limits and the server want it; the tokens that are reserved."""

@@ -118,6 +118,18 @@ def test_a_reply_that_takes_too_long_is_asked_for_again() -> None:
     assert (len(replies), tally.attempts) == (4, 8)
 
 
+@pytest.mark.parametrize(("minute", "told"), [(0.0, 2), (60.0, 0)])
+def test_what_is_asked_again_for_long_is_told(
+    minute: float, told: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(chat_client, "_MINUTE", minute)
+    with faulty_chat(answer, lambda _: ("broken", "broken")) as server, caplog.at_level("WARNING", "katlit"):
+        asked(server.url, REQUESTS[:1])
+    lines = [f"{server.url}/chat/completions: 0 replies in {n} attempts so far; the last err" for n in (1, 2)]
+    assert len(caplog.messages) == told
+    assert all(said.startswith(line) for said, line in zip(caplog.messages, lines, strict=False))
+
+
 def test_halves_of_characters_are_marked_and_whole_ones_stay() -> None:
     said, kept = "\ufeffa \ud83d 😀 \ude00", "\ufeffa \ufffd 😀 \ufffd"
     call = {"name": said, "arguments": f'{{"a": "{said}"}}'}

@@ -83,6 +83,11 @@ class Labels:
         self._prompts: list[Prompt] | None = None
         self._path: Path | None = None
 
+    @property
+    def folder(self) -> Path:
+        """The folder of all that is kept."""
+        return Path(self._cache_dir)
+
     def path(self) -> Path:
         """Return the file of records, which need not exist yet."""
         if self._path is None:

@@ -81,6 +81,8 @@ def _label_together(trainer: KatTrainer, datamodule: Any) -> None:
 
 def _label_share(trainer: KatTrainer, datamodule: Any, meeting: Meeting) -> None:
     """Reply to a share of the prompts; the first process then makes the records."""
+    if (folder := datamodule.shared_folder()) is not None:
+        meeting.require_shared(folder, "data.cache_dir")
     take_devices(trainer.local_rank, trainer.num_devices, trainer.named_devices)
     if trainer.is_global_zero:
         datamodule.settle_models()

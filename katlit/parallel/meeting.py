@@ -4,18 +4,23 @@ Whatever they start, such as an engine, is then alone in its process, and on dev
 """
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
 
 import torch
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from torch.distributed.rendezvous import rendezvous
 
 from katlit.errors import UserError
+from katlit.output import require_writable
 
 _SECONDS = 0.2  # between two looks
+_LATE = 20.0  # until a file is seen on other machines
 _FAILED = "failed"  # a place where nobody wants to be
 
 
@@ -31,7 +36,7 @@ class Meeting:
     def __init__(self, environment: ClusterEnvironment, rank: int, number: int) -> None:
         os.environ["MASTER_ADDR"] = environment.main_address
         os.environ["MASTER_PORT"] = str(environment.main_port)
-        self._number = number
+        self._rank, self._number = rank, number
         if environment.local_rank() > 0 and not environment.creates_processes_externally:
             threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
         self._store, *_ = next(rendezvous("env://", rank, number))
@@ -59,6 +64,35 @@ class Meeting:
                 time.sleep(_SECONDS)
         except RuntimeError as error:  # torch's, of a store that nobody keeps
             raise UserError("the first process is gone; see what it says, and run again") from error
+
+    def require_shared(self, folder: Path, key: str) -> None:
+        """Find out whether all processes see what the first one writes into a folder.
+
+        Raises:
+            UserError: where this one does not, naming the setting.
+        """
+        if self._rank == 0:
+            require_writable(folder, key)
+            mark = folder / f".seen-{uuid4().hex}"
+            mark.touch()
+            self._store.set("katlit/mark", mark.name)
+            self.arrive("marked")
+            try:
+                self.wait("seen", self._number - 1)
+            finally:
+                mark.unlink(missing_ok=True)
+            return
+        self.wait("marked", 1)
+        mark = folder / self._store.get("katlit/mark").decode()
+        until = time.monotonic() + _LATE
+        while not mark.exists():
+            if time.monotonic() >= until:
+                raise UserError(
+                    f"{key}: {str(folder)!r} of machine {socket.gethostname()} is not that of the "
+                    "first process; set it to a folder that all machines share"
+                )
+            time.sleep(_SECONDS)
+        self.arrive("seen")
 
 
 def _end_with(starter: int) -> None:

@@ -34,7 +34,9 @@ def test_one_machine_prepares(data: DistillData, node: int, monkeypatch: pytest.
     assert called == [0] * (node == 0)
 
 
-def test_a_process_that_fails_tells_the_others(data: DistillData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_fails_tells_the_others(
+    data: DistillData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     met = Mock()
     monkeypatch.setattr(trainer_module, "Meeting", lambda *_: met)
     monkeypatch.setattr(data, "label_share", Mock(side_effect=UserError("mine")))
@@ -42,7 +44,10 @@ def test_a_process_that_fails_tells_the_others(data: DistillData, monkeypatch: p
     monkeypatch.setattr(trainer_module, "_launched", lambda strategy, work: work())
     with pytest.raises(UserError, match="mine"):
         trainer.label(Mock(), data)
-    assert met.mock_calls == [call.arrive("settled"), call.wait("settled", 1), call.fail()]
+    assert met.mock_calls == [
+        call.require_shared(tmp_path, "data.cache_dir"), call.arrive("settled"), call.wait("settled", 1),
+        call.fail(),
+    ]  # fmt: skip
 
 
 def test_labels_that_a_machine_does_not_see_are_asked_for(data: DistillData) -> None:

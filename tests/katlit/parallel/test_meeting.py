@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -91,6 +92,29 @@ def test_none_waits_for_one_that_has_failed(meet: Callable[[int], Meeting]) -> N
     with ThreadPoolExecutor(3) as ranks:
         told = list(ranks.map(work, range(3)))
     assert told == ["another process has failed, and says why; mend that and run again", "", told[0]]
+
+
+def test_a_folder_that_is_not_shared_is_named(
+    meet: Callable[[int], Meeting], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The third process has another folder."""
+    monkeypatch.setattr(meeting, "_LATE", 0.1)
+
+    def work(rank: int) -> str:
+        met = meet(rank)
+        try:
+            met.require_shared(tmp_path / ("other" if rank == 2 else "cache"), "data.cache_dir")
+        except UserError as error:
+            met.fail()
+            return str(error)
+        return "shared"
+
+    with ThreadPoolExecutor(3) as ranks:
+        first, second, third = ranks.map(work, range(3))
+    assert first.startswith("another process has failed")
+    assert second == "shared"
+    assert third.startswith(f"data.cache_dir: {str(tmp_path / 'other')!r} of machine ")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "cache"]
 
 
 def test_a_first_process_that_is_gone_is_told(

@@ -160,7 +160,7 @@ class ChatClient:
     def _key(self) -> str | None:
         if self._key_variable is None:
             return None
-        key = os.environ.get(self._key_variable)
+        key = os.environ.get(self._key_variable, "").strip()
         if not key:
             raise UserError(
                 f"engine.key_variable: the environment has no {self._key_variable}; set it to the key of "

@@ -24,7 +24,7 @@ REQUESTS = [
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("THE_KEY", "secret")
+    monkeypatch.setenv("THE_KEY", "secret\n")  # as of a file
     monkeypatch.setattr(chat_client, "backoff", lambda attempt, longest, random: 0.001)
 
 

@@ -138,6 +138,10 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
             )
         return self._labels
 
+    def shared_folder(self) -> Path | None:
+        """Return the folder that all processes that label must have in common; None where none labels."""
+        return None if self._records_file is not None else self._require_labels().folder
+
     def settle_models(self) -> None:
         """Find out how the labeller's models think; in one process, before several label."""
         if self._records_file is None:

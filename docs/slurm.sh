@@ -12,6 +12,8 @@
 # 300 seconds before the time limit, and when the job is preempted, the tasks get SIGTERM. They finish an optimizer step,
 # write a checkpoint and end with 143; the job then goes back into the queue, and from that checkpoint on.
 set -uo pipefail
+# Started again, label asks only for what it lacks; it is not requeued, for where one task fails the others get SIGTERM.
+if [ "${1-}" != fit ]; then exec srun --kill-on-bad-exit=1 katlit "$@"; fi
 srun katlit "$@" --ckpt_path=auto
 status=$?
 if [ "$status" -eq 143 ]; then scontrol requeue "$SLURM_JOB_ID"; fi

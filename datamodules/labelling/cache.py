@@ -100,6 +100,7 @@ def cached_records(path: Path, build: Callable[[], list[Record]]) -> list[Record
     require_writable(path.parent, "cache_dir")  # hours of sampling must not end at a read-only folder
     records = build()
     if not path.is_file():  # else another run was quicker, and trains on what it wrote
+        _checksum_file(path).unlink(missing_ok=True)  # of records that the user has deleted
         write_records(path, records)
         replace_file(_checksum_file(path), "".join(f"{line}\n" for line in _checksums(path)))
     return read_cached(path)

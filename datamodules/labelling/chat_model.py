@@ -42,7 +42,7 @@ class ChatModel(ABC):
 
     Prompts that do not fit its context are skipped: they get no samples and no ballots, and `skipped` counts
     them. `rejections` holds what a labeller did not keep of its replies, and `unread` counts the ballots that
-    are no vote. Requests that get no reply are missing among the samples.
+    are no vote. Requests that are refused are missing among the samples.
 
     Args:
         directory: Name of the model.
@@ -64,11 +64,13 @@ class ChatModel(ABC):
         self.engine = engine
         self.sampling = sampling
         self.ballot_tokens = ballot_tokens
+        self.partial = False  # whether another pass asks for what gets no reply in this one
         self.skipped = 0
         self.unread = 0
         self.rejections = Rejections(directory)
         self.progress = Progress()
         self._replies = replies
+        self._answered: set[str] = set()  # the kinds of work of which a reply is known
 
     def __enter__(self) -> "ChatModel":
         return self
@@ -111,8 +113,13 @@ class ChatModel(ABC):
         requests: Sequence[tuple[Asked, int]],
         sampling: SamplingParameters,
         keep: Callable[[int, Said], None],
+        *,
+        known: bool,
     ) -> None:
-        """Have each request, with its seed, replied to; `keep` gets its number and the reply as it comes."""
+        """Have each request, with its seed, replied to; `keep` gets its number and the reply as it comes.
+
+        `known` tells whether the model has replied to such requests before.
+        """
 
     @abstractmethod
     def _reply(self, said: Said, thinking: Thinking, prompt: Prompt) -> Reply: ...
@@ -223,6 +230,8 @@ class ChatModel(ABC):
         found = {} if self._replies is None else {n: self._replies.get(key) for n, key in enumerate(keys)}
         said = {number: value for number, value in found.items() if value is not None}
         missing = [number for number in range(len(requests)) if number not in said]
+        if said:
+            self._answered.add(work)
         if not missing:
             return said
         self.progress.begin(f"{self.directory}: {work}", len(requests), len(said))
@@ -234,5 +243,8 @@ class ChatModel(ABC):
                 self._replies.put(keys[number], value)
             self.progress.step()
 
-        self._send([requests[number] for number in missing], sampling, keep)
+        known = work in self._answered
+        self._send([requests[number] for number in missing], sampling, keep, known=known)
+        if said:
+            self._answered.add(work)
         return said

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from types import TracebackType
@@ -21,6 +22,7 @@ from katlit.engines.base import SamplingParameters
 from katlit.engines.chat_client import ChatRequest, Tally
 from katlit.engines.chat_client import Reply as ChatReply
 from katlit.engines.chat_endpoint import ChatEndpoint
+from katlit.errors import UserError
 from katlit.teacher.by_mode import name_at_endpoint
 from katlit.text.protocol import Mode, ParsedResponse, Thinking, Violation
 
@@ -80,15 +82,17 @@ class EndpointModel(ChatModel):
         if thinking == "on" and self._in_words:
             turns = instruct(turns, self._thinking.instruction)
         tools = {"tools": prompt["tools"]} if prompt.get("tools") else {}
-        return {"messages": [_as_sent(turn) for turn in turns]} | tools | self._switch(thinking)
+        return {"messages": [_as_sent(turn) for turn in turns]} | tools | self._more(thinking)
 
-    def _switch(self, thinking: Thinking) -> dict[str, Any]:
-        return {"on": self._endpoint.think_on, "off": self._endpoint.think_off, "auto": {}}[thinking]
+    def _more(self, thinking: Thinking) -> dict[str, Any]:
+        """What the settings add; the body is of it, for a reply is known by all that is sent."""
+        switch = {"on": self._endpoint.think_on, "off": self._endpoint.think_off, "auto": {}}[thinking]
+        return switch | self._endpoint.body
 
     @override
     def _ask_ballot(self, prompt: Prompt) -> dict[str, Any]:
         content = ballot_question(self._template, prompt["messages"])
-        return {"messages": [{"role": "user", "content": content}]} | self._switch("off")
+        return {"messages": [{"role": "user", "content": content}]} | self._more("off")
 
     @override
     def _stops(self, *, ballot: bool) -> list[int]:
@@ -104,6 +108,8 @@ class EndpointModel(ChatModel):
         requests: Sequence[tuple[dict[str, Any], int]],
         sampling: SamplingParameters,
         keep: Callable[[int, Said], None],
+        *,
+        known: bool,
     ) -> None:
         drawn = {
             "temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": sampling.max_tokens,
@@ -112,16 +118,25 @@ class EndpointModel(ChatModel):
             [ChatRequest(drawn | asked, seed) for asked, seed in requests],
             name_at_endpoint(self.directory),
             lambda number, reply: keep(number, asdict(reply)),
+            known=known,
         )
         self._tally.attempts += tally.attempts
         self._tally.answered += tally.answered
-        self._tally.lost += tally.lost
-        if lost := tally.lost.total():
-            reason, count = tally.lost.most_common(1)[0]
-            logger.warning(
-                "%s: %d of %d requests got no reply, %d for %s; their queries do without it",
-                self.directory, lost, len(requests), count, reason,
-            )  # fmt: skip
+        self._tally.refused += tally.refused
+        self._tally.failed += tally.failed
+        if tally.refused:
+            told = "%s: %d of %d requests were refused, %d with %s; their queries do without a reply"
+            logger.warning(told, self.directory, tally.refused.total(), len(requests), *_most(tally.refused))
+        if tally.failed:
+            self._tell_failed(tally.failed)
+
+    def _tell_failed(self, failed: Counter[str]) -> None:
+        """End the run, which asks only for these when it is started again; else labels depend on chance."""
+        count, reason = _most(failed)
+        told = f"{self.directory}: {failed.total()} requests got no reply, {count} for {reason}"
+        if not self.partial:
+            raise UserError(f"{told}; run again, which asks only for these")
+        logger.warning("%s; they are asked for again when the records are made", told)
 
     @override
     def _reply(self, said: Said, thinking: Thinking, prompt: Prompt) -> Reply:
@@ -179,12 +194,19 @@ class EndpointModel(ChatModel):
     ) -> None:
         super().__exit__(kind, error, traceback)
         cost = self._endpoint.cost(*self._used)
+        lost = self._tally.refused.total() + self._tally.failed.total()
         logger.info(
             "%s: these labels took %d prompt and %d reply tokens%s; asked now: %d requests, in %d attempts, "
             "%d without a reply", self.directory, *self._used,
             "" if cost is None else f", {cost:.2f} by engine.prices",
-            self._tally.answered + self._tally.lost.total(), self._tally.attempts, self._tally.lost.total(),
+            self._tally.answered + lost, self._tally.attempts, lost,
         )  # fmt: skip
+
+
+def _most(counts: Counter[str]) -> tuple[int, str]:
+    """The most frequent reason, behind how often it was one."""
+    ((reason, count),) = counts.most_common(1)
+    return count, reason
 
 
 def _as_sent(turn: Turn) -> Turn:

@@ -103,6 +103,8 @@ class EngineModel(ChatModel):
         requests: Sequence[tuple[list[int], int]],
         sampling: SamplingParameters,
         keep: Callable[[int, Said], None],
+        *,
+        known: bool,
     ) -> None:
         if not self._started:
             self.engine.start(local_directory(self.directory, "model"))

@@ -83,6 +83,11 @@ class Labels:
         self._prompts: list[Prompt] | None = None
         self._path: Path | None = None
 
+    @property
+    def folder(self) -> Path:
+        """The folder of all that is kept."""
+        return Path(self._cache_dir)
+
     def path(self) -> Path:
         """Return the file of records, which need not exist yet."""
         if self._path is None:
@@ -191,6 +196,8 @@ class Labels:
         models, prompts = self.models(ask=False), self.prompts()
         share = prompts[number::shares]
         logger.info("labels: share %d of %d, %d of %d prompts", number + 1, shares, len(share), len(prompts))
+        for model in models:
+            model.partial = True
         try:
             self._sources.labeller.check(prompts, models)
             self._sources.labeller.label(share, models, self._sources.accuracy)

@@ -26,7 +26,7 @@ from katlit.commands.parser_mistakes import of_parser, require_known, require_nu
 from katlit.commands.settings_files import with_paths
 from katlit.errors import UserError
 from katlit.output import require_writable
-from katlit.parallel.meeting import Meeting, take_devices
+from katlit.parallel.meeting import Meeting, named_devices, take_devices
 from katlit.tracking.mlflow import mlflow_loggers
 
 # `${trainer.max_steps}` in any file then means the last value, that of later files and the command line.
@@ -35,6 +35,8 @@ set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 
 class KatTrainer(Trainer):
     """Lightning's Trainer with `label`, which builds the data and trains nothing."""
+
+    named_devices: list[int] | None = None  # which devices of a machine the settings name
 
     def label(self, model: LightningModule, datamodule: LightningDataModule) -> None:
         """Build the data of a stage: sample, verify, vote, and write the cache that fit reads.
@@ -66,11 +68,22 @@ def _launched(strategy: Any, work: Callable[[], None]) -> None:
         raise
 
 
-def _label_together(trainer: Trainer, datamodule: Any) -> None:
-    """What each process does: reply to a share of the prompts; the first one then makes the records."""
+def _label_together(trainer: KatTrainer, datamodule: Any) -> None:
+    """What each process does; where one fails, none waits for it."""
     environment: Any = trainer.strategy.cluster_environment
     meeting = Meeting(environment, trainer.global_rank, trainer.world_size)
-    take_devices(trainer.local_rank, trainer.num_devices)
+    try:
+        _label_share(trainer, datamodule, meeting)
+    except BaseException:
+        meeting.fail()
+        raise
+
+
+def _label_share(trainer: KatTrainer, datamodule: Any, meeting: Meeting) -> None:
+    """Reply to a share of the prompts; the first process then makes the records."""
+    if (folder := datamodule.shared_folder()) is not None:
+        meeting.require_shared(folder, "data.cache_dir")
+    take_devices(trainer.local_rank, trainer.num_devices, trainer.named_devices)
     if trainer.is_global_zero:
         datamodule.settle_models()
         meeting.arrive("settled")
@@ -139,9 +152,12 @@ class KatCLI(LightningCLI):
         settings = self.config[self.subcommand].trainer.as_dict()
         mistakes.check_trainer(settings)
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
         except (ValueError, TypeError, MisconfigurationException) as error:
             raise mistakes.of_trainer(error, settings) from error
+        if isinstance(trainer, KatTrainer):
+            trainer.named_devices = named_devices(settings["devices"])
+        return trainer
 
     @override
     def _parse_ckpt_path(self) -> None:

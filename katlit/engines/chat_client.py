@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import math
 import os
 import time
@@ -17,9 +18,12 @@ from katlit.engines.pace import Pace, backoff
 from katlit.errors import UserError
 from katlit.text.printable import short_line
 
+logger = logging.getLogger(__name__)
+
 _PATH = "/chat/completions"
 _AGAIN = {408, 409, 425, 429}  # and 5xx: another attempt may do
 _OURS = {400, 413, 422}  # of this one request: the text may be too long, or forbidden
+_MINUTE = 60.0  # between two warnings of what is asked again
 _HOPELESS = 16  # requests in a row without a reply, or all that are in flight if these are more
 
 
@@ -49,7 +53,8 @@ class Tally:
 
     attempts: int = 0
     answered: int = 0
-    lost: Counter[str] = field(default_factory=Counter)  # requests without a reply, by the reason
+    refused: Counter[str] = field(default_factory=Counter)  # requests without a reply, by the reason
+    failed: Counter[str] = field(default_factory=Counter)  # the same, where another time may do
     lost_in_a_row: int = 0
 
 
@@ -74,8 +79,10 @@ class _Queue:
     model: str
     more: Mapping[str, Any]
     keep: Callable[[int, Reply], None]
+    known: bool  # whether the server has answered such requests before
     tally: Tally = field(default_factory=Tally)
     tokens: float = 0.0  # of all replies, with their prompts
+    told: float = field(default_factory=time.monotonic)  # when its start, or an error, was told
     rest: float = 0.0  # until when the server is left alone, by the monotonic clock
 
 
@@ -118,6 +125,7 @@ class ChatClient:
         more: Mapping[str, Any],
         concurrency: int,
         keep: Callable[[int, Reply], None],
+        known: bool,
     ) -> Tally:
         """Send all requests; see `katlit.engines.ChatEndpoint.chat`.
 
@@ -127,8 +135,10 @@ class ChatClient:
             more: What every body has more.
             concurrency: Requests in flight.
             keep: Receives each reply with the number of its request.
+            known: Whether such requests have been answered before; a server that refuses some then is none
+                that never answers.
         """
-        queue = _Queue(iter(enumerate(requests)), min(concurrency, len(requests)), model, more, keep)
+        queue = _Queue(iter(enumerate(requests)), min(concurrency, len(requests)), model, more, keep, known)
         try:
             asyncio.run(self._run(queue))
         except ExceptionGroup as group:
@@ -150,7 +160,7 @@ class ChatClient:
     def _key(self) -> str | None:
         if self._key_variable is None:
             return None
-        key = os.environ.get(self._key_variable)
+        key = os.environ.get(self._key_variable, "").strip()
         if not key:
             raise UserError(
                 f"engine.key_variable: the environment has no {self._key_variable}; set it to the key of "
@@ -162,10 +172,12 @@ class ChatClient:
         for number, request in queue.waiting:
             body = {"model": queue.model} | dict(request.body) | {"seed": request.seed} | dict(queue.more)
             body = {name: value for name, value in body.items() if value is not None}
-            reason = await self._reply(session, queue, number, body)
-            if reason is not None:
-                queue.tally.lost[reason] += 1
-                queue.tally.lost_in_a_row += 1
+            lost = await self._reply(session, queue, number, body)
+            if lost is not None:
+                reason, refused = lost
+                (queue.tally.refused if refused else queue.tally.failed)[reason] += 1
+                if not (refused and (queue.known or queue.tally.answered)):
+                    queue.tally.lost_in_a_row += 1
                 if queue.tally.lost_in_a_row >= max(_HOPELESS, queue.workers):
                     raise UserError(
                         f"{self._url}: {queue.tally.lost_in_a_row} requests in a row got no reply, the last "
@@ -174,16 +186,17 @@ class ChatClient:
 
     async def _reply(
         self, session: aiohttp.ClientSession, queue: _Queue, number: int, body: dict[str, Any]
-    ) -> str | None:
-        """Ask until there is a reply; why there is none, in the end."""
+    ) -> tuple[str, bool] | None:
+        """Ask until there is a reply; why there is none, in the end, and whether it was refused."""
         for attempt in range(1, self._retries + 2):
             reserved = await self._wait_for_turn(queue, body)
             try:
                 reply = await self._attempt(session, queue, body)
             except _RefusedError as refusal:
-                return str(refusal)
+                return str(refusal), True
             except _AgainError as error:
                 reason = str(error)
+                self._tell(queue, reason)
                 pause = backoff(attempt, self._longest, self._random)
                 if error.wait is not None:  # the server means all of us
                     pause += error.wait
@@ -198,7 +211,15 @@ class ChatClient:
             queue.tally.lost_in_a_row = 0
             queue.keep(number, reply)
             return None
-        return reason
+        return reason, False
+
+    def _tell(self, queue: _Queue, reason: str) -> None:
+        """Say once in a while what keeps the replies away: all attempts together may take hours."""
+        now, tally = time.monotonic(), queue.tally
+        if now - queue.told >= _MINUTE:
+            queue.told = now
+            told = "%s: %d replies in %d attempts so far; the last error: %s"
+            logger.warning(told, self._url, tally.answered, tally.attempts, reason)
 
     async def _wait_for_turn(self, queue: _Queue, body: Mapping[str, Any]) -> float:
         """Wait as the limits and the server want it; the tokens that are reserved."""
@@ -249,7 +270,7 @@ def _seconds(retry_after: str | None) -> float | None:
 
 
 def _read(text: str) -> Reply:
-    answer = json.loads(text)
+    answer = json.loads(_whole(json.dumps(json.loads(text), ensure_ascii=False)))
     choice = answer["choices"][0]
     message, usage = choice["message"], answer.get("usage") or {}
     return Reply(
@@ -260,6 +281,11 @@ def _read(text: str) -> Reply:
         prompt_tokens=int(usage.get("prompt_tokens") or 0),
         reply_tokens=int(usage.get("completion_tokens") or 0),
     )
+
+
+def _whole(text: str) -> str:
+    """The text with a mark in place of each half of a character, which no file can hold."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _text(value: Any) -> str:

@@ -100,7 +100,14 @@ class ChatEndpoint(RolloutEngine):
         self.limits = limits
         self.prices = prices
 
-    def chat(self, requests: Sequence[ChatRequest], model: str, keep: Callable[[int, Reply], None]) -> Tally:
+    def chat(
+        self,
+        requests: Sequence[ChatRequest],
+        model: str,
+        keep: Callable[[int, Reply], None],
+        *,
+        known: bool = False,
+    ) -> Tally:
         """Send all requests, many at a time.
 
         Args:
@@ -108,6 +115,7 @@ class ChatEndpoint(RolloutEngine):
             model: Name of the model.
             keep: Receives the number of a request and its reply, as they come, once each. What has got no
                 reply in all attempts is missing.
+            known: Whether the server has answered such requests before, so that it may refuse any number.
 
         Returns:
             What was counted.
@@ -120,7 +128,7 @@ class ChatEndpoint(RolloutEngine):
             self.url, self.key_variable, limits.timeout, limits.retries, limits.longest_wait,
             limits.requests_per_minute, limits.tokens_per_minute,
         )  # fmt: skip
-        return client.chat(requests, model, self.body, limits.concurrency, keep)
+        return client.chat(requests, model, self.body, limits.concurrency, keep, known)
 
     def cost(self, prompt_tokens: int, reply_tokens: int) -> float | None:
         """What so many tokens cost; None where no prices are given."""

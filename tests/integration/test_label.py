@@ -155,4 +155,4 @@ def test_five_kills_of_the_clients_of_a_server(tmp_path: Path, prompts: Path) ->
 def test_one_process_that_fails_ends_all(tmp_path: Path, prompts: Path) -> None:
     (tmp_path / "cache").write_text("a file")
     run = label(tmp_path, prompts, *on_two_processes("ddp"))
-    assert "katlit: error: cache_dir: cannot write to" in finish(run, 2)
+    assert "katlit: error: data.cache_dir: cannot write to" in finish(run, 2)

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -41,6 +42,18 @@ def test_torchrun_on_two_nodes(one_node: Path, tmp_path: Path) -> None:
     for node in nodes:
         finish(node)
     assert_same_metrics(tmp_path, one_node)
+
+
+def test_of_a_slurm_job_only_fit_has_a_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "katlit").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "katlit").chmod(0o755)
+    environment = os.environ | {
+        "PATH": os.pathsep.join([f"{STUBS}/slurm", str(tmp_path), os.environ["PATH"]]),
+        "SLURM_STUB": str(tmp_path), "SLURM_NNODES": "1",
+    }  # fmt: skip
+    for command, said in (("fit", "fit -c a.yaml --ckpt_path=auto\n"), ("label", "label -c a.yaml\n")):
+        job = [str(ROOT / "docs/slurm.sh"), command, "-c", "a.yaml"]
+        assert subprocess.run(job, env=environment, capture_output=True, text=True).stdout == said
 
 
 def test_a_slurm_job_that_is_stopped_is_requeued_and_goes_on(one_node: Path, tmp_path: Path) -> None:

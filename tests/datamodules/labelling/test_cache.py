@@ -2,10 +2,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from katlit.batch import Prompt
+from katlit.datamodules.labelling import cache
 from katlit.datamodules.labelling.cache import cache_file, cached_records, fingerprint, hash_model
 from katlit.datamodules.records import Record
 from katlit.errors import UserError
@@ -38,6 +40,17 @@ def test_the_first_of_two_writers_is_read_by_both(tmp_path: Path) -> None:
         return [replace(RECORD, answer="2")]
 
     assert cached_records(path, slow) == [RECORD]
+
+
+def test_checksums_of_deleted_records_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "records.jsonl"
+    cached_records(path, lambda: [RECORD])
+    path.unlink()
+    monkeypatch.setattr(cache, "_checksums", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        cached_records(path, lambda: [replace(RECORD, answer="2")])
+    monkeypatch.undo()
+    assert cached_records(path, list) == [replace(RECORD, answer="2")]
 
 
 def test_errors_leave_no_file_and_come_before_the_work(tmp_path: Path) -> None:

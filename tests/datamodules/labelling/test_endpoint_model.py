@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,9 @@ def answer(body: dict[str, Any]) -> dict[str, Any]:
 def make(tmp_path: Path, models_root: Path, sums: list[Prompt]) -> Callable[[str, FaultyChat], DistillData]:
     write_rows(tmp_path / "prompts.jsonl", (dict(prompt) for prompt in sums))
 
-    def make(cache: str, server: FaultyChat) -> DistillData:
+    def make(cache: str, server: FaultyChat, **body: Any) -> DistillData:
         limits = EndpointLimits(concurrency=8, retries=3)
-        engine = ChatEndpoint(server.url, None, THINK, limits=limits, prices=TokenPrices(1e5, 2e5))
+        engine = ChatEndpoint(server.url, None, THINK, body=body, limits=limits, prices=TokenPrices(1e5, 2e5))
         return DistillData(
             str(models_root / "ours"), TEACHER, FilePrompts(str(tmp_path / "prompts.jsonl")), engine,
             labeller=DualRegime(TEACHER, ballots=3), cache_dir=str(tmp_path / cache),
@@ -102,7 +103,7 @@ def test_faults_change_no_record_and_no_reply_is_asked_for_twice(
     assert sorted(next(iter(data.train_dataloader()))) == ["input_ids", "loss_mask", "position_ids"]
 
 
-def test_what_has_got_no_reply_is_told_and_its_queries_go_without(
+def test_what_is_refused_is_told_and_its_queries_go_without(
     make: Callable[..., DistillData], truth: tuple[list[Record], int], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Of some questions each answer is refused, as too long."""
@@ -116,7 +117,54 @@ def test_what_has_got_no_reply_is_told_and_its_queries_go_without(
         data = make("lossy", server)
         data.prepare_data()
     assert read_records(data.records_path()) == [one for one in records if not one.id.startswith(("2", "4"))]
-    assert "endpoint:the-model: 5 of 8 requests got no reply, 5 for status 400: " in caplog.text
+    assert "endpoint:the-model: 5 of 8 requests were refused, 5 with status 400: " in caplog.text
+
+
+def test_refused_requests_are_no_silence_in_any_later_pass(
+    make: Callable[..., DistillData], truth: tuple[list[Record], int]
+) -> None:
+    """Only what was refused is asked again then, of which there is more than a silent server may lose."""
+    is_refused = lambda body: re.search(r"[24]\+\d", body["messages"][0]["content"])  # noqa: E731
+    with faulty_chat(answer, lambda body: ("too long",) * 9 if is_refused(body) else ()) as server:
+        for share in range(2):
+            make("refusing", server).label_share(share, 2)
+        for _ in range(2):
+            data = make("refusing", server)
+            data.prepare_data()
+            left = [one for one in truth[0] if not one.id.startswith(("2", "4"))]
+            assert read_records(data.records_path()) == left
+            data.records_path().unlink()
+    asked = [body for body in server.bodies if is_refused(body)]
+    assert len(asked) - len({content_hash(body) for body in asked}) >= 2 * 16
+
+
+def test_what_failed_is_asked_for_again(
+    make: Callable[..., DistillData], truth: tuple[list[Record], int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """All attempts of some requests fail; shares leave them, and no records are made without them."""
+    faults = lambda body: ("broken",) * 12 if "2+2" in str(body) or "4+2" in str(body) else ()  # noqa: E731
+    with faulty_chat(answer, faults) as server:
+        for share in range(2):
+            make("failing", server).label_share(share, 2)
+        assert "endpoint:the-model: 6 requests got no reply, 6 for status 500: " in caplog.text
+        data = make("failing", server)
+        with pytest.raises(UserError, match=r": 6 requests got no reply, 6 for .*; run again, which"):
+            data.prepare_data()
+        assert not data.records_path().exists()
+        while not data.records_path().exists():
+            with suppress(UserError):
+                data.prepare_data()
+    assert read_records(data.records_path()) == truth[0]
+
+
+def test_another_body_finds_no_earlier_reply(make: Callable[..., DistillData]) -> None:
+    with faulty_chat(answer) as server:
+        for body in ({"effort": 1}, {"effort": 2}, {"effort": 1}):
+            data = make("bodies", server, **body)
+            data.prepare_data()
+            data.records_path().unlink()
+    assert {body["effort"] for body in server.bodies} == {1, 2}
+    assert set(server.attempts.values()) == {1}
 
 
 def read(message: dict[str, Any], thinking: Any, *, words: bool = False, **prompt: Any) -> Any:

@@ -10,6 +10,7 @@ from lightning.pytorch.cli import LightningCLI
 from tinystage import TinyStage
 
 from katlit.cli import main
+from katlit.commands import trainer
 
 ROOT = Path(__file__).parents[3]
 BASE = ["-c", str(ROOT / "configs/base.yaml"), "-c", str(ROOT / "tests/stubs/tinystage.yaml")]
@@ -121,6 +122,15 @@ def test_help_documents_the_knobs_of_a_class(capsys: pytest.CaptureFixture[str])
     assert main(["fit", "--model.help=tinystage.TinyStage"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "--model.learning_rate LEARNING_RATE Of plain SGD. (type: float, default: 0.1)" in text
+
+
+def test_the_trainer_knows_which_devices_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No device but a CPU can be relied on here, and those have no names."""
+    seen: list[object] = []
+    monkeypatch.setattr(trainer, "named_devices", lambda setting: [setting])
+    monkeypatch.setattr(trainer.KatTrainer, "label", lambda self, **_: seen.append(self.named_devices))
+    assert main(["label", *BASE, "--trainer.devices=1"]) == 0
+    assert seen in ([[1]], [["1"]])
 
 
 def test_a_checkpoint_never_overrides_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

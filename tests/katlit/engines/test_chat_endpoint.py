@@ -24,7 +24,7 @@ REQUESTS = [
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("THE_KEY", "secret")
+    monkeypatch.setenv("THE_KEY", "secret\n")  # as of a file
     monkeypatch.setattr(chat_client, "backoff", lambda attempt, longest, random: 0.001)
 
 
@@ -61,10 +61,8 @@ def test_every_reply_is_right_and_every_loss_is_counted() -> None:
         assert (reply.content, reply.prompt_tokens, reply.reply_tokens) == (f"{number} by {number}", 10, 5)
     assert len({reply.reasoning for reply in replies.values()}) == len(replies)
     assert tally.answered == len(replies)
-    assert tally.lost.total() == len(lost)
-    assert set(tally.lost) == {
-        'status 400: {"error": {"message": "too long"}}', 'status 500: {"error": {"message": "broken"}}'
-    }  # fmt: skip
+    assert tally.refused == {'status 400: {"error": {"message": "too long"}}': len(lost) // 2}
+    assert tally.failed == {'status 500: {"error": {"message": "broken"}}': len(lost) // 2}
     # A text that is refused is not sent again, all else is, three times at most.
     by_faults = dict(zip(FAULTS, [1, 2, 3, 2, 3, 1, 2, 1, 4], strict=True))
     assert tally.attempts == len(server.bodies) == sum(by_faults[faults_of(one.body)] for one in REQUESTS)
@@ -94,6 +92,7 @@ def test_who_is_told_to_wait_waits_and_so_do_all_others() -> None:
             "broken",
             r"16 requests in a row got no reply, the last one for status 500.*what was replied before is",
         ),
+        ("too long", r"16 requests in a row got no reply, the last one for status 400"),
     ],
 )
 def test_a_server_that_never_answers_is_given_up(fault: str, told: str) -> None:
@@ -117,6 +116,28 @@ def test_a_reply_that_takes_too_long_is_asked_for_again() -> None:
     with faulty_chat(answer, lambda _: ("slow",)) as server:
         replies, tally = asked(server.url, REQUESTS[:4], timeout=0.1)
     assert (len(replies), tally.attempts) == (4, 8)
+
+
+@pytest.mark.parametrize(("minute", "told"), [(0.0, 2), (60.0, 0)])
+def test_what_is_asked_again_for_long_is_told(
+    minute: float, told: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(chat_client, "_MINUTE", minute)
+    with faulty_chat(answer, lambda _: ("broken", "broken")) as server, caplog.at_level("WARNING", "katlit"):
+        asked(server.url, REQUESTS[:1])
+    lines = [f"{server.url}/chat/completions: 0 replies in {n} attempts so far; the last err" for n in (1, 2)]
+    assert len(caplog.messages) == told
+    assert all(said.startswith(line) for said, line in zip(caplog.messages, lines, strict=False))
+
+
+def test_halves_of_characters_are_marked_and_whole_ones_stay() -> None:
+    said, kept = "\ufeffa \ud83d 😀 \ude00", "\ufeffa \ufffd 😀 \ufffd"
+    call = {"name": said, "arguments": f'{{"a": "{said}"}}'}
+    message = {"content": said, "reasoning_content": said, "tool_calls": [{"function": call}]}
+    with faulty_chat(lambda _: dict(message)) as server:
+        replies, _ = asked(server.url, REQUESTS[:1])
+    assert (replies[0].content, replies[0].reasoning) == (kept, kept)
+    assert replies[0].tool_calls == [{"name": kept, "arguments": f'{{"a": "{kept}"}}'}]
 
 
 def test_the_pace_leaves_no_minute_more_than_its_limit() -> None:

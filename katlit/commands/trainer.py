@@ -157,6 +157,8 @@ class KatCLI(LightningCLI):
             raise mistakes.of_trainer(error, settings) from error
         if isinstance(trainer, KatTrainer):
             trainer.named_devices = named_devices(settings["devices"])
+        # What it logs of a step is there when the callbacks of the settings look at that step.
+        trainer.callbacks.sort(key=lambda callback: not isinstance(callback, OptimizerLog))
         return trainer
 
     @override

@@ -37,6 +37,7 @@ class Greedy(Callback):
         self.drafts.append(self.engine._drafts)
 
 
+@pytest.mark.slow
 @pytest.mark.vllm
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 def test_the_text_with_drafts_is_the_models_after_each_of_five_syncs(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ from tinymodel import tiny_backbone
 from katlit.engines import VLLMEngine, VLLMOptions
 from katlit.metrics.tally import means
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 
-@pytest.mark.parametrize(("modules", "tokens"), [(1, 2), (2, 3)])
+@pytest.mark.parametrize(("modules", "tokens"), [pytest.param(1, 2, marks=pytest.mark.soak), (2, 3)])
 def test_the_first_module_drafts_them_all(tmp_path: Path, modules: int, tokens: int) -> None:
     pytest.importorskip("vllm", exc_type=ImportError)
     torch.manual_seed(0)

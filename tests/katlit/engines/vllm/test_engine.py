@@ -63,6 +63,7 @@ def test_the_process_is_left_as_it_was(qwen2_directory: Path, capfd: pytest.Capt
     assert [c.token_ids for c in reference.generate([[1, 2, 3]], GREEDY)] == [c.token_ids for c in greedy]
 
 
+@pytest.mark.slow
 @pytest.mark.vllm
 def test_the_trainers_process_group_survives(qwen2_directory: Path, tmp_path: Path) -> None:
     pytest.importorskip("vllm", exc_type=ImportError)
@@ -83,6 +84,7 @@ def test_the_trainers_process_group_survives(qwen2_directory: Path, tmp_path: Pa
         dist.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.vllm
 def test_files_that_the_index_leaves_out_are_ignored(tmp_path: Path, build_model) -> None:
     pytest.importorskip("vllm", exc_type=ImportError)

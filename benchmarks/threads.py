@@ -1,4 +1,4 @@
-"""What threads that sleep while they wait are worth: steps of the demo's student, alone and beside a busy program.
+"""What threads that sleep while they wait are worth: training the demo's student, alone and beside a program.
 
 `katlit` sets OMP_WAIT_POLICY=passive where the environment says nothing; OpenMP's own default lets them spin.
 The last line is one JSON object: steps per second of passive over those of the default, `idle` and `busy`.
@@ -39,7 +39,7 @@ def _steps_per_second(policy: str | None) -> float:
     if policy is not None:
         environment["OMP_WAIT_POLICY"] = policy
     command = [sys.executable, __file__, "train"]
-    run = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    run = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603
     return float(run.stdout.split()[-1])
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from katlit.commands import quiet
 from katlit.commands.overview import COMMANDS, TRAINER_COMMANDS, help_text
 from katlit.errors import UserError
 
@@ -109,6 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         arguments = sys.argv[1:]
         _find_own_classes()
+    arguments = quiet.without_verbosity(arguments)
+    quiet.quieten_native()
     try:
         return _dispatch(arguments)
     except UserError as error:

@@ -67,7 +67,7 @@ def cached_records(path: Path, build: Callable[[], list[Record]]) -> list[Record
         UserError: if the folder cannot be written (before anything is built), or the file is damaged.
     """
     if path.is_file():
-        logger.info("labels are read from %s, so nothing is sampled; delete it to label anew", path)
+        logger.info("labels are read from %s", path)
         return read_cached(path)
     require_writable(path.parent, "cache_dir")  # hours of sampling must not end at a read-only folder
     records = build()

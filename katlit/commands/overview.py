@@ -39,5 +39,6 @@ def help_text() -> str:
             "What a stage is made of:       katlit fit --help",
             "The settings of a class:       katlit help StepSRPO",
             "The settings as they resolve:  katlit fit -c ... --print_config",
+            "A log with all details:        katlit -v fit ...",
         ]
     )

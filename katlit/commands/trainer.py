@@ -2,7 +2,6 @@
 
 import logging
 import signal
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,16 +17,21 @@ from typing_extensions import override
 from katlit.callbacks.checkpoint import StepCheckpoint, newest_checkpoint
 from katlit.callbacks.checkpoint_files import damage
 from katlit.callbacks.finite import StopWhereNotFinite
+from katlit.callbacks.model_size import in_one_line
 from katlit.callbacks.optimizer_log import OptimizerLog
 from katlit.callbacks.rounding import WarnWhereRounded
 from katlit.callbacks.track_config import TrackConfig
-from katlit.commands import mistakes
+from katlit.commands import mistakes, quiet
 from katlit.commands.parser_mistakes import of_parser, require_known, require_null
 from katlit.commands.settings_files import with_paths
 from katlit.errors import UserError
 from katlit.output import require_writable
 from katlit.parallel.meeting import Meeting, named_devices, take_devices
 from katlit.tracking.mlflow import mlflow_loggers
+
+logger = logging.getLogger(__name__)
+
+_TOLD_BY_EVALUATION = ("test/auto_", "test/on_", "test/off_")
 
 # `${trainer.max_steps}` in any file then means the last value, that of later files and the command line.
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
@@ -37,6 +41,54 @@ class KatTrainer(Trainer):
     """Lightning's Trainer with `label`, which builds the data and trains nothing."""
 
     named_devices: list[int] | None = None  # which devices of a machine the settings name
+
+    @override
+    def validate(
+        self,
+        model: LightningModule | None = None,
+        dataloaders: Any = None,
+        ckpt_path: str | Path | None = None,
+        verbose: bool = False,
+        datamodule: LightningDataModule | None = None,
+        weights_only: bool | None = None,
+    ) -> Any:
+        """Evaluate on the validation prompts.
+
+        Args:
+            model: See Lightning's Trainer, as for the rest.
+            dataloaders: In the place of those of the `datamodule`.
+            ckpt_path: A checkpoint to load.
+            verbose: Show Lightning's table, of all digits, in the place of lines; `-v` does too.
+            datamodule: The data.
+            weights_only: Load nothing but tensors and plain data.
+        """
+        wordy = verbose or quiet.is_verbose()
+        results = super().validate(model, dataloaders, ckpt_path, wordy, datamodule, weights_only)
+        return results if wordy else _told(results)
+
+    @override
+    def test(
+        self,
+        model: LightningModule | None = None,
+        dataloaders: Any = None,
+        ckpt_path: str | Path | None = None,
+        verbose: bool = False,
+        datamodule: LightningDataModule | None = None,
+        weights_only: bool | None = None,
+    ) -> Any:
+        """Evaluate on the test prompts; see `validate`.
+
+        Args:
+            model: See `validate`, as for the rest.
+            dataloaders: In the place of those of the `datamodule`.
+            ckpt_path: A checkpoint to load.
+            verbose: Show Lightning's table, of all digits, in the place of lines; `-v` does too.
+            datamodule: The data.
+            weights_only: Load nothing but tensors and plain data.
+        """
+        wordy = verbose or quiet.is_verbose()
+        results = super().test(model, dataloaders, ckpt_path, wordy, datamodule, weights_only)
+        return results if wordy else _told(results)
 
     def label(self, model: LightningModule, datamodule: LightningDataModule) -> None:
         """Build the data of a stage: sample, verify, vote, and write the cache that fit reads.
@@ -54,6 +106,15 @@ class KatTrainer(Trainer):
             _launched(self.strategy, partial(_label_together, self, datamodule))
         elif self.is_global_zero:
             datamodule.prepare_data()
+
+
+def _told(results: Any) -> Any:
+    """Log what an evaluation has found, but for the policies' figures, which `Evaluation` has logged."""
+    for found in results or ():
+        for name, value in found.items():
+            if not name.startswith(_TOLD_BY_EVALUATION):
+                logger.info("%s %.4g", name, value)
+    return results
 
 
 def _launched(strategy: Any, work: Callable[[], None]) -> None:
@@ -160,6 +221,8 @@ class KatCLI(LightningCLI):
             raise mistakes.of_trainer(error, settings) from error
         if isinstance(trainer, KatTrainer):
             trainer.named_devices = named_devices(settings["devices"])
+        if not quiet.is_verbose():
+            trainer.callbacks = [in_one_line(callback) for callback in trainer.callbacks]
         # What it logs of a step is there when the callbacks of the settings look at that step.
         trainer.callbacks.sort(key=lambda callback: not isinstance(callback, OptimizerLog))
         return trainer
@@ -192,23 +255,6 @@ class KatCLI(LightningCLI):
             raise UserError(f"ckpt_path: {str(path)!r} is damaged ({why}); give the one before, or last")
 
 
-def _set_up_logging() -> None:
-    """Show what katlit reports; keep advertisements and upstream deprecations out."""
-    ours = logging.getLogger("katlit")
-    ours.setLevel(logging.INFO)
-    if not ours.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        ours.addHandler(handler)
-    # A tracking server that is away is told by `Outbox`, once.
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-    log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    log.addFilter(lambda record: "Tip:" not in str(record.msg))
-    # Validation prompts are optional in stage 3.
-    warnings.filterwarnings("ignore", message=".*have no `val_dataloader`. Skipping val loop")
-    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.* is deprecated", category=FutureWarning)
-
-
 def run(
     arguments: Sequence[str], cli: type[KatCLI] = KatCLI, trainer_class: type[KatTrainer] = KatTrainer
 ) -> KatCLI:
@@ -226,7 +272,7 @@ def run(
         UserError: for a wrong key, value or file in the settings, naming it.
     """
     arguments = with_paths(arguments)
-    _set_up_logging()
+    quiet.set_up_logging()
     try:
         return cli(
             LightningModule,

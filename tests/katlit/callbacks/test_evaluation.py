@@ -38,7 +38,9 @@ class Script(HFEngine):
     def start(self, model_directory: Path) -> None:
         assert (model_directory / "config.json").is_file()
 
-    def generate(self, prompts: Any, sampling: SamplingParameters, seeds: Any = None) -> list[Completion]:
+    def generate(
+        self, prompts: Any, sampling: SamplingParameters, seeds: Any = None, finished: Any = None
+    ) -> list[Completion]:
         self.sampling = sampling
         return [Completion(ids, [0.0] * len(ids), "stop") for ids in map(self.respond, prompts)]
 

@@ -1,6 +1,7 @@
 """Faults that must not cost a run: what happens, when it stops, what it prints, what is left.
 
-Here are those of a whole `katlit fit`. Weights that the engine does not have are a table of
+Here are those of any stage; those of data and prompts are in `test_faults_of_data.py`. Weights that the engine
+does not have are a table of
 `tests/katlit/callbacks/rollout/test_weight_sync.py`, trackers that hang, die or are locked are in
 `tests/katlit/tracking`, what a killed process leaves in the temporary folder is in
 `tests/katlit/test_output.py`.
@@ -17,14 +18,11 @@ from unittest.mock import Mock
 import pytest
 import torch
 from killable import ROOT, finish, on_two_processes, start
-from killable import fit as stage_3
 from lightning.pytorch import Trainer
 
 from katlit.callbacks.checkpoint_files import checkpoints
-from katlit.callbacks.rollout.checks import require_rollouts
 from katlit.callbacks.start_engine import start_engine
 from katlit.cli import main
-from katlit.datamodules.jsonl import write_rows
 from katlit.errors import UserError
 
 Fit = Callable[..., int]
@@ -219,45 +217,6 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert steps(tmp_path)[-1] == 5
 
 
-def test_a_run_that_skipped_all_prompts_stops_and_one_that_skipped_some_says_so(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    with pytest.raises(
-        UserError, match=r"nothing was trained on: all 6 prompts .* context of 30 tokens with 24"
-    ):
-        require_rollouts(6, 6, 30, 24)
-    require_rollouts(6, 2, 30, 24)
-    assert "2 of 6 prompts so far are too long" in caplog.text
-
-
-OVER_BUDGET = {
-    "all": ([30, 40], "batch_tokens: 24; all 2 think-on documents"),
-    "all of a mode": ([30, 0], "batch_tokens: 24; all 1 think-on documents"),
-}
-
-
-@pytest.mark.parametrize("name", OVER_BUDGET)
-def test_documents_over_the_budget_do_not_vanish(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    lengths, line = OVER_BUDGET[name]
-    rows = [
-        {
-            "id": str(number), "messages": [{"role": "user", "content": "1+1"}], "answer": "2",
-            "regime": "on" if length else "off", "judge": "plain", "think": "1 " * length,
-        }
-        for number, length in enumerate(lengths)
-    ]  # fmt: skip
-    write_rows(tmp_path / "records.jsonl", rows)
-    files = [f"-c={ROOT}/configs/{name}.yaml" for name in ("base", "stage/cold_start", "logger/none")]
-    data = [f"--data.records_file={tmp_path / 'records.jsonl'}", "--data.batches.batch_tokens=24"]
-    start = [f"--model.init_args.backbone.init_args.init_from={ROOT}/assets/student"]
-    folder = [f"--trainer.default_root_dir={tmp_path / 'run'}", "--trainer.accelerator=cpu"]
-    assert main(["fit", *files, *start, *data, *folder]) == 2
-    assert line in told(capsys)
-    assert not list(tmp_path.glob("run/*/*"))
-
-
 def test_an_engine_whose_folder_another_machine_does_not_see_is_not_started(tmp_path: Path) -> None:
     """The second process, whose machine has a disk of its own under the same name."""
     trainer, engine = Mock(default_root_dir=str(tmp_path), is_global_zero=False), Mock()
@@ -266,43 +225,6 @@ def test_an_engine_whose_folder_another_machine_does_not_see_is_not_started(tmp_
     with pytest.raises(UserError, match=r"trainer\.default_root_dir: .* is not seen by all; set it to"):
         start_engine(engine, trainer, Mock())
     engine.start.assert_not_called()
-
-
-ON_RESUME = {  # what is refused first: a run that goes on leaves one more checkpoint
-    "other questions": (
-        ["--data.init_args.train.init_args.seed=2"],
-        2,
-        "data.init_args.train: the checkpoint was written with 9 rows, and now some are others",
-    ),
-    "no prompt that fits": (
-        ["--trainer.callbacks.engine.max_context=28", "--checkpoint.every_n_steps=100"],
-        2,
-        "nothing was trained on: all 3 prompts so far are too long",
-    ),
-    "another learning rate": (
-        ["--model.init_args.optimization.learning_rate=1.0e-4"],
-        0,
-        "optimization.learning_rate: the checkpoint has 0.0003; the run goes on with 0.0001",
-    ),
-}
-
-
-@pytest.mark.slow
-def test_what_is_otherwise_on_resume_is_refused_or_obeyed(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    monkeypatch.chdir(ROOT)
-    assert main(stage_3(tmp_path, "--trainer.max_steps=2")) == 0
-    for name, (words, status, printed) in ON_RESUME.items():
-        capsys.readouterr()
-        found = main(stage_3(tmp_path, "--trainer.max_steps=3", "--ckpt_path=last", *words))
-        assert found == status, name
-        assert printed in (capsys.readouterr().err if status else caplog.text), name
-        left = [path.name for path in checkpoints(tmp_path / "checkpoints")]
-        assert left[-1] == f"step-0000000{2 if status else 3}.ckpt", name
 
 
 @pytest.mark.slow

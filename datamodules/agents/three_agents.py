@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -196,14 +197,16 @@ class ThreeAgents(Labeller):
         verify = partial(verifier.verify, prompt)
         return await synthesize(prompt, query.mode, self.team, partial(voices.ask, prompt), verify)
 
-    def _require_all(self, models: Sequence[ChatModel], failed: Sequence[bool]) -> None:
+    def _require_all(self, models: Sequence[ChatModel], failed: Sequence[str]) -> None:
         """End the run where agents gave no reply that may give one another time; else chance has a say."""
-        if not any(failed):
+        reasons = Counter(filter(None, failed))
+        if not reasons:
             return
-        told = f"{sum(failed)} of {len(failed)} queries are not finished, as an agent's server gave no reply"
+        ((reason, count),) = reasons.most_common(1)
+        told = f"{reasons.total()} of {len(failed)} queries are not finished, {count} for {reason}"
         if not any(model.partial for model in models):
             raise UserError(f"{told}; run again, which asks only for what is missing")
-        logger.warning("%s; it is asked again when the records are made", told)
+        logger.warning("%s; what is missing is asked for again when the records are made", told)
 
     def _record(self, query: Query, outcome: Outcome) -> Record:
         if outcome.reply is None:

@@ -190,12 +190,14 @@ class ThreeAgents(Labeller):
             return asyncio.run(run())
 
     async def _tag(self, voices: Voices, _: Verifier, prompt: Prompt) -> Tagged:
-        return await tag(prompt, self.team, self.votes, self.rules, partial(voices.ask, prompt))
+        with voices.query():
+            return await tag(prompt, self.team, self.votes, self.rules, partial(voices.ask, prompt))
 
     async def _synthesize(self, voices: Voices, verifier: Verifier, query: Query) -> Outcome:
         prompt = query.judged
         verify = partial(verifier.verify, prompt)
-        return await synthesize(prompt, query.mode, self.team, partial(voices.ask, prompt), verify)
+        with voices.query():
+            return await synthesize(prompt, query.mode, self.team, partial(voices.ask, prompt), verify)
 
     def _require_all(self, models: Sequence[ChatModel], failed: Sequence[str]) -> None:
         """End the run where agents gave no reply that may give one another time; else chance has a say."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -20,22 +20,11 @@ from katlit.engines.chat_line import ChatLine
 
 
 @dataclass(slots=True)
-class Spent:
-    """What replies have taken; what was known before took nothing now."""
-
-    requests: int = 0
-    asked_now: int = 0
-    prompt_tokens: int = 0
-    reply_tokens: int = 0
-
-
-@dataclass(slots=True)
 class Voice:
-    """An agent that can be asked: a model, how it is sampled, and what it has taken so far."""
+    """An agent that can be asked: a model, and how it is sampled."""
 
     model: ChatModel
     sampling: SamplingParameters
-    spent: Spent = field(default_factory=Spent)
 
 
 class Voices:
@@ -47,6 +36,7 @@ class Voices:
 
     def __init__(self, voices: dict[Part, Voice]) -> None:
         self.voices = voices
+        self.asked = 0  # requests that were not known
         self._lines: dict[int, ChatLine] = {}  # of each endpoint, by its identity
         self._batches: dict[int, Batches] = {}
         self._stack = AsyncExitStack()
@@ -105,16 +95,12 @@ class Voices:
         key = request.key
         said = model.recall(key)
         if said is None:
-            voice.spent.asked_now += 1
+            self.asked += 1
             said = await self._send(model, request)
             model.keep(key, said)
         self._known = True
         reply = model.read(said, thinking, told)
-        tokens = model.prompt_tokens(request.asked, said)
-        voice.spent.requests += 1
-        voice.spent.prompt_tokens += tokens
-        voice.spent.reply_tokens += reply.tokens
-        return Said(reply, tokens)
+        return Said(reply, model.prompt_tokens(request.asked, said))
 
     async def _send(self, model: ChatModel, request: Request) -> Any:
         if not model.fits(request):

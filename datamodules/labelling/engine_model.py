@@ -126,7 +126,7 @@ class EngineModel(ChatModel):
                 finished(place, completion)
 
     def answer(self, requests: Sequence[Request]) -> list[Said]:
-        """Have requests of the same sampling settings replied to as one batch; each reply is kept as it comes."""
+        """Have requests of the same sampling settings replied to as one batch, and keep each reply."""
         said: dict[int, Said] = {}
         batch = [(request.asked, request.seed) for request in requests]
 

@@ -51,9 +51,7 @@ def test_two_models_share_an_engine_in_batches(make: Any, make_engine: Any) -> N
     assert (again.requests, again.started) == (0, [])
 
 
-def test_a_budget_that_leaves_no_room_is_refused_before_anything_is_asked(
-    make: Any, make_engine: Any
-) -> None:
+def test_a_budget_that_leaves_no_room_is_refused_at_once(make: Any, make_engine: Any) -> None:
     engine = make_engine()
     with pytest.raises(UserError, match=r"^sampling\.max_tokens: 5000, but the engine's max_context is 4096"):
         make(engine, tokens=5000).prepare_data()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -15,11 +16,11 @@ from faulty_chat import FaultyChat, content_hash, faulty_chat
 from scripted_agents import question_of, reply, role_of, total
 
 from katlit.datamodules import DistillData, FilePrompts, ThreeAgents
-from katlit.datamodules.agents.roles import Role
+from katlit.datamodules.agents import Role, three_agents
 from katlit.datamodules.jsonl import write_rows
 from katlit.datamodules.labelling.reply_cache import ReplyCache
 from katlit.datamodules.records import Record, read_records
-from katlit.engines import ChatEndpoint, EndpointLimits, chat_client
+from katlit.engines import ChatEndpoint, EndpointLimits, TokenPrices, chat_client
 from katlit.errors import UserError
 from katlit.text.protocol import Mode
 
@@ -44,7 +45,8 @@ def data_of(folder: Path, models_root: Path, server: FaultyChat, **more: Any) ->
         for sum_ in questions
     ]
     write_rows(folder.parent / "prompts.jsonl", prompts)
-    engine = ChatEndpoint(server.url, None, limits=EndpointLimits(concurrency=8, retries=3))
+    limits = EndpointLimits(concurrency=8, retries=3)
+    engine = ChatEndpoint(server.url, None, limits=limits, prices=TokenPrices(1e4, 2e4))
     settings: dict[str, Any] = {"critic": MODEL, "writer": MODEL, "tagger": MODEL, "votes": 3} | more
     return DistillData(
         str(models_root / "ours"), "endpoint:the-model",
@@ -217,3 +219,30 @@ def test_another_rubric_asks_the_critic_alone(truth: Truth, make: Callable[..., 
         shutil.copytree(truth.data.records_path().parent, make(server).records_path().parent)
         make(server, rubric="Five points for good style.").prepare_data()
         assert [role_of(body) for body in server.bodies] == ["critic"] * truth.roles["critic"]
+
+
+def test_the_cost_is_estimated_by_the_first_queries(
+    truth: Truth,
+    make: Callable[..., DistillData],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(three_agents, "_FIRST", 10)
+    with faulty_chat(reply) as server, caplog.at_level("INFO", "katlit"):
+        data = make(server)
+        data.prepare_data()
+        assert set(server.attempts.values()) == {1}
+        data.records_path().unlink()
+        make(server).prepare_data()
+    first, second = [line for line in caplog.messages if "the first 10 queries" in line]
+    took = re.match(
+        r"agents: the first 10 queries took (\d+) requests \(0 of them known before\), (\d+) prompt and "
+        r"(\d+) reply tokens; the other 20 will take about (\d+) requests, (\d+) prompt and (\d+) reply tokens, "
+        r"at most \d+\.\d\d hours, (\d+\.\d\d) by engine\.prices$", first,
+    )  # fmt: skip
+    assert took is not None
+    requests, *told = map(float, took.groups())
+    assert told == [10 * requests, 5 * requests, *(2 * n * requests for n in (1, 10, 5)), 0.4 * requests]
+    assert f"({requests:.0f} of them known before)" in second
+    assert "hours" not in second
+    assert written(data) == truth.files

@@ -237,8 +237,8 @@ def test_the_cost_is_estimated_by_the_first_queries(
     first, second = [line for line in caplog.messages if "the first 10 queries" in line]
     took = re.match(
         r"agents: the first 10 queries took (\d+) requests \(0 of them known before\), (\d+) prompt and "
-        r"(\d+) reply tokens; the other 20 will take about (\d+) requests, (\d+) prompt and (\d+) reply tokens, "
-        r"at most \d+\.\d\d hours, (\d+\.\d\d) by engine\.prices$", first,
+        r"(\d+) reply tokens; the other 20 will take about (\d+) requests, (\d+) prompt and (\d+) reply "
+        r"tokens, at most \d+\.\d\d hours, (\d+\.\d\d) by engine\.prices$", first,
     )  # fmt: skip
     assert took is not None
     requests, *told = map(float, took.groups())

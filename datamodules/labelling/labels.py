@@ -17,6 +17,7 @@ from katlit.datamodules.labelling.engine_model import EngineModel
 from katlit.datamodules.labelling.probe import settle
 from katlit.datamodules.labelling.rejections import report
 from katlit.datamodules.labelling.reply_cache import ReplyCache
+from katlit.datamodules.labelling.summary import write_summary
 from katlit.datamodules.records import Record
 from katlit.datamodules.references import say_unverified, verifiable
 from katlit.datamodules.sources.base import PromptSource
@@ -176,6 +177,7 @@ class Labels:
             for record in labeller.label(prompts, models, self._sources.accuracy)
         ]
         report([model.rejections for model in models], records, len(prompts), self.path())
+        write_summary([model.rejections for model in models], records, len(prompts), self.path())
         return records
 
     def answer(self, number: int, shares: int) -> None:

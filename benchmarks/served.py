@@ -142,19 +142,9 @@ def correct(prompts: list[Prompt], replies: list[Reply | None]) -> list[float]:
     """1 where the content is right, by the evaluation's own scorers."""
     samples = []
     for prompt, reply in zip(prompts, replies, strict=True):
-        answer = None if reply is None else answer_in(reply.content)
-        parsed = ParsedResponse("", None, "", answer, None)
+        parsed = ParsedResponse("", None, "", None if reply is None else reply.content, None)
         samples.append(Sample(prompt, parsed, truncated=reply is None or reply.cut, tokens=0))
     return [float((verdict.value or 0) >= 1) for verdict in AccuracyReward()(samples)]
-
-
-def answer_in(content: str) -> str:
-    """The answer, taken out of an object of SCHEMA where there is one."""
-    try:
-        value = json.loads(content)
-    except ValueError:
-        return content
-    return str(value["answer"]) if isinstance(value, dict) and "answer" in value else content
 
 
 def compare(

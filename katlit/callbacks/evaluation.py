@@ -16,6 +16,7 @@ from katlit.callbacks.start_engine import start_engine
 from katlit.engines.base import RolloutEngine, SamplingParameters
 from katlit.errors import UserError
 from katlit.metrics.evaluation import Answered, summarize
+from katlit.model.fingerprint import sample_model
 from katlit.output import replace_file, require_writable
 from katlit.parallel.collectives import gathered
 from katlit.rewards import AccuracyReward, Reward, Sample, Verdict, verdicts_of
@@ -126,6 +127,7 @@ class Evaluation(Callback):
             }
             pl_module.log_dict(scalars)
         if trainer.is_global_zero:
+            results["model"] = _fingerprint(trainer, pl_module)
             self._write(trainer, results, list(everything.values()))
 
     @override
@@ -199,6 +201,12 @@ def _words(sample: Sample) -> Words:
         "thinking": parsed.think,
         "answer": parsed.answer,
     }
+
+
+def _fingerprint(trainer: Trainer, module: LightningModule) -> str | None:
+    """Of the directory whose weights were sampled; None where they are another's, as a checkpoint's."""
+    source = module.backbone.init_from or module.backbone.model
+    return None if source is None or trainer.ckpt_path else sample_model(source)
 
 
 def _versions() -> dict[str, str]:

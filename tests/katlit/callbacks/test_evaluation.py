@@ -14,6 +14,8 @@ from katlit.callbacks.evaluation import Evaluation
 from katlit.engines import HFEngine
 from katlit.engines.base import Completion, SamplingParameters
 from katlit.errors import UserError
+from katlit.model.backbone import Backbone
+from katlit.model.fingerprint import sample_model
 from katlit.modules import StepSRPO
 from katlit.text.protocol import Mode
 
@@ -56,8 +58,10 @@ class Script(HFEngine):
         self.closed = True
 
 
-def run(root: Path, engine: Any, prompts: list[Prompt], **settings: Any) -> tuple[Any, dict[str, float]]:
-    stage = StepSRPO(tiny_backbone(root))
+def run(
+    root: Path, engine: Any, prompts: list[Prompt], backbone: Backbone | None = None, **settings: Any
+) -> tuple[Any, dict[str, float]]:
+    stage = StepSRPO(backbone or tiny_backbone(root))
     engine.protocol = stage.backbone.protocol
     settings = {"sampling": SamplingParameters(temperature=0, max_tokens=40)} | settings
     trainer = Trainer(
@@ -98,6 +102,15 @@ def test_counts_and_files(tmp_path: Path) -> None:
     assert engine.sampling.stop_token_ids == [protocol.end_id]
     assert engine.closed
     assert not list(tmp_path.glob(".*"))
+
+
+def test_it_says_of_which_weights_it_is(tmp_path: Path) -> None:
+    stage, _ = run(tmp_path, Script(max_context=128), [prompt(0)])
+    file = tmp_path / "evaluation.json"
+    assert json.loads(file.read_text())["model"] is None  # fresh weights are no directory's
+    stage.backbone.export(tmp_path / "out")
+    run(tmp_path, Script(max_context=128), [prompt(0)], Backbone(init_from=str(tmp_path / "out")))
+    assert json.loads(file.read_text())["model"] == sample_model(str(tmp_path / "out"))
 
 
 def test_a_real_engine(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing_extensions import override
 from katlit.callbacks.checkpoint import StepCheckpoint, newest_checkpoint
 from katlit.callbacks.checkpoint_files import damage
 from katlit.callbacks.finite import StopWhereNotFinite
+from katlit.callbacks.metrics_file import MetricsFile
 from katlit.callbacks.model_size import in_one_line
 from katlit.callbacks.optimizer_log import OptimizerLog
 from katlit.callbacks.rounding import WarnWhereRounded
@@ -24,71 +25,23 @@ from katlit.callbacks.track_config import TrackConfig
 from katlit.commands import mistakes, named_callbacks, quiet
 from katlit.commands.parser_mistakes import of_parser, require_known, require_null
 from katlit.commands.settings_files import with_paths
+from katlit.commands.short_results import ShortResults
 from katlit.errors import UserError
 from katlit.output import require_writable
 from katlit.parallel.meeting import Meeting, named_devices, take_devices
 from katlit.tracking.mlflow import mlflow_loggers
 
-logger = logging.getLogger(__name__)
-
-_TOLD_BY_EVALUATION = ("test/auto_", "test/on_", "test/off_")
-
 # `${trainer.max_steps}` in any file then means the last value, that of later files and the command line.
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 
 
-class KatTrainer(Trainer):
+ALWAYS = (StopWhereNotFinite, WarnWhereRounded, OptimizerLog, MetricsFile)  # callbacks of every run
+
+
+class KatTrainer(ShortResults):
     """Lightning's Trainer with `label`, which builds the data and trains nothing."""
 
     named_devices: list[int] | None = None  # which devices of a machine the settings name
-
-    @override
-    def validate(
-        self,
-        model: LightningModule | None = None,
-        dataloaders: Any = None,
-        ckpt_path: str | Path | None = None,
-        verbose: bool = False,
-        datamodule: LightningDataModule | None = None,
-        weights_only: bool | None = None,
-    ) -> Any:
-        """Evaluate on the validation prompts.
-
-        Args:
-            model: See Lightning's Trainer, as for the rest.
-            dataloaders: In the place of those of the `datamodule`.
-            ckpt_path: A checkpoint to load.
-            verbose: Show Lightning's table, of all digits, in the place of lines; `-v` does too.
-            datamodule: The data.
-            weights_only: Load nothing but tensors and plain data.
-        """
-        wordy = verbose or quiet.is_verbose()
-        results = super().validate(model, dataloaders, ckpt_path, wordy, datamodule, weights_only)
-        return results if wordy else _told(results)
-
-    @override
-    def test(
-        self,
-        model: LightningModule | None = None,
-        dataloaders: Any = None,
-        ckpt_path: str | Path | None = None,
-        verbose: bool = False,
-        datamodule: LightningDataModule | None = None,
-        weights_only: bool | None = None,
-    ) -> Any:
-        """Evaluate on the test prompts; see `validate`.
-
-        Args:
-            model: See `validate`, as for the rest.
-            dataloaders: In the place of those of the `datamodule`.
-            ckpt_path: A checkpoint to load.
-            verbose: Show Lightning's table, of all digits, in the place of lines; `-v` does too.
-            datamodule: The data.
-            weights_only: Load nothing but tensors and plain data.
-        """
-        wordy = verbose or quiet.is_verbose()
-        results = super().test(model, dataloaders, ckpt_path, wordy, datamodule, weights_only)
-        return results if wordy else _told(results)
 
     def label(self, model: LightningModule, datamodule: LightningDataModule) -> None:
         """Build the data of a stage: sample, verify, vote, and write the cache that fit reads.
@@ -106,15 +59,6 @@ class KatTrainer(Trainer):
             _launched(self.strategy, partial(_label_together, self, datamodule))
         elif self.is_global_zero:
             datamodule.prepare_data()
-
-
-def _told(results: Any) -> Any:
-    """Log what an evaluation has found, but for the policies' figures, which `Evaluation` has logged."""
-    for found in results or ():
-        for name, value in found.items():
-            if not name.startswith(_TOLD_BY_EVALUATION):
-                logger.info("%s %.4g", name, value)
-    return results
 
 
 def _launched(strategy: Any, work: Callable[[], None]) -> None:
@@ -294,7 +238,9 @@ def run(
             subclass_mode_model=True,
             subclass_mode_data=True,
             trainer_class=trainer_class,
-            trainer_defaults={"callbacks": [StopWhereNotFinite(), WarnWhereRounded(), OptimizerLog()]},
+            trainer_defaults={
+                "callbacks": [StopWhereNotFinite(), WarnWhereRounded(), OptimizerLog(), MetricsFile()]
+            },
             save_config_callback=TrackConfig,
             save_config_kwargs={"save_to_log_dir": False},
             auto_configure_optimizers=False,

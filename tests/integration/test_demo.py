@@ -86,6 +86,15 @@ def test_the_recipe_from_end_to_end(tmp_path: Path) -> None:
     assert [line.partition(":")[0] for line in again.splitlines() if line.endswith(": done before")] == STEPS
     assert "$ katlit " not in again
     report = json.loads((demo / "report.json").read_text())
+    page = (demo / "report.html").read_text()
+    for part in (
+        "Training: step_srpo",
+        "think rate by difficulty",
+        "questions got a label",
+        "after cold_start",
+    ):
+        assert part in page
+    assert page.count("reference answer: ") == 10
     assert report["engine"] == "vllm"
     assert report["num_prompts"] == 24
     assert list(report["history"]) == ["base", "distill", "cold_start", "step_srpo"]
@@ -110,6 +119,8 @@ def test_the_recipe_from_end_to_end(tmp_path: Path) -> None:
     assert table["columns"] == ["step", *COLUMNS]
     assert {row[0] for row in table["data"]} == {1}
     assert "</judge>" in table["data"][0][2]
+    parent = runs["demo seed 1"].info.run_id
+    assert "report.html" in {artifact.path for artifact in client.list_artifacts(parent)}
     stored = {artifact.path for artifact in client.list_artifacts(reinforced.info.run_id)}
     assert {"config.yaml", "rollouts.json", "model"} <= stored
     for record in read_records(demo / "step_srpo/rollouts", 0)[::40]:

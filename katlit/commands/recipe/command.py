@@ -23,6 +23,7 @@ from katlit.tracking.mlflow import PARENT_RUN_VARIABLE, default_tracking_uri
 from katlit.tracking.parent_run import finish_parent_run, log_to_run, reopen_run, start_parent_run
 
 _FOLDER = ".steps"
+REPORT_FILES = ("report.html", "report.md", "pareto.png", "report.json")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -172,11 +173,11 @@ def _conclude(recipe: Recipe, seconds: dict[str, float], uri: str, parent: str) 
     """Keep the report in the parent run, and print the headline."""
     report = json.loads((recipe.output / "report.json").read_text(encoding="utf-8"))
     ratios = {name: report["headline"][name] for name in ("token_ratio", "accuracy_gap")}
-    files = [recipe.output / name for name in ("report.md", "pareto.png", "report.json")]
+    files = [recipe.output / name for name in REPORT_FILES]
     log_to_run(uri, parent, files, ratios)
     sys.stdout.write(
         f"\n{table(report.get('history', {}))}"
         f"\ntokens of auto / on: {ratios['token_ratio']:.2f}   "
         f"accuracy auto - on: {ratios['accuracy_gap']:+.3f}   {sum(seconds.values()) / 60:.1f} minutes\n"
-        f"{recipe.output}/report.md has the rest, `mlflow ui --backend-store-uri {uri}` opens MLflow\n"
+        f"{recipe.output}/report.html has the rest, `mlflow ui --backend-store-uri {uri}` opens MLflow\n"
     )

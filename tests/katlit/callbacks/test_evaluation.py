@@ -96,7 +96,9 @@ def test_counts_and_files(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "responses.jsonl").read_text().splitlines()]
     assert len(lines) == 9
     assert {line["prompt_id"] for line in lines} == {"p0", "p1", "p2"}
-    assert next(line for line in lines if line["policy"] == "on")["text"].count("<think_on>") == 1
+    on = next(line for line in lines if line["policy"] == "on")
+    assert on["text"].count("<think_on>") == 1
+    assert (on["question"], on["reference"], on["thinking"], on["answer"]) == ("0 ", "7", "t" * 9, "7")
     assert engine.sampling.stop_token_ids == [protocol.end_id]
     assert engine.closed
     assert not list(tmp_path.glob(".*"))

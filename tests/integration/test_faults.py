@@ -1,6 +1,7 @@
 """Faults that must not cost a run: what happens, when it stops, what it prints, what is left.
 
-Here are those of any stage; those of data and prompts are in `test_faults_of_data.py`. Weights that the engine
+Here are those of any stage; those of data and prompts are in `test_faults_of_data.py`. Weights that the
+engine
 does not have are a table of
 `tests/katlit/callbacks/rollout/test_weight_sync.py`, trackers that hang, die or are locked are in
 `tests/katlit/tracking`, what a killed process leaves in the temporary folder is in

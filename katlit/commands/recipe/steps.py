@@ -150,7 +150,7 @@ def report_words(recipe: Recipe, seconds: dict[str, float]) -> list[str]:
     names = [*([BASE] if recipe.evaluate_base else []), *recipe.stages]
     stages = [f"--stage={name}={evaluation_file(recipe, name)}" for name in names]
     parts = [f"--metrics={name}={recipe.output / name / METRICS}" for name in recipe.stages]
-    labelled = [name for name in recipe.stages if name in _LABELLED]
+    labelled = [name for name in recipe.stages if name in LABELLED]
     parts += [f"--labels={name}={recipe.output / name / LABELS}" for name in labelled]
     times = [f"--seconds={part}={value:.1f}" for part, value in seconds.items()]
     return ["report", f"--output={recipe.output}", *stages, *parts, *times, f"--seed={recipe.seed}"]

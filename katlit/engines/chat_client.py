@@ -1,7 +1,6 @@
 """What is said to an OpenAI-compatible server, by the hundred: conversations in, replies out."""
 
 import asyncio
-import json
 import logging
 import math
 import os
@@ -14,6 +13,7 @@ from typing import Any
 
 import aiohttp
 
+from katlit.engines.chat_reply import Reply, read_reply
 from katlit.engines.pace import Pace, backoff
 from katlit.errors import UserError
 from katlit.text.printable import short_line
@@ -35,18 +35,6 @@ class ChatRequest:
     seed: int
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A reply; all of it is text."""
-
-    content: str
-    reasoning: str
-    tool_calls: list[dict[str, Any]]
-    finish_reason: str
-    prompt_tokens: int
-    reply_tokens: int
-
-
 @dataclass(slots=True)
 class Tally:
     """What became of requests."""
@@ -55,18 +43,25 @@ class Tally:
     answered: int = 0
     refused: Counter[str] = field(default_factory=Counter)  # requests without a reply, by the reason
     failed: Counter[str] = field(default_factory=Counter)  # the same, where another time may do
+    lost: Counter[str] = field(default_factory=Counter)  # both, by the status or what came in its place
+    faults: Counter[str] = field(default_factory=Counter)  # attempts that failed, by the same
     lost_in_a_row: int = 0
 
 
-class _AgainError(Exception):
-    """An attempt failed as another one need not; `wait` is what the server asks for, in seconds."""
+class _AttemptError(Exception):
+    """An attempt failed; `kind` is the status, or what came in its place."""
 
-    def __init__(self, reason: str, wait: float | None = None) -> None:
+    def __init__(self, kind: str, reason: str, wait: float | None = None) -> None:
         super().__init__(reason)
+        self.kind = kind
         self.wait = wait
 
 
-class _RefusedError(Exception):
+class _AgainError(_AttemptError):
+    """The next attempt may do; `wait` is what the server asks for, in seconds."""
+
+
+class _RefusedError(_AttemptError):
     """The server refuses this one request."""
 
 
@@ -174,29 +169,32 @@ class ChatClient:
             body = {name: value for name, value in body.items() if value is not None}
             lost = await self._reply(session, queue, number, body)
             if lost is not None:
-                reason, refused = lost
-                (queue.tally.refused if refused else queue.tally.failed)[reason] += 1
+                refused = isinstance(lost, _RefusedError)
+                (queue.tally.refused if refused else queue.tally.failed)[str(lost)] += 1
+                queue.tally.lost[lost.kind] += 1
                 if not (refused and (queue.known or queue.tally.answered)):
                     queue.tally.lost_in_a_row += 1
                 if queue.tally.lost_in_a_row >= max(_HOPELESS, queue.workers):
                     raise UserError(
                         f"{self._url}: {queue.tally.lost_in_a_row} requests in a row got no reply, the last "
-                        f"one for {reason}; what was replied before is kept, so mend that and run again"
+                        f"one for {lost}; what was replied before is kept, so mend that and run again"
                     )
 
     async def _reply(
         self, session: aiohttp.ClientSession, queue: _Queue, number: int, body: dict[str, Any]
-    ) -> tuple[str, bool] | None:
-        """Ask until there is a reply; why there is none, in the end, and whether it was refused."""
+    ) -> _AttemptError | None:
+        """Ask until there is a reply; why there is none, in the end."""
+        last: _AttemptError | None = None
         for attempt in range(1, self._retries + 2):
             reserved = await self._wait_for_turn(queue, body)
             try:
                 reply = await self._attempt(session, queue, body)
-            except _RefusedError as refusal:
-                return str(refusal), True
-            except _AgainError as error:
-                reason = str(error)
-                self._tell(queue, reason)
+            except _AttemptError as error:
+                queue.tally.faults[error.kind] += 1
+                if isinstance(error, _RefusedError):
+                    return error
+                last = error
+                self._tell(queue, str(error))
                 pause = backoff(attempt, self._longest, self._random)
                 if error.wait is not None:  # the server means all of us
                     pause += error.wait
@@ -211,7 +209,7 @@ class ChatClient:
             queue.tally.lost_in_a_row = 0
             queue.keep(number, reply)
             return None
-        return reason, False
+        return last
 
     def _tell(self, queue: _Queue, reason: str) -> None:
         """Say once in a while what keeps the replies away: all attempts together may take hours."""
@@ -238,24 +236,25 @@ class ChatClient:
             async with asyncio.timeout(self._timeout), session.post(self._url, json=body) as answer:
                 status, text = answer.status, await answer.text(errors="replace")
         except TimeoutError:
-            raise _AgainError(f"no answer within {self._timeout:g} s (limits.timeout)") from None
+            raise _AgainError("time-out", f"no answer within {self._timeout:g} s (limits.timeout)") from None
         except aiohttp.InvalidURL as error:
             raise UserError(f"engine.url: {self._url}: {error}; give http://host:port/v1") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise _AgainError(f"{type(error).__name__} {short_line(str(error))}".strip()) from None
+            said = f"{type(error).__name__} {short_line(str(error))}".strip()
+            raise _AgainError("no connection", said) from None
         if status != 200:
             raise self._fault(status, text, answer.headers.get("Retry-After"))
         try:
-            return _read(text)
+            return read_reply(text)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-            raise _AgainError(f"an answer that is no reply: {short_line(text)!r}") from None
+            raise _AgainError("no reply", f"an answer that is no reply: {short_line(text)!r}") from None
 
     def _fault(self, status: int, text: str, retry_after: str | None) -> Exception:
         said = f"status {status}: {short_line(text)}"
         if status in _AGAIN or status >= 500:
-            return _AgainError(said, _seconds(retry_after))
+            return _AgainError(f"status {status}", said, _seconds(retry_after))
         if status in _OURS:
-            return _RefusedError(said)
+            return _RefusedError(f"status {status}", said)
         hint = f"; is the key in {self._key_variable} right?" if status in (401, 403) else "; check the url"
         return UserError(f"{self._url}: {said}{hint}")
 
@@ -267,28 +266,3 @@ def _seconds(retry_after: str | None) -> float | None:
     except ValueError:
         return None
     return seconds if math.isfinite(seconds) and seconds >= 0 else None
-
-
-def _read(text: str) -> Reply:
-    answer = json.loads(_whole(json.dumps(json.loads(text), ensure_ascii=False)))
-    choice = answer["choices"][0]
-    message, usage = choice["message"], answer.get("usage") or {}
-    return Reply(
-        content=_text(message.get("content")),
-        reasoning=_text(message.get("reasoning") or message.get("reasoning_content")),
-        tool_calls=[call["function"] for call in message.get("tool_calls") or []],
-        finish_reason=str(choice["finish_reason"]),
-        prompt_tokens=int(usage.get("prompt_tokens") or 0),
-        reply_tokens=int(usage.get("completion_tokens") or 0),
-    )
-
-
-def _whole(text: str) -> str:
-    """The text with a mark in place of each half of a character, which no file can hold."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _text(value: Any) -> str:
-    if value is not None and not isinstance(value, str):
-        raise TypeError
-    return value or ""

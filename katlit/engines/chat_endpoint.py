@@ -9,7 +9,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from katlit.engines.base import Completion, RolloutEngine, SamplingParameters
-from katlit.engines.chat_client import ChatClient, ChatRequest, Reply, Tally
+from katlit.engines.chat_client import ChatClient, ChatRequest, Tally
+from katlit.engines.chat_reply import Reply
 from katlit.errors import UserError, require
 
 _LONGEST = 2**31

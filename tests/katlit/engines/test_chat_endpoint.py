@@ -8,7 +8,8 @@ import pytest
 from faulty_chat import content_hash, faulty_chat
 
 from katlit.engines import ChatEndpoint, EndpointLimits, SamplingParameters, TokenPrices, chat_client
-from katlit.engines.chat_client import ChatRequest, Reply, Tally
+from katlit.engines.chat_client import ChatRequest, Tally
+from katlit.engines.chat_reply import Reply
 from katlit.engines.pace import Pace, backoff
 from katlit.errors import UserError
 
@@ -116,6 +117,7 @@ def test_a_reply_that_takes_too_long_is_asked_for_again() -> None:
     with faulty_chat(answer, lambda _: ("slow",)) as server:
         replies, tally = asked(server.url, REQUESTS[:4], timeout=0.1)
     assert (len(replies), tally.attempts) == (4, 8)
+    assert (tally.faults, tally.lost) == ({"time-out": 4}, {})
 
 
 @pytest.mark.parametrize(("minute", "told"), [(0.0, 2), (60.0, 0)])

@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 from faulty_chat import faulty_chat
 from scripted_agents import reply, role_of, total
+from serving import serving
 
+from benchmarks._smollm2 import model_directory
 from katlit.cli import main
 from katlit.datamodules.agents.roles import _TEMPLATES, Part
 from katlit.datamodules.records import read_records
+from katlit.errors import UserError
 from katlit.text.protocol import Mode
 
 ROOT = Path(__file__).parents[2]
@@ -89,3 +92,38 @@ def test_the_table_of_placeholders_is_that_of_the_code() -> None:
     told = {row.split("`")[1]: re.findall(r"`\{(\w+)\}`", row) for row in table.splitlines() if "`{" in row}
     for part, (_, known, _) in _TEMPLATES.items():
         assert sorted(known) == sorted(["question", *told.get(part.value, [])])
+
+
+@pytest.fixture
+def smollm2() -> Path:
+    pytest.importorskip("vllm", exc_type=ImportError)
+    try:
+        return model_directory()
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.soak
+@pytest.mark.vllm
+@pytest.mark.timeout(3600)
+def test_a_real_model_plays_all_agents(smollm2: Path, words: list[str], tmp_path: Path) -> None:
+    """It is too small for any of the parts, so few questions get a record; but each has a whole trace."""
+    questions = (ROOT / "tests/stubs/word_problems.jsonl").read_text(encoding="utf-8")
+    (tmp_path / "data/prompts.jsonl").write_text(questions, encoding="utf-8")
+    role = {"model": f"endpoint:{smollm2}", "sampling": {"max_tokens": 160, "temperature": 0.7}}
+    parts = dict.fromkeys((part.value for part in Part if part is not Part.ANSWERER), role)
+    engine = {"think_on": None, "think_off": None, "limits": {"concurrency": 4}}
+    labeller = {"init_args": parts | {"votes": 3, "approve": 1}}
+    settings = {"data": {"init_args": {"engine": {"init_args": engine}, "labeller": labeller}}}
+    (tmp_path / "small.yaml").write_text(json.dumps(settings))
+    with serving(str(smollm2), tmp_path / "log", "--max-model-len=2048") as url:
+        more = ["-c", "small.yaml", f"{DATA}.engine.init_args.url={url}/v1"]
+        main([*words, *more])  # it may be that nothing is right
+    (file,) = (tmp_path / "outputs/cache").glob("traces-*.jsonl")
+    traces = list(map(json.loads, file.read_text(encoding="utf-8").splitlines()))
+    assert [trace["id"] for trace in traces] == [json.loads(line)["id"] for line in questions.splitlines()]
+    for trace in traces:
+        asked = [step["role"] for step in trace["steps"]]
+        assert asked[:4] == ["tagger"] * 3 + ["solver" if trace["mode"] == "on" else "answerer"]
+        assert trace["kept"] == (trace["dropped"] == "")
+        assert all(step["prompt_tokens"] > 0 < step["tokens"] <= 160 for step in trace["steps"])

@@ -110,8 +110,9 @@ def test_a_critic_that_cannot_be_read_is_asked_once_more_and_approves_nothing() 
     script = {"solver": ["4"], "thinker": [("so", "4")] * 2, "critic": [UNREADABLE, GOOD]}
     outcome, _ = play(script | {"thinker": [("so", "4")]})
     assert faults(outcome)[2:] == [("critic", "unread"), ("critic", None)]
-    outcome, _ = play(script | {"critic": [UNREADABLE, None, UNREADABLE, UNREADABLE]}, rounds=2)
+    outcome, said = play(script | {"critic": [UNREADABLE, None, UNREADABLE, UNREADABLE]}, rounds=2)
     assert outcome.reply is None
+    assert len({seed for _, _, seed in said}) == len(said)
     assert [fault for part, fault in faults(outcome) if part == "thinker"] == ["unread"] * 2
 
 

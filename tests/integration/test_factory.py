@@ -116,7 +116,9 @@ def test_a_real_model_plays_all_agents(smollm2: Path, words: list[str], tmp_path
     labeller = {"init_args": parts | {"votes": 3, "approve": 1}}
     settings = {"data": {"init_args": {"engine": {"init_args": engine}, "labeller": labeller}}}
     (tmp_path / "small.yaml").write_text(json.dumps(settings))
-    with serving(str(smollm2), tmp_path / "log", "--max-model-len=2048") as url:
+    with serving(
+        str(smollm2), tmp_path / "log", "--max-model-len=2048", "--no-enable-chunked-prefill"
+    ) as url:
         more = ["-c", "small.yaml", f"{DATA}.engine.init_args.url={url}/v1"]
         main([*words, *more])  # it may be that nothing is right
     (file,) = (tmp_path / "outputs/cache").glob("traces-*.jsonl")

@@ -147,6 +147,16 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
         if self._records_file is None:
             self._require_labels().models(ask=True)
 
+    def survey_share(self, number: int, shares: int) -> None:
+        """Ask the models what must be known of all prompts before any is labelled, of a share of them.
+
+        Args:
+            number: Share to ask about, from 0.
+            shares: Shares that there are.
+        """
+        if self._records_file is None:
+            self._require_labels().answer(number, shares, survey=True)
+
     def label_share(self, number: int, shares: int) -> None:
         """Ask the models all that labelling a share of the prompts asks them, and keep their replies.
 

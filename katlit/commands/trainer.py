@@ -90,6 +90,9 @@ def _label_share(trainer: KatTrainer, datamodule: Any, meeting: Meeting) -> None
     else:
         logging.getLogger("katlit").setLevel(logging.WARNING)
     meeting.wait("settled", 1)
+    datamodule.survey_share(trainer.global_rank, trainer.world_size)
+    meeting.arrive("surveyed")
+    meeting.wait("surveyed")
     datamodule.label_share(trainer.global_rank, trainer.world_size)
     meeting.arrive("labelled")
     if trainer.is_global_zero:

@@ -114,7 +114,7 @@ def test_the_recipe_from_end_to_end(tmp_path: Path) -> None:
 @pytest.mark.vllm
 @pytest.mark.timeout(14_400)
 def test_the_demo_killed_at_ten_random_moments_reports_what_it_does_undisturbed(tmp_path: Path) -> None:
-    reports, started = [], time.monotonic()
+    reports, seconds, started = [], 0.0, time.monotonic()
     for name, kills in (("undisturbed", 0), ("killed", 10)):
         folder = tmp_path / name
         folder.mkdir()
@@ -129,7 +129,7 @@ def test_the_demo_killed_at_ten_random_moments_reports_what_it_does_undisturbed(
                 os.killpg(run.pid, signal.SIGKILL)
             run.wait()
         katlit(folder, ["run", "recipe/demo.yaml"])
-        seconds = time.monotonic() - started
+        seconds = seconds or time.monotonic() - started
         report = json.loads((folder / "outputs/demo/report.json").read_text())
-        reports.append({key: value for key, value in report.items() if "seconds" not in key})
+        reports.append({key: value for key, value in report.items() if key != "stages"})
     assert reports[0] == reports[1]

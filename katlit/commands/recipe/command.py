@@ -20,7 +20,7 @@ from katlit.commands.settings_files import settings_file
 from katlit.errors import UserError
 from katlit.output import replace_file, require_writable, set_aside
 from katlit.tracking.mlflow import PARENT_RUN_VARIABLE, default_tracking_uri
-from katlit.tracking.parent_run import finish_parent_run, log_to_run, reopen_run, start_parent_run
+from katlit.tracking.parent_run import finish_parent_run, log_to_run, page_of, reopen_run, start_parent_run
 
 _FOLDER = ".steps"
 REPORT_FILES = ("report.html", "report.md", "pareto.png", "report.json")
@@ -180,5 +180,6 @@ def _conclude(recipe: Recipe, seconds: dict[str, float], uri: str, parent: str) 
         f"\n{table(report.get('history', {}))}"
         f"\ntokens of auto / on: {ratios['token_ratio']:.2f}   "
         f"accuracy auto - on: {ratios['accuracy_gap']:+.3f}   {sum(seconds.values()) / 60:.1f} minutes\n"
-        f"{recipe.output}/report.html has the rest, `mlflow ui --backend-store-uri {uri}` opens MLflow\n"
+        f"{recipe.output}/report.html has the rest; `mlflow ui --backend-store-uri {uri}` opens MLflow, "
+        f"the runs are at http://127.0.0.1:5000{page_of(uri, parent)}\n"
     )

@@ -22,6 +22,7 @@ _PROGRAMS = {
     "configs": "katlit.commands.configs",
     "consolidate": "katlit.commands.consolidate",
     "replay": "katlit.commands.replay.command",
+    "trace": "katlit.commands.trace",
     "card": "katlit.commands.card",
     "report": "katlit.commands.report",
     "chat": "katlit.commands.chat",

@@ -28,13 +28,13 @@ class Tagged:
         merged: What they say together; what the rules say, where there is no vote.
         ballots: Votes for each mode.
         steps: Who said what.
-        failed: Whether a vote is missing that may come another time.
+        failed: Why a vote is missing that may come another time; empty where none is.
     """
 
     merged: MergedTags
     ballots: dict[str, int] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
-    failed: bool = False
+    failed: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +62,14 @@ async def tag(prompt: Prompt, team: Team, votes: int, rules: RuleTagger, ask: As
     """
     steps: list[Step] = []
     cast: list[Tags] = []
-    failed = False
+    failed = ""
     for number in range(votes if Part.TAGGER in team.roles else 0):
         content = tag_question(str(team.texts[Part.TAGGER]), prompt["messages"])
         seed = request_seed(team.seed, Part.TAGGER.value, prompt["id"], number)
         try:
             said = await ask(Part.TAGGER, [{"role": "user", "content": content}], seed)
         except NoReplyError as error:
-            failed = failed or not error.refused
+            failed = failed or ("" if error.refused else str(error))
             continue
         found = None if said.reply.truncated else read_tags(said.reply.parsed.answer or "")
         step = step_of(Part.TAGGER, number, seed, said)

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from katlit.batch import Prompt
 from katlit.datamodules.labelling.chat_model import Reply
+from katlit.progress import Progress
 from katlit.rewards import Reward, Sample, Verdict, verdicts_of
 
 _AT_WORK = 4096  # queries; each has one request at most on its way
@@ -14,18 +15,31 @@ ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
 
-async def run_all(items: Sequence[ItemT], work: Callable[[ItemT], Awaitable[ResultT]]) -> list[ResultT]:
-    """Work on all items at once, but for the bound of `_AT_WORK`; the results are in the items' order.
+async def run_all(
+    items: Sequence[ItemT], work: Callable[[ItemT], Awaitable[ResultT]], name: str
+) -> list[ResultT]:
+    """Work on all queries at once, but for the bound of `_AT_WORK`.
+
+    Args:
+        items: The queries.
+        work: What is done with each.
+        name: What the lines in the log are about.
+
+    Returns:
+        The results, in the order of the queries.
 
     Raises:
         UserError: the first one that `work` raises.
     """
     results: dict[int, ResultT] = {}
+    progress = Progress()
+    progress.begin(name, len(items), 0, "queries")
     numbers = iter(range(len(items)))
 
     async def worker() -> None:
         for number in numbers:
             results[number] = await work(items[number])
+            progress.step()
 
     try:
         async with asyncio.TaskGroup() as group:

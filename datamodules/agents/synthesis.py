@@ -91,7 +91,7 @@ class Outcome:
         score: The critic's score of the response, if it gave one.
         verified: Whether the verifier has found the answer right.
         lost: The agent and the reason, where an agent did not reply.
-        failed: Whether that may be another time.
+        failed: The reason, where the agent may reply another time.
         steps: Who said what.
     """
 
@@ -101,7 +101,7 @@ class Outcome:
     score: int | None = None
     verified: bool = False
     lost: tuple[Part, str] | None = None
-    failed: bool = False
+    failed: str = ""
     steps: list[Step] = field(default_factory=list)
 
 
@@ -127,7 +127,7 @@ async def synthesize(prompt: Prompt, mode: Mode, team: Team, ask: Ask, verify: V
         if case.outcome.reply is not None:
             case.outcome.judge = await _explain(case)
     except NoReplyError as error:
-        case.outcome.failed = not error.refused
+        case.outcome.failed = "" if error.refused else str(error)
         case.outcome.reply = None
     return case.outcome
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 
 from katlit.batch import Prompt
 from katlit.datamodules.agents import templates
+from katlit.datamodules.agents.estimate import cost_of, log_estimate
 from katlit.datamodules.agents.queries import Query, Tagged, query_of, tag
 from katlit.datamodules.agents.report import log_outcomes, reject_all, report_rows, trace_rows
 from katlit.datamodules.agents.roles import Part, Role, Team, require_roles
@@ -31,6 +33,7 @@ from katlit.text.protocol import Mode
 logger = logging.getLogger(__name__)
 
 _RULES = RuleTagger()
+_FIRST = 100  # queries by which the cost of the others is estimated
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
@@ -104,6 +107,8 @@ class ThreeAgents(Labeller):
         self.think_share_by_domain = think_share_by_domain or {}
         self.forced = forced
         self._kinds = list(dict.fromkeys((role.model, role.engine) for role in roles.values()))
+        self._asked = 0  # requests whose replies were not known
+        self._estimated = False
         self._queries: dict[str, Query] = {}
         self._made: list[tuple[Query, Outcome]] = []
 
@@ -133,24 +138,47 @@ class ThreeAgents(Labeller):
             voice.model.engine.require_room(voice.sampling)
 
     def survey(self, prompts: Sequence[Prompt], models: Sequence[ChatModel], accuracy: Reward) -> None:
-        """Tag the queries, and choose which of them think."""
-        tagged = self._work(models, accuracy, self._tag, prompts)
-        self._require_all(models, [each.failed for each in tagged])
+        """Tag the queries, and choose which of them think; of many, say first what the work will cost."""
+        if len(prompts) > _FIRST and not self._estimated:
+            self._estimated = True
+            self._estimate(prompts, models, accuracy)
+        queries = self._choose(prompts, models, accuracy)
+        self._require_all(models, [query.tagged.failed for query in queries])
+        self._queries = {query.prompt["id"]: query for query in queries}
+
+    def _choose(
+        self, prompts: Sequence[Prompt], models: Sequence[ChatModel], accuracy: Reward
+    ) -> list[Query]:
+        """Have the queries tagged, and choose their modes and verifiers."""
+        tagged = self._work(models, accuracy, self._tag, prompts, "agents: tags")
         if self.think_share is None:
             modes = [Mode.THINK_ON if each.merged.tags.needs_reasoning else Mode.THINK_OFF for each in tagged]
         else:
             merged = [each.merged for each in tagged]
             modes = choose_modes(merged, self.think_share_by_domain, self.team.seed, self.think_share)
-        self._queries = {
-            prompt["id"]: query_of(prompt, each, mode, self.rules, accuracy.reference_problem)
+        return [
+            query_of(prompt, each, mode, self.rules, accuracy.reference_problem)
             for prompt, each, mode in zip(prompts, tagged, modes, strict=True)
-        }
+        ]
+
+    def _estimate(self, prompts: Sequence[Prompt], models: Sequence[ChatModel], accuracy: Reward) -> None:
+        """Finish the first queries, and say what they took and what the others will.
+
+        Their modes are those that they would have without the others, so a few may get another one later.
+        """
+        start, before = time.monotonic(), self._asked
+        queries = self._choose(prompts[:_FIRST], models, accuracy)
+        outcomes = self._work(models, accuracy, self._synthesize, queries, "agents: the first queries")
+        engines = {part: voice.model.engine for part, voice in self._voices(models).items()}
+        cost = cost_of(list(zip(queries, outcomes, strict=True)), engines)
+        seconds = time.monotonic() - start if self._asked > before else None
+        log_estimate(cost, self._asked - before, seconds, _FIRST, len(prompts) - _FIRST)
 
     def label(self, prompts: Sequence[Prompt], models: Sequence[ChatModel], accuracy: Reward) -> list[Record]:
         """Let the agents work on all queries at once."""
         start = time.monotonic()
         queries = [self._queries[prompt["id"]] for prompt in prompts]
-        outcomes = self._work(models, accuracy, self._synthesize, queries)
+        outcomes = self._work(models, accuracy, self._synthesize, queries, "agents")
         self._require_all(models, [outcome.failed for outcome in outcomes])
         self._made = list(zip(queries, outcomes, strict=True))
         reject_all(self._made, {part: voice.model for part, voice in self._voices(models).items()})
@@ -175,12 +203,15 @@ class ThreeAgents(Labeller):
         accuracy: Reward,
         work: Callable[[Voices, Verifier, ItemT], Awaitable[ResultT]],
         items: Sequence[ItemT],
+        name: str,
     ) -> list[ResultT]:
         """Work on all items with the agents at hand."""
 
         async def run() -> list[ResultT]:
             async with Voices(self._voices(models)) as voices:
-                return await run_all(items, partial(work, voices, verifier))
+                done = await run_all(items, partial(work, voices, verifier), name)
+            self._asked += voices.asked
+            return done
 
         with ExitStack() as stack:
             for model in models:
@@ -189,21 +220,25 @@ class ThreeAgents(Labeller):
             return asyncio.run(run())
 
     async def _tag(self, voices: Voices, _: Verifier, prompt: Prompt) -> Tagged:
-        return await tag(prompt, self.team, self.votes, self.rules, partial(voices.ask, prompt))
+        with voices.query():
+            return await tag(prompt, self.team, self.votes, self.rules, partial(voices.ask, prompt))
 
     async def _synthesize(self, voices: Voices, verifier: Verifier, query: Query) -> Outcome:
         prompt = query.judged
         verify = partial(verifier.verify, prompt)
-        return await synthesize(prompt, query.mode, self.team, partial(voices.ask, prompt), verify)
+        with voices.query():
+            return await synthesize(prompt, query.mode, self.team, partial(voices.ask, prompt), verify)
 
-    def _require_all(self, models: Sequence[ChatModel], failed: Sequence[bool]) -> None:
+    def _require_all(self, models: Sequence[ChatModel], failed: Sequence[str]) -> None:
         """End the run where agents gave no reply that may give one another time; else chance has a say."""
-        if not any(failed):
+        reasons = Counter(filter(None, failed))
+        if not reasons:
             return
-        told = f"{sum(failed)} of {len(failed)} queries are not finished, as an agent's server gave no reply"
+        ((reason, count),) = reasons.most_common(1)
+        told = f"{reasons.total()} of {len(failed)} queries are not finished, {count} for {reason}"
         if not any(model.partial for model in models):
             raise UserError(f"{told}; run again, which asks only for what is missing")
-        logger.warning("%s; it is asked again when the records are made", told)
+        logger.warning("%s; what is missing is asked for again when the records are made", told)
 
     def _record(self, query: Query, outcome: Outcome) -> Record:
         if outcome.reply is None:

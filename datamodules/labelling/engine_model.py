@@ -126,10 +126,15 @@ class EngineModel(ChatModel):
                 finished(place, completion)
 
     def answer(self, requests: Sequence[Request]) -> list[Said]:
-        """Have requests of the same sampling settings replied to as one batch."""
+        """Have requests of the same sampling settings replied to as one batch, and keep each reply."""
         said: dict[int, Said] = {}
         batch = [(request.asked, request.seed) for request in requests]
-        self._send(batch, requests[0].sampling, said.__setitem__, known=True)
+
+        def keep(number: int, value: Said) -> None:
+            said[number] = value
+            self.keep(requests[number].key, value)
+
+        self._send(batch, requests[0].sampling, keep, known=True)
         return [said[number] for number in range(len(requests))]
 
     def release(self) -> None:

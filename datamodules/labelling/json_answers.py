@@ -17,37 +17,34 @@ REQUESTS = (
     'Answer with a JSON object that has the key "answer".',
     'Reply in JSON: {"answer": ...}',
     'Give the answer as JSON, with the key "answer".',
-    'Answer by this JSON schema: {"type": "object", "properties": {"answer": {"type": "%s"}}}',
 )
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
 _MOST_CHARACTERS = 200  # of a final answer
 
 
-def with_json_answers(records: Sequence[Record], accuracy: Reward, share: float, seed: int) -> list[Record]:
-    """Ask for a JSON object in a share of the verified records, and answer with one.
+def json_records(records: Sequence[Record], accuracy: Reward, share: float, seed: int) -> list[Record]:
+    """A share of the verified records once more, asking for a JSON object and answering with one.
 
     The object has the key "answer" with what the record's answer comes to in the end, a number if it is one,
-    else a text. A record whose object the verifier does not accept stays as it is, and so does one that
-    offers tools.
+    else a text. There is none of a record whose object the verifier does not accept, or that offers tools.
 
     Args:
         records: Records of any labeller.
         accuracy: Gives 1 to a correct answer.
-        share: Share of the records that are to ask for an object.
+        share: Share of the records that there is one of.
         seed: Seed of which these are, and of how they ask.
     """
-    asking = dict(_asking(records, share, seed))
-    verdicts = verdicts_of(accuracy, [_sample(record) for record in asking.values()])
-    accepted = {index for index, verdict in zip(asking, verdicts, strict=True) if (verdict.value or 0) >= 1}
-    return [asking[index] if index in accepted else record for index, record in enumerate(records)]
+    asking = list(_asking(records, share, seed))
+    verdicts = verdicts_of(accuracy, [_sample(record) for record in asking])
+    return [record for record, verdict in zip(asking, verdicts, strict=True) if (verdict.value or 0) >= 1]
 
 
-def _asking(records: Sequence[Record], share: float, seed: int) -> Iterator[tuple[int, Record]]:
-    for index, record in enumerate(records):
+def _asking(records: Sequence[Record], share: float, seed: int) -> Iterator[Record]:
+    for record in records:
         purpose = "JSON, forced" if record.forced else "JSON"
         final = _final(record) if record.verified and not record.tools else ""
         if final and draws(seed, purpose, _prompt(record), share):
-            yield index, _as_json(record, final, Random(f"{seed}/{purpose} request/{record.id}"))  # noqa: S311
+            yield _as_json(record, final, Random(f"{seed}/{purpose} request/{record.id}"))  # noqa: S311
 
 
 def _final(record: Record) -> str:
@@ -59,12 +56,11 @@ def _final(record: Record) -> str:
 
 
 def _as_json(record: Record, final: str, random: Random) -> Record:
-    is_number = _NUMBER.fullmatch(final) is not None
-    request = random.choice(REQUESTS).replace("%s", "number" if is_number else "string")
     turns = [dict(turn) for turn in record.messages]
     last = next(turn for turn in reversed(turns) if turn["role"] == "user")
-    last["content"] = f"{last['content'].rstrip()}\n{request}"
-    value = final if is_number else json.dumps(final, ensure_ascii=False)
+    question, request = last["content"].strip(), random.choice(REQUESTS)
+    last["content"] = "\n".join([question, request] if random.random() < 0.5 else [request, question])
+    value = final if _NUMBER.fullmatch(final) else json.dumps(final, ensure_ascii=False)
     return replace(record, messages=turns, answer=f'{{"answer": {value}}}', source=f"{record.source}+json")
 
 

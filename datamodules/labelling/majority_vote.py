@@ -11,7 +11,7 @@ from katlit.datamodules.dialects.base import Ballot
 from katlit.datamodules.labelling.base import Labeller
 from katlit.datamodules.labelling.chat_model import ChatModel, Reply
 from katlit.datamodules.labelling.intents import Intent, draw_intent, express
-from katlit.datamodules.labelling.json_answers import with_json_answers
+from katlit.datamodules.labelling.json_answers import json_records
 from katlit.datamodules.labelling.replies import accept, log_labels, record_of
 from katlit.datamodules.labelling.seeds import draws, request_seeds
 from katlit.datamodules.labelling.votes import (
@@ -51,9 +51,9 @@ class MajorityVote(Labeller):
             has a correct response in it.
         ballots: Votes of the judge writer: the source of judge texts, and of labels without a reference.
         intents: Share of the queries with an explicit wish for a mode, which overrides the vote.
-        json_share: Share of the verified records that ask for a JSON object, and whose answer becomes one:
-            {"answer": 12}. A model that never wrote an object answers wrongly where a server's grammar makes
-            it (our choice).
+        json_share: Share of the verified records that come once more, asking for a JSON object, and whose
+            answer becomes one: {"answer": 12}. A model that never wrote an object answers wrongly where a
+            server's grammar makes it write one (our choice).
         seed: Seed of all sampling.
     """
 
@@ -110,7 +110,8 @@ class MajorityVote(Labeller):
                 records.append(record)
             forced += _forced_records(prompt, accepted, ballots[index], self, student.directory)
         solved = len(records)
-        records = with_json_answers(records + forced, accuracy, self.json_share, self.seed)
+        records += forced
+        records += json_records(records, accuracy, self.json_share, self.seed)
         total = sum(len(replies) for mode in Mode for replies in samples[mode])
         log_labels("majority vote", len(prompts), total, solved, records, start)
         return records

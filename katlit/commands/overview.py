@@ -14,6 +14,7 @@ COMMANDS = TRAINER_COMMANDS | {
     "configs": "list the settings files that katlit brings; `copy DIR` copies them",
     "consolidate": "make one file of a checkpoint that FSDP2 or ZeRO has split over the ranks",
     "replay": "show a rollout of a run, explain its advantage, and sample it once more",
+    "trace": "show what each agent said about a query that agents have labelled",
     "card": "add an evaluation to the model card of an exported model",
     "report": "read a finished run and write report.html, report.md, report.json, pareto.png",
     "chat": "talk to an exported model, or to a server of one, in the terminal",

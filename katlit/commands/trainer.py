@@ -22,7 +22,7 @@ from katlit.callbacks.model_size import in_one_line
 from katlit.callbacks.optimizer_log import OptimizerLog
 from katlit.callbacks.rounding import WarnWhereRounded
 from katlit.callbacks.track_config import TrackConfig
-from katlit.commands import mistakes, quiet
+from katlit.commands import mistakes, named_callbacks, quiet
 from katlit.commands.parser_mistakes import of_parser, require_known, require_null
 from katlit.commands.settings_files import with_paths
 from katlit.commands.short_results import ShortResults
@@ -124,20 +124,34 @@ class KatCLI(LightningCLI):
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """`checkpoint` is a section of its own: one entry of a list of callbacks cannot be overridden."""
+        """`checkpoint` is a section of its own, and `callbacks` changes those of the list by name."""
         parser.add_lightning_class_args(StepCheckpoint, "checkpoint")
+        parser.add_argument(
+            f"--{named_callbacks.SECTION}", type=dict[str, Any], default={}, help="by name; empty when read"
+        )
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         # Upstream warns whenever a list is given; `katlit.cli.main` always gives one.
+        args, changes = named_callbacks.split(args)
         try:
-            self.config = parser.parse_args(args)
+            self.config = parser.parse_args(self._with_callbacks(parser, args, changes))
         except ArgumentError as error:
             keys = self._parser(args[0]).get_defaults().keys() if args[0] in self.subcommands() else ()
             raise of_parser(str(error), args, set(keys)) from error
         settings = self.config[self.config.subcommand].as_dict()
         require_null(settings, args)
         require_known(settings, args)
+
+    def _with_callbacks(
+        self, parser: LightningArgumentParser, args: list[str], changes: dict[str, Any]
+    ) -> list[str]:
+        """The command line with the list of callbacks as the changes make it."""
+        if not changes:
+            return args
+        quiet = [word for word in args if not word.startswith("--print_config")]
+        settings = parser.parse_args(quiet)[args[0]].as_dict()
+        return [*args, named_callbacks.changed(settings, changes), f"--{named_callbacks.SECTION}={{}}"]
 
     @override
     def instantiate_classes(self) -> None:

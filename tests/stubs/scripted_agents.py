@@ -36,6 +36,8 @@ def reply(body: dict[str, Any]) -> dict[str, Any]:
         tags = {"needs_reasoning": hard, "domain": "math", "difficulty": 2 + hard, "checkable": True}
         return {"content": "no tags" if chance % 5 == 0 else json.dumps(tags | {"how": "text"})}
     if role == "critic":
+        judged = re.findall(r"<reasoning>.*</answer>", body["messages"][-1]["content"], re.DOTALL)
+        chance = content_hash({"judged": judged, "seed": body["seed"]})  # whatever the rubric is
         score = json.dumps({"score": 3 + chance % 3, "reasons": f"No {chance % 100}."})
         return {"content": "Score: 5" if chance % 4 == 0 else score}
     if role == "writer":
@@ -47,7 +49,7 @@ def reply(body: dict[str, Any]) -> dict[str, Any]:
         return {"content": f"It is {answer}."}
     if role == "thinker":
         kinds = {0: "да это сумма чисел", 1: "The draft is right."}
-        thought = kinds.get(chance % 11, f"{question} is {answer}.")
+        thought = kinds.get(chance % 6, f"{question} is {answer}.")
         cut = {"finish_reason": "length"} if chance % 13 == 0 else {}
         return {"content": f"{thought}\nFinal answer:\n{answer}"} | cut
     return {"content": str(answer)}

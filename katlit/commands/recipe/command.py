@@ -50,8 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     if given.plan:
         from katlit.commands.recipe import checks
 
-        for step in steps(recipe):
-            mistakes += checks.mistakes(recipe, step)
+        mistakes += checks.mistakes(recipe, steps(recipe), mistakes)
     _refuse(given.recipe, mistakes)
     if given.plan:
         sys.stdout.write(overview(recipe))
@@ -78,7 +77,7 @@ def overview(recipe: Recipe) -> str:
     for step, key in zip(plan, keys_of(plan, recipe.output), strict=True):
         state = "done" if marks.is_done(step, key) else "to do"
         reads = ", ".join(map(str, step.reads)) or "the settings' models and data"
-        text += [f"{step.name} ({state})", f"  $ {shown(step.words)}"]
+        text += [f"{step.name} ({state})", f"  $ {shown(step.words, step.launch)}"]
         text += [f"  reads {reads}", f"  writes {step.writes}", ""]
         if step.trains:
             text += [indent(checks.memory(recipe, step), "  "), ""]
@@ -122,7 +121,7 @@ def _run(step: Step, key: str, marks: Marks, commands: Commands) -> float:
     marks.write(step, Mark(key, done=False, seconds=before))
     started = time.perf_counter()
     try:
-        commands.call(words)
+        commands.call(words, step.launch)
     except BaseException:
         marks.write(step, Mark(key, done=False, seconds=before + time.perf_counter() - started))
         raise

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from katlit.datamodules.labelling.json_answers import REQUESTS, with_json_answers
+from katlit.datamodules.labelling.json_answers import REQUESTS, json_records
 from katlit.datamodules.records import Record
 from katlit.rewards import Reward
 from katlit.text.protocol import Mode
@@ -19,6 +19,13 @@ def record_of(answer: str, reference: str, verifier: str = "match", **more: Any)
         "verified": True,
     }
     return Record(answer=answer, reference=reference, verifier=verifier, **given | more)
+
+
+def request_of(record: Record) -> tuple[str, int]:
+    """What is asked for beside the question, and in which line."""
+    lines = record.messages[-1]["content"].split("\n")
+    place = 1 - lines.index("How much?")
+    return lines[place], place
 
 
 @pytest.mark.parametrize(
@@ -38,11 +45,9 @@ def record_of(answer: str, reference: str, verifier: str = "match", **more: Any)
 def test_the_object_holds_what_the_answer_comes_to(
     record: Record, expected: dict[str, Any], accuracy: Reward
 ) -> None:
-    (asked,) = with_json_answers([record], accuracy, 1.0, 0)
+    (asked,) = json_records([record], accuracy, 1.0, 0)
     assert json.loads(asked.answer) == expected
-    kind = "number" if isinstance(expected["answer"], float | int) else "string"
-    question, request = asked.messages[-1]["content"].split("\n")
-    assert (question, request) in [("How much?", text.replace("%s", kind)) for text in REQUESTS]
+    assert request_of(asked)[0] in REQUESTS
     assert record.messages[-1]["content"] == "How much?\n"
     unchanged = replace(asked, messages=record.messages, answer=record.answer, source=record.source)
     assert unchanged == record
@@ -60,8 +65,8 @@ def test_the_object_holds_what_the_answer_comes_to(
         record_of("It is either 12 or 13, who knows.", "12", "math"),
     ],
 )
-def test_what_cannot_be_an_object_stays(record: Record, accuracy: Reward) -> None:
-    assert with_json_answers([record], accuracy, 1.0, 0) == [record]
+def test_there_is_none_of_what_cannot_be_an_object(record: Record, accuracy: Reward) -> None:
+    assert json_records([record], accuracy, 1.0, 0) == []
 
 
 def test_the_last_question_asks(accuracy: Reward) -> None:
@@ -70,30 +75,30 @@ def test_the_last_question_asks(accuracy: Reward) -> None:
         {"role": "assistant", "content": "2"},
         {"role": "user", "content": "6+6"},
     ]
-    (asked,) = with_json_answers([record_of("12", "12", messages=turns)], accuracy, 1.0, 0)
+    (asked,) = json_records([record_of("12", "12", messages=turns)], accuracy, 1.0, 0)
     assert asked.messages[:2] == turns[:2]
-    assert asked.messages[2]["content"].splitlines()[0] == "6+6"
+    assert "6+6" in asked.messages[2]["content"].splitlines()
 
 
 def test_a_share_of_the_records_by_seed_and_query(accuracy: Reward) -> None:
     records = [record_of("12", "12", id=str(number), forced=number % 2 == 0) for number in range(400)]
 
-    def changed(found: list[Record]) -> set[str]:
-        return {new.id for new, old in zip(found, records, strict=True) if new != old}
-
-    some = with_json_answers(records, accuracy, 0.25, 3)
-    assert len(changed(some)) == pytest.approx(100, abs=25)
-    assert with_json_answers(records[7:8], accuracy, 0.25, 3) == some[7:8]
-    assert changed(some) != changed(with_json_answers(records, accuracy, 0.25, 4))
-    assert with_json_answers(records, accuracy, 0.0, 3) == records
-    requests = {
-        new.messages[-1]["content"].split("\n")[1].replace("number", "%s") for new in some if new.source
-    }
-    assert requests == set(REQUESTS)
+    some = json_records(records, accuracy, 0.25, 3)
+    assert len(some) == pytest.approx(100, abs=25)
+    alone = [json_records([record], accuracy, 0.25, 3) for record in records]
+    assert [found for one in alone for found in one] == some
+    assert [record.id for record in json_records(records, accuracy, 0.25, 4)] != [
+        record.id for record in some
+    ]
+    assert json_records(records, accuracy, 0.0, 3) == []
+    asking = [request_of(record) for record in some]
+    assert set(asking) == {(request, place) for request in REQUESTS for place in (0, 1)}
 
 
 def test_of_one_query_the_forced_record_is_drawn_apart(accuracy: Reward) -> None:
     pairs = [record_of("12", "12", id=str(n), forced=f) for n in range(100) for f in (False, True)]
-    found = with_json_answers(pairs, accuracy, 0.5, 0)
-    asked = [record.source != "" for record in found]
-    assert len({(a, b) for a, b in zip(asked[::2], asked[1::2], strict=True)}) == 4
+    found = json_records(pairs, accuracy, 0.5, 0)
+    drawn = {forced: {record.id for record in found if record.forced is forced} for forced in (True, False)}
+    assert all(0 < len(ids) < 100 for ids in drawn.values())
+    assert drawn[True] - drawn[False]
+    assert drawn[False] - drawn[True]

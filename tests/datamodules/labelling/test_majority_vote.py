@@ -150,7 +150,7 @@ def test_a_judge_writer_need_not_know_tools(models_root: Path, sums: list[Prompt
         DualRegime(names[1]).check(prompts, [writer])
 
 
-def test_some_records_ask_for_json_in_both_modes_forced_or_not(
+def test_records_come_once_more_as_json_in_both_modes_forced_or_not(
     talk: Any, make_engine: Any, sums: list[Prompt], accuracy: Any, hard: Any
 ) -> None:
     def right(question: str, mode: Mode, seed: int) -> bool:
@@ -160,9 +160,10 @@ def test_some_records_ask_for_json_in_both_modes_forced_or_not(
     labeller = replace(PLAIN_VOTE, forced=1.0)
     plain = labeller.label(sums, [talk(make_engine(right=right))], accuracy)
     records = replace(labeller, json_share=1.0).label(sums, [talk(make_engine(right=right))], accuracy)
-    assert [record.answer for record in records] == [f'{{"answer": {record.reference}}}' for record in plain]
-    assert {(record.regime, record.forced) for record in records} == {
-        (m, f) for m in Mode for f in (True, False)
-    }
+    assert records[: len(plain)] == plain
+    added = records[len(plain) :]
+    assert [record.answer for record in added] == [f'{{"answer": {record.reference}}}' for record in plain]
+    both = {(mode, forced) for mode in Mode for forced in (True, False)}
+    assert {(record.regime, record.forced) for record in added} == both
     with pytest.raises(UserError, match="json_share"):
         MajorityVote("ours", json_share=1.5)

@@ -73,7 +73,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Played:
     (tmp_path / "mine.yaml").write_text(RECIPE)
     (tmp_path / "own.yaml").write_text("trainer: {max_steps: 3}\n")
     commands = Played()
-    monkeypatch.setattr(Commands, "status", lambda own, words: commands.status(own, words))
+    monkeypatch.setattr(Commands, "status", lambda own, words, launch: commands.status(own, words))
     return commands
 
 
@@ -210,6 +210,18 @@ def test_a_command_ends_with_run_or_keeps_others_off(ends: signal.Signals, tmp_p
             time.sleep(0.01)
     with alone(tmp_path / "steps"):
         assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_command_is_started_by_what_the_recipe_says(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    commands = Commands(os.open(tmp_path, os.O_RDONLY), {})
+    commands.call(["run", "mine.yaml"], ["echo", "by"])
+    assert capfd.readouterr().out.splitlines()[1:] == [
+        "$ echo by katlit run mine.yaml", f"by {sys.executable} -m katlit.cli run mine.yaml",
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="launch: no program 'srunn' here"):
+        commands.call(["fit"], ["srunn"])
 
 
 def test_a_model_that_has_changed_is_seen(commands: Played) -> None:

@@ -55,6 +55,18 @@ def close_killed_runs(tracking_uri: str, run_id: str) -> None:
         logger.warning("MLflow at %s: runs of before stay open (%s)", redact(tracking_uri), error)
 
 
+def page_of(tracking_uri: str, run_id: str) -> str:
+    """Path of a run's charts in MLflow's pages, behind the address that `mlflow ui` prints.
+
+    Args:
+        tracking_uri: Where the run is.
+        run_id: The run.
+    """
+    with refusals(tracking_uri):
+        experiment = client_of(tracking_uri).get_run(run_id).info.experiment_id
+    return f"/#/experiments/{experiment}/runs?workflowType=machine_learning"
+
+
 def log_to_run(tracking_uri: str, run_id: str, files: Sequence[Path], metrics: Mapping[str, float]) -> None:
     """Add files (as artifacts, under their names) and final numbers to a run, such as the parent's report."""
     with refusals(tracking_uri):

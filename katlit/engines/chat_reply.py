@@ -1,4 +1,4 @@
-"""A reply of an OpenAI-compatible server, read from the body of its answer."""
+"""What an OpenAI-compatible server replies, read strictly."""
 
 import json
 from dataclasses import dataclass

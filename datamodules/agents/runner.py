@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from katlit.batch import Prompt
 from katlit.datamodules.labelling.chat_model import Reply
-from katlit.datamodules.progress import Progress
+from katlit.progress import Progress
 from katlit.rewards import Reward, Sample, Verdict, verdicts_of
 
 _AT_WORK = 4096  # queries; each has one request at most on its way

@@ -11,9 +11,9 @@ from katlit.batch import Prompt
 from katlit.datamodules.dialects.base import Ballot
 from katlit.datamodules.labelling.rejections import Reason, Rejections
 from katlit.datamodules.labelling.reply_cache import ReplyCache, request_key
-from katlit.datamodules.progress import Progress
 from katlit.engines.base import RolloutEngine, SamplingParameters
 from katlit.errors import UserError
+from katlit.progress import Progress
 from katlit.text.printable import escaped
 from katlit.text.protocol import Mode, ParsedResponse, Thinking
 

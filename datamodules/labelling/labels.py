@@ -18,6 +18,7 @@ from katlit.datamodules.labelling.engine_model import EngineModel
 from katlit.datamodules.labelling.probe import settle
 from katlit.datamodules.labelling.rejections import report
 from katlit.datamodules.labelling.reply_cache import ReplyCache
+from katlit.datamodules.labelling.summary import write_summary
 from katlit.datamodules.records import Record
 from katlit.datamodules.references import say_unverified, verifiable
 from katlit.datamodules.sources.base import PromptSource
@@ -181,6 +182,7 @@ class Labels:
         for name, rows in labeller.beside().items():
             write_rows(self.path().with_name(f"{name}-{self.path().name}"), rows)
         report([model.rejections for model in models], records, len(prompts), self.path())
+        write_summary([model.rejections for model in models], records, len(prompts), self.path())
         return records
 
     def answer(self, number: int, shares: int, *, survey: bool = False) -> None:

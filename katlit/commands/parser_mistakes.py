@@ -9,7 +9,16 @@ from typing import Any
 
 import yaml
 
-from katlit.commands.known_names import class_at, class_hint, group_at, hint, key_hint, sections, wanted_at
+from katlit.commands.known_names import (
+    class_at,
+    class_hint,
+    group_at,
+    hint,
+    key_hint,
+    keys_of,
+    sections,
+    wanted_at,
+)
 from katlit.errors import UserError
 
 _NO_REASON = ("Does not validate", "Subtypes:", "Errors:", "Expected a path but", "Given value")
@@ -56,6 +65,10 @@ def of_parser(message: str, arguments: Sequence[str], keys: Collection[str] = ()
         return UserError(f"{name} has no keys; give sections such as trainer, or leave it out")
     if unknown := re.match(r"unrecognized arguments: (\S+)", message):
         return UserError(f"{message}; {_nearest_key(unknown.group(1), keys)}")
+    if unknown := re.match(r"(?:Group '(.*)' does not accept option|Option) '(.*?)'", message):
+        section, key = unknown.groups()
+        whole = f"{section}.{key}" if section else key
+        return UserError(f"{whole}: no such key; {_nearest_key(f'--{whole}', keys)}")
     if unknown := re.match(r"Subcommand '(.*)' does not accept option '(.*)'", message):
         command, key = unknown.groups()
         return UserError(f"{key}: katlit {command} has no such key; {_nearest_key(key, keys)}")
@@ -126,6 +139,10 @@ def _told(complaint: _Complaint) -> str:
     place, reason, owners = complaint.place, complaint.reason, complaint.owners
     owner = class_at(owners[-1]) if owners else None
     option = re.match(_UNKNOWN_KEY, reason)
+    unknown = re.match(r"unrecognized arguments: --(\w+)\.", reason)
+    if unknown and owner is not None and unknown[1] not in keys_of(owner):
+        key = unknown[1]
+        return f"{place}.init_args.{key}: {owner.__name__} has no such key; {key_hint(key, owner)}"
     if option and owner is not None:
         group, key = option["group"] or option["section"], option["key"] or option["name"]
         section = group_at(owner, group) if group else owner

@@ -2,7 +2,6 @@
 
 import logging
 import signal
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,12 +17,15 @@ from typing_extensions import override
 from katlit.callbacks.checkpoint import StepCheckpoint, newest_checkpoint
 from katlit.callbacks.checkpoint_files import damage
 from katlit.callbacks.finite import StopWhereNotFinite
+from katlit.callbacks.metrics_file import MetricsFile
+from katlit.callbacks.model_size import in_one_line
 from katlit.callbacks.optimizer_log import OptimizerLog
 from katlit.callbacks.rounding import WarnWhereRounded
 from katlit.callbacks.track_config import TrackConfig
-from katlit.commands import mistakes
+from katlit.commands import mistakes, named_callbacks, quiet
 from katlit.commands.parser_mistakes import of_parser, require_known, require_null
 from katlit.commands.settings_files import with_paths
+from katlit.commands.short_results import ShortResults
 from katlit.errors import UserError
 from katlit.output import require_writable
 from katlit.parallel.meeting import Meeting, named_devices, take_devices
@@ -33,7 +35,10 @@ from katlit.tracking.mlflow import mlflow_loggers
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 
 
-class KatTrainer(Trainer):
+ALWAYS = (StopWhereNotFinite, WarnWhereRounded, OptimizerLog, MetricsFile)  # callbacks of every run
+
+
+class KatTrainer(ShortResults):
     """Lightning's Trainer with `label`, which builds the data and trains nothing."""
 
     named_devices: list[int] | None = None  # which devices of a machine the settings name
@@ -119,20 +124,34 @@ class KatCLI(LightningCLI):
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """`checkpoint` is a section of its own: one entry of a list of callbacks cannot be overridden."""
+        """`checkpoint` is a section of its own, and `callbacks` changes those of the list by name."""
         parser.add_lightning_class_args(StepCheckpoint, "checkpoint")
+        parser.add_argument(
+            f"--{named_callbacks.SECTION}", type=dict[str, Any], default={}, help="by name; empty when read"
+        )
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         # Upstream warns whenever a list is given; `katlit.cli.main` always gives one.
+        args, changes = named_callbacks.split(args)
         try:
-            self.config = parser.parse_args(args)
+            self.config = parser.parse_args(self._with_callbacks(parser, args, changes))
         except ArgumentError as error:
             keys = self._parser(args[0]).get_defaults().keys() if args[0] in self.subcommands() else ()
             raise of_parser(str(error), args, set(keys)) from error
         settings = self.config[self.config.subcommand].as_dict()
         require_null(settings, args)
         require_known(settings, args)
+
+    def _with_callbacks(
+        self, parser: LightningArgumentParser, args: list[str], changes: dict[str, Any]
+    ) -> list[str]:
+        """The command line with the list of callbacks as the changes make it."""
+        if not changes:
+            return args
+        quiet = [word for word in args if not word.startswith("--print_config")]
+        settings = parser.parse_args(quiet)[args[0]].as_dict()
+        return [*args, named_callbacks.changed(settings, changes), f"--{named_callbacks.SECTION}={{}}"]
 
     @override
     def instantiate_classes(self) -> None:
@@ -160,6 +179,8 @@ class KatCLI(LightningCLI):
             raise mistakes.of_trainer(error, settings) from error
         if isinstance(trainer, KatTrainer):
             trainer.named_devices = named_devices(settings["devices"])
+        if not quiet.is_verbose():
+            trainer.callbacks = [in_one_line(callback) for callback in trainer.callbacks]
         # What it logs of a step is there when the callbacks of the settings look at that step.
         trainer.callbacks.sort(key=lambda callback: not isinstance(callback, OptimizerLog))
         return trainer
@@ -192,23 +213,6 @@ class KatCLI(LightningCLI):
             raise UserError(f"ckpt_path: {str(path)!r} is damaged ({why}); give the one before, or last")
 
 
-def _set_up_logging() -> None:
-    """Show what katlit reports; keep advertisements and upstream deprecations out."""
-    ours = logging.getLogger("katlit")
-    ours.setLevel(logging.INFO)
-    if not ours.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        ours.addHandler(handler)
-    # A tracking server that is away is told by `Outbox`, once.
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-    log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    log.addFilter(lambda record: "Tip:" not in str(record.msg))
-    # Validation prompts are optional in stage 3.
-    warnings.filterwarnings("ignore", message=".*have no `val_dataloader`. Skipping val loop")
-    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.* is deprecated", category=FutureWarning)
-
-
 def run(
     arguments: Sequence[str], cli: type[KatCLI] = KatCLI, trainer_class: type[KatTrainer] = KatTrainer
 ) -> KatCLI:
@@ -226,7 +230,7 @@ def run(
         UserError: for a wrong key, value or file in the settings, naming it.
     """
     arguments = with_paths(arguments)
-    _set_up_logging()
+    quiet.set_up_logging()
     try:
         return cli(
             LightningModule,
@@ -234,7 +238,9 @@ def run(
             subclass_mode_model=True,
             subclass_mode_data=True,
             trainer_class=trainer_class,
-            trainer_defaults={"callbacks": [StopWhereNotFinite(), WarnWhereRounded(), OptimizerLog()]},
+            trainer_defaults={
+                "callbacks": [StopWhereNotFinite(), WarnWhereRounded(), OptimizerLog(), MetricsFile()]
+            },
             save_config_callback=TrackConfig,
             save_config_kwargs={"save_to_log_dir": False},
             auto_configure_optimizers=False,

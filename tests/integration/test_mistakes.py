@@ -41,7 +41,7 @@ TABLE = [
     ("fit", ["data, model: no value", "-c base.yaml -c stage/distill.yaml", "katlit configs"]),
     (f"fit {BASE} -c configs/stage/distill.yaml", ["data.init_args.student_tokenizer: no value is given"]),
     ("fitt", ["'fitt'", "choose one of", "fit"]),
-    (f"{STAGE3} --nonsense=3", ["unrecognized arguments", "--nonsense=3", "choose one of checkpoint"]),
+    (f"{STAGE3} --nonsense=3", ["unrecognized arguments: --nonsense=3; choose one of callbacks, checkpoint"]),
     (f"{STAGE3} nonsense", ["unrecognized arguments", "nonsense", "begins with --"]),
     (f"{STAGE3} --trainer.max_stepz=3", ["--trainer.max_stepz=3", "nearest is max_steps of trainer"]),
     (f"{STAGE3} --traner.max_steps=3", ["--traner.max_steps=3", "the nearest is trainer"]),

@@ -58,6 +58,10 @@ class PlanCLI(KatCLI):
         return {"plan": {"model", "settings"}}
 
     @override
+    def _set_seed(self) -> None:
+        """Nothing is random."""
+
+    @override
     def build(self) -> None:
         """Plan, and be done: there is neither trainer nor data."""
         settings = self.config["plan"]

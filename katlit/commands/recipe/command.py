@@ -15,6 +15,7 @@ from katlit.commands.recipe.process import Commands, alone, shown
 from katlit.commands.recipe.reader import read_recipe
 from katlit.commands.recipe.recipe import Recipe
 from katlit.commands.recipe.steps import CHECKPOINTS, Step, card_words, report_words, steps
+from katlit.commands.recipe.story import Story, table
 from katlit.commands.settings_files import settings_file
 from katlit.errors import UserError
 from katlit.output import replace_file, require_writable, set_aside
@@ -22,6 +23,7 @@ from katlit.tracking.mlflow import PARENT_RUN_VARIABLE, default_tracking_uri
 from katlit.tracking.parent_run import finish_parent_run, log_to_run, reopen_run, start_parent_run
 
 _FOLDER = ".steps"
+REPORT_FILES = ("report.html", "report.md", "pareto.png", "report.json")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -48,8 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     if given.plan:
         from katlit.commands.recipe import checks
 
-        for step in steps(recipe):
-            mistakes += checks.mistakes(recipe, step)
+        mistakes += checks.mistakes(recipe, steps(recipe), mistakes)
     _refuse(given.recipe, mistakes)
     if given.plan:
         sys.stdout.write(overview(recipe))
@@ -76,7 +77,7 @@ def overview(recipe: Recipe) -> str:
     for step, key in zip(plan, keys_of(plan, recipe.output), strict=True):
         state = "done" if marks.is_done(step, key) else "to do"
         reads = ", ".join(map(str, step.reads)) or "the settings' models and data"
-        text += [f"{step.name} ({state})", f"  $ {shown(step.words)}"]
+        text += [f"{step.name} ({state})", f"  $ {shown(step.words, step.launch)}"]
         text += [f"  reads {reads}", f"  writes {step.writes}", ""]
         if step.trains:
             text += [indent(checks.memory(recipe, step), "  "), ""]
@@ -88,12 +89,13 @@ def run(recipe: Recipe) -> None:
     plan, marks = steps(recipe), Marks(recipe.output / _FOLDER)
     with alone(recipe.output / _FOLDER) as lock, _parent_run(recipe) as (uri, parent):
         commands = Commands(lock, os.environ | {PARENT_RUN_VARIABLE: parent})
-        ran = []
+        ran, story = [], Story(len(plan))
         for step, key in zip(plan, keys_of(plan, recipe.output), strict=True):
             if marks.is_done(step, key):
-                sys.stdout.write(f"{step.name}: done before\n")
+                story.skip(step.name)
             else:
-                _run(step, key, marks, commands)
+                story.begin(step.name)
+                story.end(step.name, _run(step, key, marks, commands), step.writes)
                 ran.append(step)
         if recipe.evaluation is None:
             return
@@ -106,7 +108,8 @@ def run(recipe: Recipe) -> None:
         _conclude(recipe, seconds, uri, parent)
 
 
-def _run(step: Step, key: str, marks: Marks, commands: Commands) -> None:
+def _run(step: Step, key: str, marks: Marks, commands: Commands) -> float:
+    """Run a step; seconds that it took this time."""
     mark = marks.read(step)
     again = mark is not None and mark.key == key and not mark.done
     words = list(step.words)
@@ -118,11 +121,13 @@ def _run(step: Step, key: str, marks: Marks, commands: Commands) -> None:
     marks.write(step, Mark(key, done=False, seconds=before))
     started = time.perf_counter()
     try:
-        commands.call(words)
+        commands.call(words, step.launch)
     except BaseException:
         marks.write(step, Mark(key, done=False, seconds=before + time.perf_counter() - started))
         raise
-    marks.write(step, Mark(key, done=True, seconds=before + time.perf_counter() - started))
+    seconds = time.perf_counter() - started
+    marks.write(step, Mark(key, done=True, seconds=before + seconds))
+    return seconds
 
 
 def _clear(folder: Path) -> None:
@@ -168,10 +173,11 @@ def _conclude(recipe: Recipe, seconds: dict[str, float], uri: str, parent: str) 
     """Keep the report in the parent run, and print the headline."""
     report = json.loads((recipe.output / "report.json").read_text(encoding="utf-8"))
     ratios = {name: report["headline"][name] for name in ("token_ratio", "accuracy_gap")}
-    files = [recipe.output / name for name in ("report.md", "pareto.png", "report.json")]
+    files = [recipe.output / name for name in REPORT_FILES]
     log_to_run(uri, parent, files, ratios)
     sys.stdout.write(
+        f"\n{table(report.get('history', {}))}"
         f"\ntokens of auto / on: {ratios['token_ratio']:.2f}   "
         f"accuracy auto - on: {ratios['accuracy_gap']:+.3f}   {sum(seconds.values()) / 60:.1f} minutes\n"
-        f"{recipe.output}/report.md has the rest, `mlflow ui --backend-store-uri {uri}` opens MLflow\n"
+        f"{recipe.output}/report.html has the rest, `mlflow ui --backend-store-uri {uri}` opens MLflow\n"
     )

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,23 +65,29 @@ class Commands:
     lock: int
     environment: Mapping[str, str]
 
-    def call(self, words: Sequence[str]) -> None:
+    def call(self, words: Sequence[str], launch: Sequence[str] = ()) -> None:
         """Print and run a command.
+
+        Args:
+            words: What follows `katlit`.
+            launch: What starts it, such as `srun`; a process of ours where there is nothing.
 
         Raises:
             UserError: where it fails.
         """
-        sys.stdout.write(f"\n$ {shown(words)}\n")
+        sys.stdout.write(f"\n$ {shown(words, launch)}\n")
         sys.stdout.flush()
-        if failed := self.status(words):
+        if failed := self.status(words, launch):
             raise UserError(
                 f"the command above failed with status {failed}; mend it and call `katlit run` again, "
                 "which goes on from here"
             )
 
-    def status(self, words: Sequence[str]) -> int:
+    def status(self, words: Sequence[str], launch: Sequence[str] = ()) -> int:
         """Run `katlit` with these words; its exit status. It does not outlive an ordinary end of ours."""
-        program = [sys.executable, "-m", "katlit.cli", *words]
+        if launch and shutil.which(launch[0]) is None:
+            raise UserError(f"launch: no program {launch[0]!r} here, which is to start `katlit {words[0]}`")
+        program = [*launch, sys.executable, "-m", "katlit.cli", *words]
         process = subprocess.Popen(program, env=self.environment, pass_fds=(self.lock,))  # noqa: S603 (our own)
         try:
             return process.wait()
@@ -93,6 +100,6 @@ class Commands:
             raise
 
 
-def shown(words: Sequence[str]) -> str:
+def shown(words: Sequence[str], launch: Sequence[str] = ()) -> str:
     """A command as a shell takes it."""
-    return shlex.join(["katlit", *words])
+    return shlex.join([*launch, "katlit", *words])

@@ -1,6 +1,7 @@
 """Reads a recipe: all of its mistakes at once, each with its line."""
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,14 @@ import yaml
 from katlit.commands.known_names import hint
 from katlit.commands.recipe.places import Places
 from katlit.commands.recipe.recipe import Overlay, Recipe
-from katlit.commands.recipe.steps import OWNED, STAGES
+from katlit.commands.recipe.steps import LABELLED, OWNED, STAGES
 from katlit.commands.settings_files import settings_file
 from katlit.errors import UserError, first_line
 
-_PARTS = ("settings", "set")
-_KEYS = ("name", "experiment", "output", "seed", "model", "teacher", "prompts", "heldout", "settings", "set",
-         "evaluation",
-         "evaluate_base", "stages")  # fmt: skip
+_PARTS = ("settings", "set", "launch")
+_LABEL = "label"  # inside a stage that labels
+_KEYS = ("name", "experiment", "output", "seed", "memory", "model", "teacher", "prompts", "heldout", *_PARTS,
+         "evaluation", "evaluate_base", "stages")  # fmt: skip
 
 
 def read_recipe(path: Path, changes: Sequence[str] = ()) -> tuple[Recipe, list[str]]:
@@ -99,6 +100,7 @@ class _Reader:
             experiment=self._text(values, "experiment", "katlit"),
             output=Path(self._text(values, "output", f"outputs/{name}")),
             seed=self._seed(values.get("seed", 1)),
+            memory=None if values.get("memory") is None else str(values["memory"]),
             model=model,
             teacher=values.get("teacher"),
             prompts=self._source(values.get("prompts"), "prompts"),
@@ -106,13 +108,21 @@ class _Reader:
             common=self._overlay({key: values[key] for key in _PARTS if key in values}, ()),
             evaluation=None if evaluation is None else self._overlay(evaluation, ("evaluation",)),
             evaluate_base=self._switch(values, "evaluate_base"),
-            stages={stage: self._overlay(stages[stage], ("stages", stage)) for stage in given},
+            stages={stage: self._stage(stages[stage], stage) for stage in given},
+            labels={
+                stage: self._overlay(stages[stage][_LABEL], ("stages", stage, _LABEL))
+                for stage in given
+                if isinstance(stages[stage], dict) and stages[stage].get(_LABEL) is not None
+            },
             places=self._places,
         )  # fmt: skip
 
-    def _overlay(self, values: Any, path: tuple[str, ...]) -> Overlay:
+    def _stage(self, values: Any, stage: str) -> Overlay:
+        return self._overlay(values, ("stages", stage), (_LABEL,) if stage in LABELLED else ())
+
+    def _overlay(self, values: Any, path: tuple[str, ...], beside: tuple[str, ...] = ()) -> Overlay:
         section = self._mapping(values, path)
-        self._known(section, _PARTS, path)
+        self._known(section, (*_PARTS, *beside), path)
         files = section.get("settings") or []
         if not isinstance(files, list):
             self._say((*path, "settings"), f"{files!r} is no list of settings files")
@@ -127,7 +137,8 @@ class _Reader:
         values = self._mapping(section.get("set"), (*path, "set"))
         for key in OWNED.keys() & values.keys():
             self._say((*path, "set", key), f"is the recipe's own; give {OWNED[key]}")
-        return Overlay(tuple(found), {key: value for key, value in values.items() if key not in OWNED})
+        kept = {key: value for key, value in values.items() if key not in OWNED}
+        return Overlay(tuple(found), kept, tuple(shlex.split(self._text(section, "launch", "", path))))
 
     def _source(self, value: Any, key: str) -> Any:
         """A source of prompts; a bare path is a file of questions with mathematical answers."""
@@ -153,11 +164,11 @@ class _Reader:
             return 1
         return value
 
-    def _text(self, values: Mapping[str, Any], key: str, default: str) -> str:
+    def _text(self, values: Mapping[str, Any], key: str, default: str, path: tuple[str, ...] = ()) -> str:
         value = values.get(key, default)
         if isinstance(value, str):
             return value
-        self._say((key,), f"{value!r} is no text")
+        self._say((*path, key), f"{value!r} is no text")
         return default
 
     def _mapping(self, value: Any, path: tuple[str, ...]) -> dict[str, Any]:

@@ -15,6 +15,8 @@ STAGES = {
     "step_srpo": "data.init_args.train",
 }
 CHECKPOINTS = "checkpoints"
+METRICS = "metrics.jsonl"  # see `katlit.callbacks.metrics_file`
+LABELS = "labels.json"  # see `katlit.datamodules.labelling.summary`
 # What says where steps write is the recipe's own.
 OWNED = {
     "trainer.default_root_dir": "output", "checkpoint.directory": "output",
@@ -23,7 +25,7 @@ OWNED = {
 }  # fmt: skip
 BASE = "base"  # the model before all stages
 BACKBONE = "model.init_args.backbone.init_args"
-_LABELLED = ("distill", "cold_start")
+LABELLED = ("distill", "cold_start")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,8 @@ class Step:
         words: The command, after `katlit`.
         reads: What steps before it wrote.
         writes: What it leaves; the step is not done without.
+        section: Place in the recipe of the step's own settings.
+        launch: Words before the command.
     """
 
     name: str
@@ -43,7 +47,8 @@ class Step:
     words: tuple[str, ...]
     reads: tuple[Path, ...]
     writes: Path
-    section: tuple[str, ...]  # of the recipe, with the step's own settings
+    section: tuple[str, ...]
+    launch: tuple[str, ...]
 
     @property
     def trains(self) -> bool:
@@ -89,19 +94,22 @@ def _train(recipe: Recipe, stage: str, before: str | None) -> list[Step]:
         values[STAGES[stage]] = recipe.prompts
     if recipe.teacher is not None and stage == "distill":
         values["model.init_args.teacher"] = recipe.teacher
-    if isinstance(recipe.teacher, str) and stage == "cold_start":
+    has_weights = isinstance(recipe.teacher, str) and not recipe.teacher.startswith("endpoint:")
+    if has_weights and stage == "cold_start":  # where the engine is the student's
         values["data.init_args.labeller.init_args.judge_writer"] = recipe.teacher
-    if stage in _LABELLED:
+    if stage in LABELLED:
         values["data.init_args.cache_dir"] = str(recipe.output / "cache")
-    words = _words(recipe, recipe.stages[stage], values)
+    own, section = recipe.stages[stage], ("stages", stage)
+    words, launch = _words(recipe, own, values), own.launch or recipe.common.launch
     model = exported(recipe, stage)
-    fit = Step(stage, stage, ("fit", *words), start, model / "config.json", ("stages", stage))
-    if stage not in _LABELLED:
+    fit = Step(stage, stage, ("fit", *words), start, model / "config.json", section, launch)
+    if stage not in LABELLED:
         return [fit]
-    labels = Step(
-        f"label-{stage}", "label", ("label", *words), start, recipe.output / "cache", ("stages", stage)
-    )
-    return [labels, fit]
+    beside = recipe.labels.get(stage, Overlay())
+    both = Overlay((*own.settings, *beside.settings), {**own.set, **beside.set})
+    words, launch = _words(recipe, both, values), beside.launch or launch
+    place = recipe.output / "cache"
+    return [Step(f"label-{stage}", "label", ("label", *words), start, place, section, launch), fit]
 
 
 def _evaluate(recipe: Recipe, name: str, stage: str | None) -> Step:
@@ -119,7 +127,10 @@ def _evaluate(recipe: Recipe, name: str, stage: str | None) -> Step:
         for key, value in evaluation.set.items()
     }
     words = _words(recipe, Overlay(evaluation.settings, named), values)
-    return Step(f"evaluate-{name}", "evaluate", ("test", *words), (Path(model),), file, ("evaluation",))
+    launch = evaluation.launch or recipe.common.launch
+    return Step(
+        f"evaluate-{name}", "evaluate", ("test", *words), (Path(model),), file, ("evaluation",), launch
+    )
 
 
 def _words(recipe: Recipe, own: Overlay, values: dict[str, Any]) -> list[str]:
@@ -138,8 +149,11 @@ def report_words(recipe: Recipe, seconds: dict[str, float]) -> list[str]:
     """`katlit report` over all evaluations."""
     names = [*([BASE] if recipe.evaluate_base else []), *recipe.stages]
     stages = [f"--stage={name}={evaluation_file(recipe, name)}" for name in names]
+    parts = [f"--metrics={name}={recipe.output / name / METRICS}" for name in recipe.stages]
+    labelled = [name for name in recipe.stages if name in LABELLED]
+    parts += [f"--labels={name}={recipe.output / name / LABELS}" for name in labelled]
     times = [f"--seconds={part}={value:.1f}" for part, value in seconds.items()]
-    return ["report", f"--output={recipe.output}", *stages, *times, f"--seed={recipe.seed}"]
+    return ["report", f"--output={recipe.output}", *stages, *parts, *times, f"--seed={recipe.seed}"]
 
 
 def card_words(recipe: Recipe) -> list[str]:

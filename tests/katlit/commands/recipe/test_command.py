@@ -12,6 +12,7 @@ import pytest
 from mlflow import MlflowClient
 
 from katlit.cli import main
+from katlit.commands.recipe.command import REPORT_FILES
 from katlit.commands.recipe.process import Commands, alone
 from katlit.errors import UserError
 
@@ -54,7 +55,7 @@ class Played:
     def leave(self, command: str, root: Path | None) -> None:
         if command == "report":
             figures = {"headline": {"token_ratio": 0.7, "accuracy_gap": 0.0}}
-            for name in ("report.json", "report.md", "pareto.png"):
+            for name in REPORT_FILES:
                 Path("out", name).write_text(json.dumps(figures))
         elif command == "label":
             Path("out/cache").mkdir(exist_ok=True)
@@ -72,7 +73,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Played:
     (tmp_path / "mine.yaml").write_text(RECIPE)
     (tmp_path / "own.yaml").write_text("trainer: {max_steps: 3}\n")
     commands = Played()
-    monkeypatch.setattr(Commands, "status", lambda own, words: commands.status(own, words))
+    monkeypatch.setattr(Commands, "status", lambda own, words, launch: commands.status(own, words))
     return commands
 
 
@@ -181,6 +182,7 @@ def test_while_a_command_works_there_no_other_is_started(
 HOLDER = """
 import sys
 from pathlib import Path
+from katlit.commands.recipe.command import REPORT_FILES
 from katlit.commands.recipe.process import Commands, alone
 sys.executable = "{sleeper}"
 with alone(Path("steps")) as lock:
@@ -208,6 +210,18 @@ def test_a_command_ends_with_run_or_keeps_others_off(ends: signal.Signals, tmp_p
             time.sleep(0.01)
     with alone(tmp_path / "steps"):
         assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_command_is_started_by_what_the_recipe_says(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    commands = Commands(os.open(tmp_path, os.O_RDONLY), {})
+    commands.call(["run", "mine.yaml"], ["echo", "by"])
+    assert capfd.readouterr().out.splitlines()[1:] == [
+        "$ echo by katlit run mine.yaml", f"by {sys.executable} -m katlit.cli run mine.yaml",
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="launch: no program 'srunn' here"):
+        commands.call(["fit"], ["srunn"])
 
 
 def test_a_model_that_has_changed_is_seen(commands: Played) -> None:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from katlit.cli import main
 from katlit.commands.recipe.reader import read_recipe
 from katlit.commands.recipe.steps import steps
 from katlit.errors import UserError
@@ -69,6 +68,25 @@ def test_a_recipe_becomes_commands(tmp_path: Path) -> None:
     assert any(word.startswith(f"--data.init_args.train={prompts}") for word in plan["step_srpo"].words)
 
 
+def test_what_starts_a_command_and_what_only_labelling_is_given(tmp_path: Path) -> None:
+    text = GOOD.format(path=tmp_path / "prompts.jsonl").replace(": assets/teacher", ": endpoint:x")
+    text = (
+        text.replace("cold_start: {", "cold_start: {label: {launch: srun -N 1, set: {trainer.devices: 1}}, ")
+        + "launch: srun -N 8\n"
+    )
+    path = written(tmp_path, GOOD)
+    path.write_text(text.replace("evaluation: {", "evaluation: {launch: env A=1, "))
+    recipe, mistakes = read_recipe(path)
+    assert mistakes == []
+    plan = {step.name: step for step in steps(recipe)}
+    assert plan["evaluate-base"].launch == ("env", "A=1")
+    assert plan["label-distill"].launch == plan["distill"].launch == ("srun", "-N", "8")
+    assert plan["label-cold_start"].launch == ("srun", "-N", "1")
+    beside = set(plan["label-cold_start"].words) - set(plan["cold_start"].words)
+    assert beside == {"label", "--trainer.devices=1"}
+    assert not any("judge_writer" in word for word in plan["cold_start"].words)  # an endpoint is no student's
+
+
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     path = written(tmp_path, BAD)
     _, mistakes = read_recipe(path)
@@ -87,26 +105,6 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     assert len(found) == len(wanted)
     for line, words in wanted:
         assert any(mistake.startswith(f"{line}: {words}") for mistake in found), (line, words, found)
-
-
-def test_mistakes_in_the_steps_settings_are_told_too(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    text = GOOD.format(path=tmp_path / "prompts.jsonl").replace(
-        "{trainer.max_steps: 2}",
-        "\n      {trainer.max_stepz: 2,\n       model.init_args.mtp_wieght: 1}",
-    )
-    path = written(tmp_path, GOOD)
-    path.write_text(text.replace("seed: 1", "") + "nope: 1\n")
-    assert main(["run", str(path), "--plan"]) == 2
-    error = capsys.readouterr().err
-    lines = text.splitlines()
-    for key in ("max_stepz", "mtp_wieght"):
-        (number,) = (n for n, line in enumerate(lines, 1) if key in line)
-        assert f"{path}:{number}: label-distill: " in error
-        assert f"{path}:{number}: distill: " in error
-    assert f"{path}:{len(lines) + 1}: nope: no such key" in error
-    assert error.splitlines()[-1] == f"katlit: error: {path}: 5 mistakes, named above"
 
 
 def test_changes_reach_whole_keys_of_settings_and_empty_stages(tmp_path: Path) -> None:

@@ -216,6 +216,7 @@ class EndpointModel(ChatModel):
             "" if cost is None else f", {cost:.2f} by engine.prices",
             self._tally.answered + lost, self._tally.attempts, lost,
         )  # fmt: skip
+        self._tally, self._used = Tally(), [0, 0]  # who opens it again is told of that alone
 
 
 def _body(asked: dict[str, Any], sampling: SamplingParameters) -> dict[str, Any]:

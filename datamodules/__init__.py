@@ -1,5 +1,6 @@
 """Data of the three stages."""
 
+from katlit.datamodules.agents import ThreeAgents
 from katlit.datamodules.cold_start import ColdStartData
 from katlit.datamodules.distill import DistillData
 from katlit.datamodules.labelling import DualRegime, Labeller, MajorityVote
@@ -27,5 +28,6 @@ __all__ = [
     "PromptSource",
     "TaskFamily",
     "TaskPrompts",
+    "ThreeAgents",
     "WorkedData",
 ]

@@ -21,6 +21,7 @@ from katlit.datamodules.labelling.base import Labeller
 from katlit.datamodules.labelling.cache import read_cached
 from katlit.datamodules.labelling.engine_model import EngineModel
 from katlit.datamodules.labelling.labels import Asking, Labels, Sources
+from katlit.datamodules.labelling.summary import keep_summary
 from katlit.datamodules.loader import EpochLoader, share_of
 from katlit.datamodules.records import Record, read_records
 from katlit.datamodules.sources.base import PromptSource
@@ -147,6 +148,16 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
         if self._records_file is None:
             self._require_labels().models(ask=True)
 
+    def survey_share(self, number: int, shares: int) -> None:
+        """Ask the models what must be known of all prompts before any is labelled, of a share of them.
+
+        Args:
+            number: Share to ask about, from 0.
+            shares: Shares that there are.
+        """
+        if self._records_file is None:
+            self._require_labels().answer(number, shares, survey=True)
+
     def label_share(self, number: int, shares: int) -> None:
         """Ask the models all that labelling a share of the prompts asks them, and keep their replies.
 
@@ -165,6 +176,8 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
             read_records(Path(self._records_file))
         else:
             self._require_labels().make()
+            if self.trainer is not None:
+                keep_summary(self.records_path(), Path(self.trainer.default_root_dir))
 
     def setup(self, stage: str) -> None:  # noqa: ARG002 (Lightning's signature)
         """Read and encode the records, drop over-long documents, split off the validation share."""

@@ -5,12 +5,12 @@ from katlit.datamodules.base import BatchSettings, LabelledData
 from katlit.datamodules.dialects.dialects import BALLOT_TEMPLATE
 from katlit.datamodules.dialects.habits import ThinkingSettings
 from katlit.datamodules.labelling.base import Labeller
-from katlit.datamodules.progress import reported
 from katlit.datamodules.records import Record
 from katlit.datamodules.sources.base import PromptSource
 from katlit.datamodules.student import student_protocol
 from katlit.engines.base import RolloutEngine, SamplingParameters
 from katlit.packing import Document, collate
+from katlit.progress import reported
 from katlit.rewards import Reward
 from katlit.text.protocol import Protocol, Thinking
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from katlit.commands import quiet
 from katlit.commands.overview import COMMANDS, TRAINER_COMMANDS, help_text
 from katlit.errors import UserError
 
@@ -22,6 +23,7 @@ _PROGRAMS = {
     "configs": "katlit.commands.configs",
     "consolidate": "katlit.commands.consolidate",
     "replay": "katlit.commands.replay.command",
+    "trace": "katlit.commands.trace",
     "card": "katlit.commands.card",
     "report": "katlit.commands.report",
     "chat": "katlit.commands.chat",
@@ -104,9 +106,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 done, 2 the user can mend it (one line on stderr), 130 interrupted, 143 terminated.
     """
+    # OpenMP reads it as torch is loaded. By its own default, threads that wait spin, which costs a small
+    # model most of its speed wherever another program wants a core (docs/hardware.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if arguments is None:
         arguments = sys.argv[1:]
         _find_own_classes()
+    arguments = quiet.without_verbosity(arguments)
+    quiet.quieten_native()
     try:
         return _dispatch(arguments)
     except UserError as error:

@@ -1,12 +1,14 @@
 """Results on disk: can the folder be written, asked before the work; no file half written or overwritten."""
 
 import fcntl
+import json
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile, mkdtemp
+from typing import Any
 from uuid import uuid4
 
 from katlit.errors import UserError, first_line
@@ -61,6 +63,15 @@ def replace_file(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all."""
     with replacing(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def whole_rows(path: Path) -> list[dict[str, Any]]:
+    """The objects in a file that lines are appended to, but for what a killed writer left of its last one."""
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        with suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict)]
 
 
 @contextmanager

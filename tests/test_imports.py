@@ -22,7 +22,7 @@ MAX_LINES = 300
 LAYERS = [
     {"errors", "batch"},
     {"kernels"},
-    {"text", "packing", "output", "losses"},
+    {"text", "packing", "output", "losses", "progress"},
     {"advantages", "parallel", "metrics", "rewards"},
     {"model", "tracking"},
     {"engines", "teacher"},

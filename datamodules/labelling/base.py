@@ -1,12 +1,13 @@
 """The contract of a labeller: it chooses a mode for each query, and a response in that mode."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from katlit.batch import Prompt
 from katlit.datamodules.labelling.chat_model import ChatModel
 from katlit.datamodules.records import Record
+from katlit.engines.base import RolloutEngine
 from katlit.rewards import Reward
 
 
@@ -20,6 +21,10 @@ class Labeller(ABC):
     @abstractmethod
     def models(self) -> list[str]:
         """Return the directories of the models to talk to; their contents are part of the cache key."""
+
+    def engines(self) -> list[RolloutEngine | None]:
+        """Return what each of `models()` is reached by; None where it is the engine of the data."""
+        return [None for _ in self.models()]
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -39,6 +44,22 @@ class Labeller(ABC):
         """
         for model in models:
             model.check(prompts)
+
+    def survey(self, prompts: Sequence[Prompt], models: Sequence[ChatModel], accuracy: Reward) -> None:  # noqa: B027
+        """Find out what depends on all prompts together, such as which of them think; called before `label`.
+
+        Where several processes share the prompts each is called with its share first, so that no reply is
+        asked for twice, then with all of them.
+
+        Args:
+            prompts: All queries, or a share of them.
+            models: As for `label`.
+            accuracy: As for `label`.
+        """
+
+    def beside(self) -> dict[str, Iterable[dict[str, Any]]]:
+        """Return what is to be written beside the records that were made last: rows by the name of a file."""
+        return {}
 
     @abstractmethod
     def label(self, prompts: Sequence[Prompt], models: Sequence[ChatModel], accuracy: Reward) -> list[Record]:

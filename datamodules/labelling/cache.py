@@ -14,14 +14,13 @@ from katlit.batch import Prompt
 from katlit.datamodules.records import Record, read_records, write_records
 from katlit.errors import UserError
 from katlit.model.card import RECORD
-from katlit.model.hub import local_directory
+from katlit.model.hub import named_commit
 from katlit.output import replace_file, require_writable
 from katlit.rewards import Reward
 
 logger = logging.getLogger(__name__)
 
 _CHUNK = 2**20
-_SAMPLES = 64
 
 
 def hash_model(directory: str) -> str:
@@ -34,7 +33,7 @@ def hash_model(directory: str) -> str:
     """
     root = Path(directory)
     if not root.is_dir():
-        return _named_commit(directory)
+        return named_commit(directory)
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*")):
         if path.is_file() and not _is_beside(path.relative_to(root)):
@@ -45,36 +44,9 @@ def hash_model(directory: str) -> str:
     return digest.hexdigest()
 
 
-def _named_commit(name: str) -> str:
-    """A name on the hub with its commit, after which the folder in the hub's cache is called."""
-    return f"{name}@{local_directory(name, 'model', weights=False).name}"
-
-
 def _is_beside(path: Path) -> bool:
     """Whether a file of a model's directory only tells of it, or is hidden, as notes of a download are."""
     return path.suffix == ".md" or path.name == RECORD or any(part.startswith(".") for part in path.parts)
-
-
-def sample_model(directory: str) -> str:
-    """Return a hash of a model directory's configuration and of at most 64 MiB of each file of its weights.
-
-    What every rank has to check must be quick; two trainings differ in nearly every number, so parts that are
-    evenly spread tell them apart. A model on the hub is known by its name and commit.
-    """
-    root = Path(directory)
-    if not root.is_dir():
-        return _named_commit(directory)
-    digest = hashlib.sha256()
-    weights = [path for pattern in ("*.safetensors", "*.bin") for path in root.glob(pattern)]
-    for path in [root / "config.json", *sorted(weights)]:
-        size = path.stat().st_size if path.is_file() else 0
-        digest.update(f"{path.name} {size}\n".encode())
-        step = max(_CHUNK, size // _SAMPLES)
-        for start in range(0, size, step):
-            with path.open("rb") as file:
-                file.seek(start)
-                digest.update(file.read(_CHUNK))
-    return digest.hexdigest()[:24]
 
 
 def fingerprint(settings: dict[str, Any], models: Sequence[str], prompts: Sequence[Prompt]) -> str:
@@ -95,7 +67,7 @@ def cached_records(path: Path, build: Callable[[], list[Record]]) -> list[Record
         UserError: if the folder cannot be written (before anything is built), or the file is damaged.
     """
     if path.is_file():
-        logger.info("labels are read from %s, so nothing is sampled; delete it to label anew", path)
+        logger.info("labels are read from %s", path)
         return read_cached(path)
     require_writable(path.parent, "cache_dir")  # hours of sampling must not end at a read-only folder
     records = build()

@@ -11,9 +11,9 @@ from katlit.batch import Prompt
 from katlit.datamodules.dialects.base import Ballot
 from katlit.datamodules.labelling.rejections import Reason, Rejections
 from katlit.datamodules.labelling.reply_cache import ReplyCache, request_key
-from katlit.datamodules.progress import Progress
 from katlit.engines.base import RolloutEngine, SamplingParameters
 from katlit.errors import UserError
+from katlit.progress import Progress
 from katlit.text.printable import escaped
 from katlit.text.protocol import Mode, ParsedResponse, Thinking
 
@@ -35,6 +35,20 @@ class Reply:
     said: Said
     tokens: int  # how many the model generated
     truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request, by which the reply to it is known."""
+
+    asked: Asked
+    sampling: SamplingParameters
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """What the reply is kept by."""
+        return request_key(self.asked, asdict(self.sampling), self.seed)
 
 
 class ChatModel(ABC):
@@ -100,6 +114,10 @@ class ChatModel(ABC):
     def _ask_ballot(self, prompt: Prompt) -> Asked: ...
 
     @abstractmethod
+    def prompt_tokens(self, asked: Asked, said: Said) -> int:
+        """Return how many tokens a request had."""
+
+    @abstractmethod
     def _stops(self, *, ballot: bool) -> list[int]:
         """Tokens that end a reply."""
 
@@ -144,6 +162,35 @@ class ChatModel(ABC):
             [self._reply(said, thinking, prompt) for said in each]
             for prompt, each in zip(prompts, generated, strict=True)
         ]
+
+    def phrase(self, prompt: Prompt, thinking: Thinking, sampling: SamplingParameters, seed: int) -> Request:
+        """Write a single request; it is sent by whoever wants to know.
+
+        Args:
+            prompt: Conversation, and the tools that it offers.
+            thinking: Whether the model is to think.
+            sampling: Sampling settings; the stop tokens are the model's.
+            seed: Seed of the reply.
+        """
+        stops = self._stops(ballot=False)
+        return Request(self._ask(prompt, thinking), replace(sampling, stop_token_ids=stops), seed)
+
+    def fits(self, request: Request) -> bool:
+        """Tell whether the context holds a request and its reply."""
+        return self._fits(request.asked, request.sampling.max_tokens)
+
+    def recall(self, key: str) -> Said | None:
+        """Return what was said to the request of a key before; None where nothing was."""
+        return None if self._replies is None else self._replies.get(key)
+
+    def keep(self, key: str, said: Said) -> None:
+        """Keep what was said to the request of a key."""
+        if self._replies is not None:
+            self._replies.put(key, said)
+
+    def read(self, said: Said, thinking: Thinking, prompt: Prompt) -> Reply:
+        """Read what was said."""
+        return self._reply(said, thinking, prompt)
 
     def reject(self, reply: Reply, reason: Reason, mode: Mode, prompt: Prompt, why: str) -> None:
         """Count a reply that is not kept.

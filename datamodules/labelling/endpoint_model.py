@@ -15,13 +15,14 @@ from katlit.datamodules.dialects.base import Ballot
 from katlit.datamodules.dialects.dialects import ballot_of, ballot_question
 from katlit.datamodules.dialects.habits import ThinkingSettings, instruct, split_steps
 from katlit.datamodules.dialects.tools import with_calls
-from katlit.datamodules.labelling.chat_model import ChatModel, Reply, Said
+from katlit.datamodules.labelling.chat_model import ChatModel, Reply, Request, Said
 from katlit.datamodules.labelling.reply_cache import ReplyCache
 from katlit.datamodules.tool_turns import Turn
 from katlit.engines.base import SamplingParameters
-from katlit.engines.chat_client import ChatRequest, Tally
-from katlit.engines.chat_client import Reply as ChatReply
+from katlit.engines.chat_client import ChatRequest, Lost, Tally
 from katlit.engines.chat_endpoint import ChatEndpoint
+from katlit.engines.chat_line import ChatLine
+from katlit.engines.chat_reply import Reply as ChatReply
 from katlit.errors import UserError
 from katlit.teacher.by_mode import name_at_endpoint
 from katlit.text.protocol import Mode, ParsedResponse, Thinking, Violation
@@ -99,6 +100,10 @@ class EndpointModel(ChatModel):
         return []
 
     @override
+    def prompt_tokens(self, asked: dict[str, Any], said: Said) -> int:
+        return int(said["prompt_tokens"])
+
+    @override
     def _fits(self, asked: dict[str, Any], max_tokens: int) -> bool:
         return True
 
@@ -111,24 +116,34 @@ class EndpointModel(ChatModel):
         *,
         known: bool,
     ) -> None:
-        drawn = {
-            "temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": sampling.max_tokens,
-        } | ({"top_k": sampling.top_k} if sampling.top_k > 0 else {})  # fmt: skip
         tally = self._endpoint.chat(
-            [ChatRequest(drawn | asked, seed) for asked, seed in requests],
+            [ChatRequest(_body(asked, sampling), seed) for asked, seed in requests],
             name_at_endpoint(self.directory),
             lambda number, reply: keep(number, asdict(reply)),
             known=known,
         )
-        self._tally.attempts += tally.attempts
-        self._tally.answered += tally.answered
-        self._tally.refused += tally.refused
-        self._tally.failed += tally.failed
+        self._count_all(tally)
         if tally.refused:
             told = "%s: %d of %d requests were refused, %d with %s; their queries do without a reply"
             logger.warning(told, self.directory, tally.refused.total(), len(requests), *_most(tally.refused))
         if tally.failed:
             self._tell_failed(tally.failed)
+
+    async def ask(self, line: ChatLine, request: Request, *, known: bool) -> Said | Lost:
+        """Ask on a line to the endpoint; see `ChatLine.ask`."""
+        single = ChatRequest(_body(request.asked, request.sampling), request.seed)
+        reply = await line.ask(name_at_endpoint(self.directory), single, known=known)
+        return reply if isinstance(reply, Lost) else asdict(reply)
+
+    def hang_up(self, line: ChatLine) -> None:
+        """Count what became of the requests on a line that ends."""
+        self._count_all(line.tally(name_at_endpoint(self.directory)))
+
+    def _count_all(self, tally: Tally) -> None:
+        self._tally.attempts += tally.attempts
+        self._tally.answered += tally.answered
+        self._tally.refused += tally.refused
+        self._tally.failed += tally.failed
 
     def _tell_failed(self, failed: Counter[str]) -> None:
         """End the run, which asks only for these when it is started again; else labels depend on chance."""
@@ -201,6 +216,14 @@ class EndpointModel(ChatModel):
             "" if cost is None else f", {cost:.2f} by engine.prices",
             self._tally.answered + lost, self._tally.attempts, lost,
         )  # fmt: skip
+
+
+def _body(asked: dict[str, Any], sampling: SamplingParameters) -> dict[str, Any]:
+    """The body of a request, but for the model and the seed."""
+    drawn = {
+        "temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": sampling.max_tokens,
+    } | ({"top_k": sampling.top_k} if sampling.top_k > 0 else {})  # fmt: skip
+    return drawn | asked
 
 
 def _most(counts: Counter[str]) -> tuple[int, str]:

@@ -11,7 +11,7 @@ from katlit.batch import Prompt
 from katlit.datamodules.dialects.base import Ballot, Dialect
 from katlit.datamodules.dialects.dialects import BALLOT_TEMPLATE, choose_dialect
 from katlit.datamodules.dialects.habits import ThinkingSettings
-from katlit.datamodules.labelling.chat_model import ChatModel, Reply, Said
+from katlit.datamodules.labelling.chat_model import ChatModel, Reply, Request, Said
 from katlit.datamodules.labelling.reply_cache import ReplyCache
 from katlit.engines.base import Completion, RolloutEngine, SamplingParameters, request_seed
 from katlit.model.hub import local_directory
@@ -94,6 +94,10 @@ class EngineModel(ChatModel):
         return self.dialect.ballot_stop_ids if ballot else self.dialect.stop_ids
 
     @override
+    def prompt_tokens(self, asked: list[int], said: Said) -> int:
+        return len(asked)
+
+    @override
     def _fits(self, asked: list[int], max_tokens: int) -> bool:
         return self.engine.fits(asked, max_tokens)
 
@@ -120,6 +124,23 @@ class EngineModel(ChatModel):
         for place, completion in enumerate(completions):
             if place not in kept:  # not every engine tells
                 finished(place, completion)
+
+    def answer(self, requests: Sequence[Request]) -> list[Said]:
+        """Have requests of the same sampling settings replied to as one batch, and keep each reply."""
+        said: dict[int, Said] = {}
+        batch = [(request.asked, request.seed) for request in requests]
+
+        def keep(number: int, value: Said) -> None:
+            said[number] = value
+            self.keep(requests[number].key, value)
+
+        self._send(batch, requests[0].sampling, keep, known=True)
+        return [said[number] for number in range(len(requests))]
+
+    def release(self) -> None:
+        """Let another model have the engine."""
+        self._started = False
+        self.engine.close()
 
     @override
     def _reply(self, said: Said, thinking: Thinking, prompt: Prompt) -> Reply:

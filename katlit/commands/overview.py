@@ -15,8 +15,9 @@ COMMANDS = TRAINER_COMMANDS | {
     "configs": "list the settings files that katlit brings; `copy DIR` copies them",
     "consolidate": "make one file of a checkpoint that FSDP2 or ZeRO has split over the ranks",
     "replay": "show a rollout of a run, explain its advantage, and sample it once more",
+    "trace": "show what each agent said about a query that agents have labelled",
     "card": "add an evaluation to the model card of an exported model",
-    "report": "read a finished run and write report.md, report.json, pareto.png",
+    "report": "read a finished run and write report.html, report.md, report.json, pareto.png",
     "chat": "talk to an exported model, or to a server of one, in the terminal",
     "serve": "serve an exported model to OpenAI's clients, by vLLM",
 }
@@ -40,5 +41,6 @@ def help_text() -> str:
             "What a stage is made of:       katlit fit --help",
             "The settings of a class:       katlit help StepSRPO",
             "The settings as they resolve:  katlit fit -c ... --print_config",
+            "A log with all details:        katlit -v fit ...",
         ]
     )

@@ -1,24 +1,24 @@
-"""`katlit report`: what the stages of a run did to the three policies, as Markdown, picture and JSON."""
+"""`katlit report`: what the stages did to the three policies, as a page, Markdown, picture and JSON."""
 
 import argparse
-import io
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from katlit.commands.report_page import page
+from katlit.commands.report_parts import read_answers, read_labels, read_steps
+from katlit.commands.report_pictures import Evaluations, pareto, png
 from katlit.errors import UserError
 from katlit.output import replace_file, require_writable
 
-POLICIES = {"auto": "o", "on": "^", "off": "s"}  # marker in the picture
 STAGES = ("label", "distill", "cold_start", "step_srpo", "evaluate")
 NEEDED = ("policies", "headline", "by_difficulty", "seed", "num_prompts", "engine", "versions")
 
-Evaluations = Mapping[str, dict[str, Any]]  # by stage, in order
-
 
 def main(arguments: Sequence[str]) -> int:
-    """Write `report.md`, `pareto.png` and `report.json`.
+    """Write `report.html`, `report.md`, `pareto.png` and `report.json`.
 
     Args:
         arguments: What follows `katlit report`; `--help` lists them.
@@ -33,18 +33,29 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--output", required=True, help="folder of the report")
     parser.add_argument("--stage", action="append", required=True, metavar="NAME=FILE", type=_pair,
                         help="an evaluation.json, in the order of the stages")  # fmt: skip
+    parser.add_argument("--metrics", action="append", default=[], metavar="NAME=FILE", type=_pair,
+                        help="the metrics.jsonl of a stage, for its curves")  # fmt: skip
+    parser.add_argument("--labels", action="append", default=[], metavar="NAME=FILE", type=_pair,
+                        help="the labels.json of a stage: what labelling dropped, and why")  # fmt: skip
     parser.add_argument("--seconds", action="append", default=[], metavar="NAME=SECONDS", type=_pair,
                         help=f"how long a part of the run took: {', '.join(STAGES)}")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="seed of the run")
     options = parser.parse_args(list(arguments))
     evaluations = {name: read_evaluation(Path(file)) for name, file in options.stage}
+    answers = {name: read_answers(Path(file)) for name, file in options.stage}
+    metrics = {name: read_steps(Path(file)) for name, file in options.metrics}
+    labels = {name: found for name, file in options.labels if (found := read_labels(Path(file))) is not None}
     seconds = {name: _number(name, value) for name, value in options.seconds}
     require_writable(options.output, "--output")
     results = report(evaluations, seconds, options.seed)
     folder = Path(options.output)
-    replace_file(folder / "pareto.png", pareto(evaluations))
+    replace_file(folder / "pareto.png", png(pareto(evaluations)))
+    replace_file(folder / "report.html", page(results, evaluations, answers, metrics, labels))
     replace_file(folder / "report.md", markdown(results))
     replace_file(folder / "report.json", json.dumps(results, indent=2) + "\n")
+    sys.stdout.write(
+        f"{folder / 'report.html'} shows it all; report.md, report.json, pareto.png are beside it\n"
+    )
     return 0
 
 
@@ -102,38 +113,6 @@ def report(evaluations: Evaluations, seconds: Mapping[str, float], seed: int) ->
         "engine": last["engine"],
         "versions": last["versions"],
     }
-
-
-def pareto(evaluations: Evaluations) -> bytes:
-    """Accuracy over mean tokens, as PNG: a shape for each policy, a colour for each stage."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 6), dpi=130, layout="constrained")
-    axes = figure.subplots()
-    colours = mpl.colormaps["viridis"].resampled(len(evaluations) + 1)
-    for policy, marker in POLICIES.items():
-        points = [evaluation["policies"][policy] for evaluation in evaluations.values()]
-        path = [point["mean_tokens"] for point in points], [point["accuracy"] for point in points]
-        axes.plot(*path, color="0.75", linewidth=1.2 if policy == "auto" else 0.6, zorder=1)
-        for index, (stage, point) in enumerate(zip(evaluations, points, strict=True)):
-            x, y = point["mean_tokens"], point["accuracy"]
-            axes.errorbar(
-                x, y,
-                xerr=[[x - point["mean_tokens_ci"][0]], [point["mean_tokens_ci"][1] - x]],
-                yerr=[[y - point["accuracy_ci"][0]], [point["accuracy_ci"][1] - y]],
-                fmt=marker, markersize=11 if policy == "auto" else 7, color=colours(index), capsize=2,
-                label=f"{stage.replace('_', ' ')}: {policy}",
-            )  # fmt: skip
-    axes.set_xlabel("tokens of a response (mean)")
-    axes.set_ylabel("accuracy on held-out prompts")
-    axes.set_title("Accuracy over tokens: each policy, before and after each stage")
-    axes.grid(alpha=0.3)
-    axes.set_ylim(-0.03, 1.03)
-    axes.legend(ncols=2, fontsize=8, loc="lower right")
-    image = io.BytesIO()
-    figure.savefig(image, format="png")
-    return image.getvalue()
 
 
 def markdown(results: Mapping[str, Any]) -> str:

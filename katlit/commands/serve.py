@@ -52,7 +52,13 @@ def _become(server: Serving) -> None:
     """Run the server in place of this process, so that ctrl-C and a supervisor's signals are vLLM's own."""
     sys.stdout.flush()
     program = server.command()
-    os.execvpe(program[0], program, os.environ | server.variables)  # noqa: S606 (no shell is wanted)
+    try:
+        os.execvpe(program[0], program, os.environ | server.variables)  # noqa: S606 (no shell is wanted)
+    except OSError as error:
+        raise UserError(
+            f"{program[0]}: vLLM's command cannot be run ({error.strerror}); install vllm again in this "
+            "environment, or run the printed command in the one that has it"
+        ) from error
 
 
 def printed(server: Serving) -> str:

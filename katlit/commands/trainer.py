@@ -2,7 +2,6 @@
 
 import logging
 import signal
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,12 +17,15 @@ from typing_extensions import override
 from katlit.callbacks.checkpoint import StepCheckpoint, newest_checkpoint
 from katlit.callbacks.checkpoint_files import damage
 from katlit.callbacks.finite import StopWhereNotFinite
+from katlit.callbacks.metrics_file import MetricsFile
+from katlit.callbacks.model_size import in_one_line
 from katlit.callbacks.optimizer_log import OptimizerLog
 from katlit.callbacks.rounding import WarnWhereRounded
 from katlit.callbacks.track_config import TrackConfig
-from katlit.commands import mistakes, named_callbacks
+from katlit.commands import mistakes, named_callbacks, quiet
 from katlit.commands.parser_mistakes import of_parser, require_known, require_null
 from katlit.commands.settings_files import with_paths
+from katlit.commands.short_results import ShortResults
 from katlit.errors import UserError
 from katlit.output import require_writable
 from katlit.parallel.meeting import Meeting, named_devices, take_devices
@@ -33,7 +35,10 @@ from katlit.tracking.mlflow import mlflow_loggers
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 
 
-class KatTrainer(Trainer):
+ALWAYS = (StopWhereNotFinite, WarnWhereRounded, OptimizerLog, MetricsFile)  # callbacks of every run
+
+
+class KatTrainer(ShortResults):
     """Lightning's Trainer with `label`, which builds the data and trains nothing."""
 
     named_devices: list[int] | None = None  # which devices of a machine the settings name
@@ -90,6 +95,9 @@ def _label_share(trainer: KatTrainer, datamodule: Any, meeting: Meeting) -> None
     else:
         logging.getLogger("katlit").setLevel(logging.WARNING)
     meeting.wait("settled", 1)
+    datamodule.survey_share(trainer.global_rank, trainer.world_size)
+    meeting.arrive("surveyed")
+    meeting.wait("surveyed")
     datamodule.label_share(trainer.global_rank, trainer.world_size)
     meeting.arrive("labelled")
     if trainer.is_global_zero:
@@ -171,6 +179,8 @@ class KatCLI(LightningCLI):
             raise mistakes.of_trainer(error, settings) from error
         if isinstance(trainer, KatTrainer):
             trainer.named_devices = named_devices(settings["devices"])
+        if not quiet.is_verbose():
+            trainer.callbacks = [in_one_line(callback) for callback in trainer.callbacks]
         # What it logs of a step is there when the callbacks of the settings look at that step.
         trainer.callbacks.sort(key=lambda callback: not isinstance(callback, OptimizerLog))
         return trainer
@@ -203,23 +213,6 @@ class KatCLI(LightningCLI):
             raise UserError(f"ckpt_path: {str(path)!r} is damaged ({why}); give the one before, or last")
 
 
-def _set_up_logging() -> None:
-    """Show what katlit reports; keep advertisements and upstream deprecations out."""
-    ours = logging.getLogger("katlit")
-    ours.setLevel(logging.INFO)
-    if not ours.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        ours.addHandler(handler)
-    # A tracking server that is away is told by `Outbox`, once.
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-    log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    log.addFilter(lambda record: "Tip:" not in str(record.msg))
-    # Validation prompts are optional in stage 3.
-    warnings.filterwarnings("ignore", message=".*have no `val_dataloader`. Skipping val loop")
-    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.* is deprecated", category=FutureWarning)
-
-
 def run(
     arguments: Sequence[str], cli: type[KatCLI] = KatCLI, trainer_class: type[KatTrainer] = KatTrainer
 ) -> KatCLI:
@@ -237,7 +230,7 @@ def run(
         UserError: for a wrong key, value or file in the settings, naming it.
     """
     arguments = with_paths(arguments)
-    _set_up_logging()
+    quiet.set_up_logging()
     try:
         return cli(
             LightningModule,
@@ -245,7 +238,9 @@ def run(
             subclass_mode_model=True,
             subclass_mode_data=True,
             trainer_class=trainer_class,
-            trainer_defaults={"callbacks": [StopWhereNotFinite(), WarnWhereRounded(), OptimizerLog()]},
+            trainer_defaults={
+                "callbacks": [StopWhereNotFinite(), WarnWhereRounded(), OptimizerLog(), MetricsFile()]
+            },
             save_config_callback=TrackConfig,
             save_config_kwargs={"save_to_log_dir": False},
             auto_configure_optimizers=False,

@@ -1,7 +1,6 @@
 """What is said to an OpenAI-compatible server, by the hundred: conversations in, replies out."""
 
 import asyncio
-import json
 import logging
 import math
 import os
@@ -10,10 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 
+from katlit.engines.chat_reply import Reply, read_reply
 from katlit.engines.pace import Pace, backoff
 from katlit.errors import UserError
 from katlit.text.printable import short_line
@@ -35,16 +35,11 @@ class ChatRequest:
     seed: int
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A reply; all of it is text."""
+class Lost(NamedTuple):
+    """Why a request has no reply."""
 
-    content: str
-    reasoning: str
-    tool_calls: list[dict[str, Any]]
-    finish_reason: str
-    prompt_tokens: int
-    reply_tokens: int
+    reason: str
+    refused: bool  # by the server, so that another time will not do
 
 
 @dataclass(slots=True)
@@ -71,7 +66,7 @@ class _RefusedError(Exception):
 
 
 @dataclass(slots=True)
-class _Queue:
+class Queue:
     """Requests that are on their way."""
 
     waiting: Any  # numbers and requests, which all workers draw from
@@ -138,24 +133,25 @@ class ChatClient:
             known: Whether such requests have been answered before; a server that refuses some then is none
                 that never answers.
         """
-        queue = _Queue(iter(enumerate(requests)), min(concurrency, len(requests)), model, more, keep, known)
+        queue = Queue(iter(enumerate(requests)), min(concurrency, len(requests)), model, more, keep, known)
         try:
             asyncio.run(self._run(queue))
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
         return queue.tally
 
-    async def _run(self, queue: _Queue) -> None:
+    async def _run(self, queue: Queue) -> None:
+        async with self.session() as session, asyncio.TaskGroup() as group:
+            for _ in range(queue.workers):
+                group.create_task(self._work(session, queue))
+
+    def session(self) -> aiohttp.ClientSession:
+        """Return a new session, of the running loop."""
         key = self._key()
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         connector = aiohttp.TCPConnector(limit=0)
         no_limit = aiohttp.ClientTimeout(total=None)
-        async with (
-            aiohttp.ClientSession(connector=connector, timeout=no_limit, headers=headers) as session,
-            asyncio.TaskGroup() as group,
-        ):
-            for _ in range(queue.workers):
-                group.create_task(self._work(session, queue))
+        return aiohttp.ClientSession(connector=connector, timeout=no_limit, headers=headers)
 
     def _key(self) -> str | None:
         if self._key_variable is None:
@@ -168,32 +164,46 @@ class ChatClient:
             )
         return key
 
-    async def _work(self, session: aiohttp.ClientSession, queue: _Queue) -> None:
+    async def _work(self, session: aiohttp.ClientSession, queue: Queue) -> None:
         for number, request in queue.waiting:
-            body = {"model": queue.model} | dict(request.body) | {"seed": request.seed} | dict(queue.more)
-            body = {name: value for name, value in body.items() if value is not None}
-            lost = await self._reply(session, queue, number, body)
-            if lost is not None:
-                reason, refused = lost
-                (queue.tally.refused if refused else queue.tally.failed)[reason] += 1
-                if not (refused and (queue.known or queue.tally.answered)):
-                    queue.tally.lost_in_a_row += 1
-                if queue.tally.lost_in_a_row >= max(_HOPELESS, queue.workers):
-                    raise UserError(
-                        f"{self._url}: {queue.tally.lost_in_a_row} requests in a row got no reply, the last "
-                        f"one for {reason}; what was replied before is kept, so mend that and run again"
-                    )
+            reply = await self.ask(session, queue, request)
+            if isinstance(reply, Reply):
+                queue.keep(number, reply)
+
+    async def ask(self, session: aiohttp.ClientSession, queue: Queue, request: ChatRequest) -> Reply | Lost:
+        """Ask until there is a reply, and count.
+
+        Args:
+            session: See `session`.
+            queue: What the request is one of.
+            request: What is asked.
+
+        Returns:
+            The reply, or why there is none in the end.
+        """
+        body = {"model": queue.model} | dict(request.body) | {"seed": request.seed} | dict(queue.more)
+        body = {name: value for name, value in body.items() if value is not None}
+        reply = await self._reply(session, queue, body)
+        if isinstance(reply, Lost):
+            (queue.tally.refused if reply.refused else queue.tally.failed)[reply.reason] += 1
+            if not (reply.refused and (queue.known or queue.tally.answered)):
+                queue.tally.lost_in_a_row += 1
+            if queue.tally.lost_in_a_row >= max(_HOPELESS, queue.workers):
+                raise UserError(
+                    f"{self._url}: {queue.tally.lost_in_a_row} requests in a row got no reply, the last "
+                    f"one for {reply.reason}; what was replied before is kept, so mend that and run again"
+                )
+        return reply
 
     async def _reply(
-        self, session: aiohttp.ClientSession, queue: _Queue, number: int, body: dict[str, Any]
-    ) -> tuple[str, bool] | None:
-        """Ask until there is a reply; why there is none, in the end, and whether it was refused."""
+        self, session: aiohttp.ClientSession, queue: Queue, body: dict[str, Any]
+    ) -> Reply | Lost:
         for attempt in range(1, self._retries + 2):
             reserved = await self._wait_for_turn(queue, body)
             try:
                 reply = await self._attempt(session, queue, body)
             except _RefusedError as refusal:
-                return str(refusal), True
+                return Lost(str(refusal), refused=True)
             except _AgainError as error:
                 reason = str(error)
                 self._tell(queue, reason)
@@ -209,11 +219,10 @@ class ChatClient:
             queue.tokens += used
             queue.tally.answered += 1
             queue.tally.lost_in_a_row = 0
-            queue.keep(number, reply)
-            return None
-        return reason, False
+            return reply
+        return Lost(reason, refused=False)
 
-    def _tell(self, queue: _Queue, reason: str) -> None:
+    def _tell(self, queue: Queue, reason: str) -> None:
         """Say once in a while what keeps the replies away: all attempts together may take hours."""
         now, tally = time.monotonic(), queue.tally
         if now - queue.told >= _MINUTE:
@@ -221,7 +230,7 @@ class ChatClient:
             told = "%s: %d replies in %d attempts so far; the last error: %s"
             logger.warning(told, self._url, tally.answered, tally.attempts, reason)
 
-    async def _wait_for_turn(self, queue: _Queue, body: Mapping[str, Any]) -> float:
+    async def _wait_for_turn(self, queue: Queue, body: Mapping[str, Any]) -> float:
         """Wait as the limits and the server want it; the tokens that are reserved."""
         answered = queue.tally.answered
         reserved = queue.tokens / answered if answered else float(body.get("max_tokens", 0))
@@ -232,7 +241,7 @@ class ChatClient:
             await asyncio.sleep(rest + backoff(1, 1.0, self._random))
         return reserved
 
-    async def _attempt(self, session: aiohttp.ClientSession, queue: _Queue, body: Mapping[str, Any]) -> Reply:
+    async def _attempt(self, session: aiohttp.ClientSession, queue: Queue, body: Mapping[str, Any]) -> Reply:
         queue.tally.attempts += 1
         try:
             async with asyncio.timeout(self._timeout), session.post(self._url, json=body) as answer:
@@ -246,7 +255,7 @@ class ChatClient:
         if status != 200:
             raise self._fault(status, text, answer.headers.get("Retry-After"))
         try:
-            return _read(text)
+            return read_reply(text)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
             raise _AgainError(f"an answer that is no reply: {short_line(text)!r}") from None
 
@@ -267,28 +276,3 @@ def _seconds(retry_after: str | None) -> float | None:
     except ValueError:
         return None
     return seconds if math.isfinite(seconds) and seconds >= 0 else None
-
-
-def _read(text: str) -> Reply:
-    answer = json.loads(_whole(json.dumps(json.loads(text), ensure_ascii=False)))
-    choice = answer["choices"][0]
-    message, usage = choice["message"], answer.get("usage") or {}
-    return Reply(
-        content=_text(message.get("content")),
-        reasoning=_text(message.get("reasoning") or message.get("reasoning_content")),
-        tool_calls=[call["function"] for call in message.get("tool_calls") or []],
-        finish_reason=str(choice["finish_reason"]),
-        prompt_tokens=int(usage.get("prompt_tokens") or 0),
-        reply_tokens=int(usage.get("completion_tokens") or 0),
-    )
-
-
-def _whole(text: str) -> str:
-    """The text with a mark in place of each half of a character, which no file can hold."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _text(value: Any) -> str:
-    if value is not None and not isinstance(value, str):
-        raise TypeError
-    return value or ""

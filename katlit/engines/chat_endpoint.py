@@ -9,7 +9,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from katlit.engines.base import Completion, RolloutEngine, SamplingParameters
-from katlit.engines.chat_client import ChatClient, ChatRequest, Reply, Tally
+from katlit.engines.chat_client import ChatClient, ChatRequest, Tally
+from katlit.engines.chat_line import ChatLine
+from katlit.engines.chat_reply import Reply
 from katlit.errors import UserError, require
 
 _LONGEST = 2**31
@@ -123,12 +125,18 @@ class ChatEndpoint(RolloutEngine):
         Raises:
             UserError: where the server refuses the key, or answers nothing that is a reply.
         """
+        return self._client().chat(requests, model, self.body, self.limits.concurrency, keep, known)
+
+    def open_line(self) -> ChatLine:
+        """Return a line on which single requests are asked; open it with `async with`."""
+        return ChatLine(self._client(), self.body, self.limits.concurrency)
+
+    def _client(self) -> ChatClient:
         limits = self.limits
-        client = ChatClient(
+        return ChatClient(
             self.url, self.key_variable, limits.timeout, limits.retries, limits.longest_wait,
             limits.requests_per_minute, limits.tokens_per_minute,
         )  # fmt: skip
-        return client.chat(requests, model, self.body, limits.concurrency, keep, known)
 
     def cost(self, prompt_tokens: int, reply_tokens: int) -> float | None:
         """What so many tokens cost; None where no prices are given."""

@@ -47,6 +47,11 @@ def local_directory(source: str, key: str, *, weights: bool = True) -> Path:
     return directory
 
 
+def named_commit(name: str) -> str:
+    """Return a name on the hub with its commit, after which the folder in the hub's cache is called."""
+    return f"{name}@{local_directory(name, 'model', weights=False).name}"
+
+
 @cache
 def _snapshot(name: str, weights: bool) -> str:
     patterns = _DESCRIPTION + (_WEIGHTS if weights else [])

@@ -86,6 +86,15 @@ class ZeroStrategy(DeepSpeedStrategy):
         self._init_deepspeed_distributed()
 
     @override
+    def _setup_model_and_optimizer(self, model: Any, optimizer: Optimizer | None, *rest: Any) -> Any:
+        if optimizer is not None and optimizer.param_groups[0].get("kahan_sum"):
+            raise UserError(
+                "optimization.kahan_sum: true, but DeepSpeed keeps float32 weights for the optimizer itself; "
+                "set kahan_sum: false, or take strategy/fsdp2.yaml"
+            )
+        return super()._setup_model_and_optimizer(model, optimizer, *rest)
+
+    @override
     def backward(
         self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any
     ) -> Tensor:

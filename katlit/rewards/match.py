@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from katlit.batch import Prompt
 from katlit.errors import UserError
 from katlit.rewards.base import Reward, Sample, Verdict
+from katlit.rewards.json_answers import plain_answer
 
 
 class MatchReward(Reward):
     """1 where answer and reference are the same text, else 0.
 
     Case, width and composition of characters (Unicode NFKC) and the amount of white space do not count: our
-    choice.
+    choice. Of a JSON object the value of "answer" is compared (`plain_answer`).
     """
 
     def reference_problem(self, prompt: Prompt) -> str | None:
@@ -26,9 +27,10 @@ class MatchReward(Reward):
 
 def _verdict(sample: Sample) -> Verdict:
     reference = _normalised(reference_of(sample))
-    if sample.answer is None:
+    answer = plain_answer(sample)
+    if answer is None:
         return Verdict(0.0, "no answer")
-    if _normalised(sample.answer) == reference:
+    if _normalised(answer) == reference:
         return Verdict(1.0, "the reference's text")
     return Verdict(0.0, "not the reference's text")
 

@@ -8,6 +8,7 @@ from typing import Any
 from katlit.batch import Prompt
 from katlit.errors import UserError
 from katlit.rewards.base import Reward, Sample, Verdict
+from katlit.rewards.json_answers import plain_answer
 from katlit.rewards.match import empty_reference
 
 # Data sets with a scorer of their own, each read in reasoning-gym 0.1.25: it neither evaluates nor executes
@@ -68,6 +69,8 @@ def scorer(name: str) -> Scorer:
 class TaskReward(Reward):
     """1 where reasoning-gym's scorer of the prompt's data set is satisfied, else 0.
 
+    It gets the answer, or the value of "answer" in a JSON object (`plain_answer`).
+
     Args:
         threshold: Least score that counts as correct. At 1 partial credit is none.
     """
@@ -92,9 +95,10 @@ class TaskReward(Reward):
     def _verdict(self, sample: Sample) -> Verdict:
         prompt = sample.prompt
         score = scorer(prompt["verifier"])  # also without an answer, so that a bad name is always seen
-        if sample.answer is None:
+        answer = plain_answer(sample)
+        if answer is None:
             return Verdict(0.0, "no answer")
         question = prompt["messages"][-1]["content"]
         entry = {"question": question, "answer": prompt["reference"], "metadata": prompt["metadata"]}
-        got = score(sample.answer.strip(), entry)
+        got = score(answer.strip(), entry)
         return Verdict(float(got >= self.threshold), f"score {got:g} of {prompt['verifier']}")

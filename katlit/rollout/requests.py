@@ -9,6 +9,7 @@ from typing import NamedTuple
 from katlit.batch import Prompt
 from katlit.engines.base import Completion, RolloutEngine, SamplingParameters, request_seed
 from katlit.errors import UserError
+from katlit.progress import Progress
 from katlit.rewards import CompositeReward, Sample
 from katlit.rollout.scoring import parse
 from katlit.rollout.types import Sampled
@@ -170,9 +171,13 @@ def answers(
         purposes: The ways of prompting, and what tells the seeds of each from those of others.
         sampling: How to sample.
         seed: Seed of all sampling.
+
+    Logs a line now and then.
     """
     kept = fitting(engine, protocol, prompts, list(purposes), sampling.max_tokens)
     sampled = []
+    progress = Progress()
+    progress.begin("answers", len(kept) * len(purposes), known=0)
     for thinking, purpose in purposes.items():
         requests = [
             Request(
@@ -184,5 +189,6 @@ def answers(
             )
             for index in kept
         ]
-        sampled += complete(engine, requests, replace(sampling, stop_token_ids=[protocol.end_id]))
+        ending = replace(sampling, stop_token_ids=[protocol.end_id])
+        sampled += complete(engine, requests, ending, lambda _, __: progress.step())
     return list(zip(sampled, parse(sampled, protocol, prompts), strict=True))

@@ -51,6 +51,14 @@ TRACKED = [
 BY_DIFFICULTY = "modes/think_rate/difficulty-"
 
 
+# What no reader of the log needs; `-v` brings it.
+NOISE = [
+    "it/s]", "Loading weights", "NUMA", "weights_only", "Setting accelerator", "GPU available", "Seed set",
+    "Test metric", "Params", "Trainer.fit", "INFO", "Tip:", "Warning",
+]  # fmt: skip
+MOST_LINES = 8 * len(STEPS) + 20
+
+
 def recipe() -> list[str]:
     """The demo with the settings that make its stages small."""
     small = [f"{part}.{key}={value}" for part, values in SMALL.items() for key, value in values.items()]
@@ -59,8 +67,10 @@ def recipe() -> list[str]:
 
 def katlit(folder: Path, words: list[str]) -> str:
     """Run one command; what it printed."""
-    done = subprocess.run([*KATLIT, *words], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, f"{words}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    done = subprocess.run(
+        [*KATLIT, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert done.returncode == 0, f"{words}\n{done.stdout[-6000:]}"
     return done.stdout
 
 
@@ -72,11 +82,24 @@ def test_the_recipe_from_end_to_end(tmp_path: Path) -> None:
         (tmp_path / folder).symlink_to(ROOT / folder)
     printed = katlit(tmp_path, recipe())
     assert printed.count("\n$ katlit ") == len(STEPS) + 2  # the report and the card
+    assert [word for word in NOISE if word in printed] == []
+    lines = [line for line in printed.splitlines() if not line.endswith(" left")]  # of progress
+    assert len(lines) < MOST_LINES, printed
+    assert "policy        accuracy        tokens    think rate\n" in printed
     demo = tmp_path / "outputs/demo"
     again = katlit(tmp_path, recipe())
     assert [line.partition(":")[0] for line in again.splitlines() if line.endswith(": done before")] == STEPS
     assert "$ katlit " not in again
     report = json.loads((demo / "report.json").read_text())
+    page = (demo / "report.html").read_text()
+    for part in (
+        "Training: step_srpo",
+        "think rate by difficulty",
+        "questions got a label",
+        "after cold_start",
+    ):
+        assert part in page
+    assert page.count("reference answer: ") == 10
     assert report["engine"] == "vllm"
     assert report["num_prompts"] == 24
     assert list(report["history"]) == ["base", "distill", "cold_start", "step_srpo"]
@@ -101,6 +124,8 @@ def test_the_recipe_from_end_to_end(tmp_path: Path) -> None:
     assert table["columns"] == ["step", *COLUMNS]
     assert {row[0] for row in table["data"]} == {1}
     assert "</judge>" in table["data"][0][2]
+    parent = runs["demo seed 1"].info.run_id
+    assert "report.html" in {artifact.path for artifact in client.list_artifacts(parent)}
     stored = {artifact.path for artifact in client.list_artifacts(reinforced.info.run_id)}
     assert {"config.yaml", "rollouts.json", "model"} <= stored
     for record in read_records(demo / "step_srpo/rollouts", 0)[::40]:

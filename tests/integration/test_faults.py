@@ -1,10 +1,20 @@
-"""Faults that must not cost a run: what happens, when it stops, what it prints, what is left."""
+"""Faults that must not cost a run: what happens, when it stops, what it prints, what is left.
+
+Here are those of any stage; those of data and prompts are in `test_faults_of_data.py`. Weights that the
+engine
+does not have are a table of
+`tests/katlit/callbacks/rollout/test_weight_sync.py`, trackers that hang, die or are locked are in
+`tests/katlit/tracking`, what a killed process leaves in the temporary folder is in
+`tests/katlit/test_output.py`.
+"""
 
 import errno
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -12,7 +22,7 @@ from killable import ROOT, finish, on_two_processes, start
 from lightning.pytorch import Trainer
 
 from katlit.callbacks.checkpoint_files import checkpoints
-from katlit.callbacks.rollout.checks import require_rollouts
+from katlit.callbacks.start_engine import start_engine
 from katlit.cli import main
 from katlit.errors import UserError
 
@@ -54,15 +64,40 @@ def poison(what: str, step: int = 3) -> list[str]:
     ]
 
 
+Prepare = Callable[[Path, pytest.MonkeyPatch], None]
+
+
+def failing(number: int) -> Prepare:
+    """The disk refuses a checkpoint that is half written."""
+
+    def write(self: Trainer, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(number, os.strerror(number))
+
+    return lambda _, patch: patch.setattr(Trainer, "save_checkpoint", write)
+
+
+def thesis(directory: Path, _: pytest.MonkeyPatch) -> None:
+    """A folder of other work is where the model is to be."""
+    (directory / "model").mkdir()
+    (directory / "model/thesis.tex").touch()
+
+
+def note(directory: Path, _: pytest.MonkeyPatch) -> None:
+    """A file is where a folder is to be."""
+    (directory / "notes").touch()
+
+
 class Fault(NamedTuple):
-    """What happens, what is printed, and the steps that checkpoints are left of; no model is exported."""
+    """What happens, what the one line says, the steps that checkpoints are left of; no model is exported."""
 
     words: list[str]
     printed: list[str]
     left: list[int]
+    prepare: Prepare = lambda *_: None
 
 
-NOT_FINITE = {
+FAULTS = {
     "learning rate of 1e30": Fault(
         ["--model.learning_rate=1.0e30"], ["the loss is", "in optimizer step 2", "learning_rate"], [1]
     ),
@@ -77,19 +112,45 @@ NOT_FINITE = {
         [1, 2],
     ),
     "weight, in the last step": Fault(poison("weight", 4), ["in optimizer step 4"], [2, 3]),
+    "full disk": Fault(
+        [],
+        ["checkpoint.directory: writing to 'outputs/checkpoints' failed (No space left", "choose another"],
+        [],
+        failing(errno.ENOSPC),
+    ),
+    "disk that became read-only": Fault(
+        [],
+        ["checkpoint.directory: writing to 'outputs/checkpoints' failed (Read-only file system"],
+        [],
+        failing(errno.EROFS),
+    ),
+    "folder that cannot be made": Fault(
+        ["--trainer.default_root_dir=notes/run"], ["'notes/run", "(Not a directory)"], [], note
+    ),
+    "other files where the model is to be": Fault(
+        [], ["ExportModel.directory: 'model' holds other files"], [], thesis
+    ),
 }
 
 
-@pytest.mark.parametrize("name", NOT_FINITE)
-def test_what_is_not_finite_stops_the_run_unsaved(
-    name: str, fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_stops_the_run_with_one_line_and_nothing_is_lost(
+    name: str,
+    fit: Fit,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    fault = NOT_FINITE[name]
+    fault = FAULTS[name]
+    fault.prepare(tmp_path, monkeypatch)
     assert fit(*fault.words) == 2
     line = told(capsys)
     assert all(words in line for words in fault.printed), line
     assert steps(tmp_path) == fault.left
-    assert not any((tmp_path / "model").iterdir())
+    assert [path.name for path in tmp_path.glob("outputs/checkpoints/*")] == [
+        f"step-{step:08}.ckpt" for step in fault.left
+    ]
+    assert [path.name for path in tmp_path.glob("model/*")] == ["thesis.tex"] * (fault.prepare is thesis)
     for path in checkpoints(tmp_path / "outputs/checkpoints"):
         assert all(bool(weight.isfinite().all()) for weight in torch.load(path)["state_dict"].values())
 
@@ -112,16 +173,6 @@ def test_a_model_is_never_written_over(fit: Fit, tmp_path: Path, caplog: pytest.
     assert "model holds the model of another run" in caplog.text
     assert weights("aside-1/model") == longer
     assert weights() not in (first, longer)
-
-
-def test_a_directory_of_other_files_is_refused_before_training(
-    fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model/thesis.tex").touch()
-    assert fit() == 2
-    assert "ExportModel.directory: 'model' holds other files" in told(capsys)
-    assert not (tmp_path / "outputs/checkpoints").exists()
 
 
 @pytest.mark.parametrize("what", ["exception", "interrupt"])
@@ -167,36 +218,14 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert steps(tmp_path)[-1] == 5
 
 
-def test_a_full_disk_is_one_line_that_names_the_setting(
-    fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def full(self: Trainer, path: Path) -> None:
-        Path(path).write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Trainer, "save_checkpoint", full)
-    assert fit() == 2
-    assert "checkpoint.directory: writing to 'outputs/checkpoints' failed (No space left" in told(capsys)
-    assert not any((tmp_path / "outputs/checkpoints").iterdir())
-
-
-def test_a_run_that_skipped_all_prompts_stops_and_one_that_skipped_some_says_so(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    with pytest.raises(
-        UserError, match=r"nothing was trained on: all 6 prompts .* context of 30 tokens with 24"
-    ):
-        require_rollouts(6, 6, 30, 24)
-    require_rollouts(6, 2, 30, 24)
-    assert "2 of 6 prompts so far are too long" in caplog.text
-
-
-@pytest.mark.slow
-def test_stage_3_stops_where_no_prompt_fits(tmp_path: Path) -> None:
-    engine = ["--trainer.callbacks.engine.max_context=28", "--checkpoint.every_n_steps=100"]
-    errors = finish(start(tmp_path, "--trainer.max_steps=2", *engine), 2)
-    assert "nothing was trained on: all 6 prompts so far are too long" in errors
-    assert not any((tmp_path / "model").iterdir())
+def test_an_engine_whose_folder_another_machine_does_not_see_is_not_started(tmp_path: Path) -> None:
+    """The second process, whose machine has a disk of its own under the same name."""
+    trainer, engine = Mock(default_root_dir=str(tmp_path), is_global_zero=False), Mock()
+    trainer.strategy.broadcast.return_value = str(tmp_path / ".engine-of-the-first")
+    trainer.strategy.reduce_boolean_decision.side_effect = lambda seen, **_: seen
+    with pytest.raises(UserError, match=r"trainer\.default_root_dir: .* is not seen by all; set it to"):
+        start_engine(engine, trainer, Mock())
+    engine.start.assert_not_called()
 
 
 @pytest.mark.slow

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -17,6 +18,19 @@ def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert all(f"  {name} " in run.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("given", [None, "active"])
+def test_threads_that_wait_sleep_unless_the_environment_says_otherwise(
+    given: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+
+    main(["--help"])
+
+    assert os.environ["OMP_WAIT_POLICY"] == (given or "passive")
 
 
 @pytest.mark.parametrize(

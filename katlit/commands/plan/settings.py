@@ -1,7 +1,7 @@
 """From the settings of `katlit fit` to a `Job`: the only file of the plan that knows their keys."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pkgutil import resolve_name
 from typing import Any
 
@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 from katlit.callbacks.rollout.sampler import RolloutSampler
 from katlit.commands.plan.activations import Batch
 from katlit.commands.plan.memory import LIBRARIES, Job
+from katlit.commands.plan.precision import Precision
 from katlit.commands.plan.states import Split, Strategy, strategy_precision
 from katlit.engines.base import RolloutEngine
 from katlit.errors import UserError, require
@@ -105,7 +106,7 @@ def read_job(module: KatModule, settings: Namespace, overrides: Overrides) -> Jo
         dtype=dtype,
         companion_dtype=frozen_dtype(needs.dtype, dtype, on_gpu=overrides.on_gpu),
         precision_word=word,
-        precision=strategy_precision(dtype, word, split.strategy),
+        precision=_with_kahan_sum(strategy_precision(dtype, word, split.strategy), module),
         batch=_batch(module, needs, settings.data, rollouts, overrides),
         split=split,
         engine=engine or 0,
@@ -116,6 +117,12 @@ def read_job(module: KatModule, settings: Namespace, overrides: Overrides) -> Jo
         libraries=0 if overrides.on_gpu else LIBRARIES,
         only_new=module.backbone.depth is not None and module.backbone.depth.train_only_new,
     )
+
+
+def _with_kahan_sum(precision: Precision, module: KatModule) -> Precision:
+    """Add the number that `optimization.kahan_sum` keeps for each weight."""
+    kept = precision.weights if module.optimization.kahan_sum else 0
+    return replace(precision, states=precision.states + kept)
 
 
 def _tokens_key(needs: Needs, rollouts: Rollouts | None) -> str:

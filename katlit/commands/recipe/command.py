@@ -18,6 +18,7 @@ from katlit.commands.recipe.process import Commands, alone, shown
 from katlit.commands.recipe.reader import read_recipe
 from katlit.commands.recipe.recipe import Recipe
 from katlit.commands.recipe.steps import CHECKPOINTS, Step, card_words, report_words, steps
+from katlit.commands.recipe.story import Story, table
 from katlit.commands.settings_files import settings_file
 from katlit.errors import UserError
 from katlit.output import replace_file, require_writable, set_aside
@@ -31,6 +32,7 @@ from katlit.tracking.parent_run import (
 )
 
 _FOLDER = ".steps"
+REPORT_FILES = ("report.html", "report.md", "pareto.png", "report.json")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -96,11 +98,13 @@ def run(recipe: Recipe) -> None:
     plan, marks = steps(recipe), Marks(recipe.output / _FOLDER)
     with alone(recipe.output / _FOLDER) as lock, _parent_run(recipe) as (uri, parent):
         commands = Commands(lock, os.environ | {PARENT_RUN_VARIABLE: parent})
+        story = Story(len(plan))
         for step, key in zip(plan, keys_of(plan, recipe.output, marks), strict=True):
             if marks.is_done(step, key):
-                sys.stdout.write(f"{step.name}: done before\n")
+                story.skip(step.name)
             else:
-                _run(step, key, marks, commands)
+                story.begin(step.name)
+                story.end(step.name, _run(step, key, marks, commands), step.writes)
         if recipe.evaluation is not None:
             seconds = _seconds(plan, marks)
             _report(recipe, plan, marks, commands)
@@ -124,7 +128,8 @@ def _report(recipe: Recipe, plan: Sequence[Step], marks: Marks, commands: Comman
     marks.write(step, mark)
 
 
-def _run(step: Step, key: str, marks: Marks, commands: Commands) -> None:
+def _run(step: Step, key: str, marks: Marks, commands: Commands) -> float:
+    """Run a step; seconds that it took this time."""
     before = marks.read(step)
     if before is None or before.key != key or before.done or _is_lost(step):
         before = Mark(key, done=False, seconds=0.0, start=uuid4().hex)
@@ -139,8 +144,9 @@ def _run(step: Step, key: str, marks: Marks, commands: Commands) -> None:
         commands.call(words, step.launch)
         done = True
     finally:
-        seconds = before.seconds + time.perf_counter() - started
-        marks.write(step, replace(before, done=done, seconds=seconds))
+        seconds = time.perf_counter() - started
+        marks.write(step, replace(before, done=done, seconds=before.seconds + seconds))
+    return seconds
 
 
 def _is_lost(step: Step) -> bool:
@@ -202,10 +208,11 @@ def _conclude(recipe: Recipe, seconds: dict[str, float], uri: str, parent: str) 
     """Keep the report in the parent run, and print the headline."""
     report = json.loads((recipe.output / "report.json").read_text(encoding="utf-8"))
     ratios = {name: report["headline"][name] for name in ("token_ratio", "accuracy_gap")}
-    files = [recipe.output / name for name in ("report.md", "pareto.png", "report.json")]
+    files = [recipe.output / name for name in REPORT_FILES]
     log_to_run(uri, parent, files, ratios)
     sys.stdout.write(
+        f"\n{table(report.get('history', {}))}"
         f"\ntokens of auto / on: {ratios['token_ratio']:.2f}   "
         f"accuracy auto - on: {ratios['accuracy_gap']:+.3f}   {sum(seconds.values()) / 60:.1f} minutes\n"
-        f"{recipe.output}/report.md has the rest, `mlflow ui --backend-store-uri {uri}` opens MLflow\n"
+        f"{recipe.output}/report.html has the rest, `mlflow ui --backend-store-uri {uri}` opens MLflow\n"
     )

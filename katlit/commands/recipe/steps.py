@@ -15,6 +15,8 @@ STAGES = {
     "step_srpo": "data.init_args.train",
 }
 CHECKPOINTS = "checkpoints"
+METRICS = "metrics.jsonl"  # see `katlit.callbacks.metrics_file`
+LABELS = "labels.json"  # see `katlit.datamodules.labelling.summary`
 # What says where steps write is the recipe's own.
 OWNED = {
     "trainer.default_root_dir": "output", "checkpoint.directory": "output",
@@ -147,8 +149,11 @@ def report_words(recipe: Recipe, seconds: dict[str, float]) -> list[str]:
     """`katlit report` over all evaluations."""
     names = [*([BASE] if recipe.evaluate_base else []), *recipe.stages]
     stages = [f"--stage={name}={evaluation_file(recipe, name)}" for name in names]
+    parts = [f"--metrics={name}={recipe.output / name / METRICS}" for name in recipe.stages]
+    labelled = [name for name in recipe.stages if name in LABELLED]
+    parts += [f"--labels={name}={recipe.output / name / LABELS}" for name in labelled]
     times = [f"--seconds={part}={value:.1f}" for part, value in seconds.items()]
-    return ["report", f"--output={recipe.output}", *stages, *times, f"--seed={recipe.seed}"]
+    return ["report", f"--output={recipe.output}", *stages, *parts, *times, f"--seed={recipe.seed}"]
 
 
 def card_words(recipe: Recipe) -> list[str]:

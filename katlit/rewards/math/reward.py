@@ -11,6 +11,7 @@ from typing import Any
 from katlit.batch import Prompt
 from katlit.errors import UserError
 from katlit.rewards.base import Reward, Sample, Verdict
+from katlit.rewards.json_answers import plain_answer
 from katlit.rewards.match import empty_reference, reference_of
 from katlit.rewards.math.answers import final_expression, has_box, reference_expression
 from katlit.rewards.math.lists import equal_lists, split_list
@@ -36,7 +37,8 @@ class MathReward(Reward):
     The answer is what `katlit.rewards.math.answers` finds: what is boxed, else what follows "####" or "the
     answer is", else what the last sentence states, a formula or a number. A sentence with several numbers
     states one of them only where a sum or a verb leads to it, "12 of 15" is neither; and where a response
-    gives two different numbers as its answer, both are wrong.
+    gives two different numbers as its answer, both are wrong. Of a JSON object it is the value of "answer"
+    (`plain_answer`).
 
     Integers, decimals, fractions, mixed numbers and percentages, alone or in lists, are compared exactly
     (`numerals`). Everything else, algebra, roots, intervals, sets, matrices, relations, goes to math-verify
@@ -158,12 +160,13 @@ class MathReward(Reward):
     def _read(self, sample: Sample) -> Verdict | dict[str, str]:
         """A verdict, where none of sympy is needed; else what to ask a worker."""
         reference = reference_expression(reference_of(sample), self.max_characters)
-        if sample.answer is None:
+        given = plain_answer(sample)
+        if given is None:
             return Verdict(0.0, "no answer")
-        answer = final_expression(sample.answer, self.max_characters)
+        answer = final_expression(given, self.max_characters)
         if answer == reference and answer:
             return Verdict(1.0, "the reference's text")
-        text = answer if has_box(sample.answer) else sample.answer[-self.max_characters :]
+        text = answer if has_box(given) else given[-self.max_characters :]
         if told := _compare_words(reference, answer, text):
             return told
         if is_prose(unmarked(split_unit(reference)[0])):

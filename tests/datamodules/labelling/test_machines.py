@@ -46,7 +46,7 @@ def test_a_process_that_fails_tells_the_others(
         trainer.label(Mock(), data)
     assert met.mock_calls == [
         call.require_shared(tmp_path, "data.cache_dir"), call.arrive("settled"), call.wait("settled", 1),
-        call.fail(),
+        call.arrive("surveyed"), call.wait("surveyed"), call.fail(),
     ]  # fmt: skip
 
 

@@ -148,3 +148,22 @@ def test_a_judge_writer_need_not_know_tools(models_root: Path, sums: list[Prompt
         MajorityVote(names[1]).check(prompts, [writer])
     with pytest.raises(UserError, match="plain: its chat template knows no tools"):
         DualRegime(names[1]).check(prompts, [writer])
+
+
+def test_records_come_once_more_as_json_in_both_modes_forced_or_not(
+    talk: Any, make_engine: Any, sums: list[Prompt], accuracy: Any, hard: Any
+) -> None:
+    def right(question: str, mode: Mode, seed: int) -> bool:
+        del seed
+        return mode is Mode.THINK_ON or hard(question) is Mode.THINK_OFF
+
+    labeller = replace(PLAIN_VOTE, forced=1.0)
+    plain = labeller.label(sums, [talk(make_engine(right=right))], accuracy)
+    records = replace(labeller, json_share=1.0).label(sums, [talk(make_engine(right=right))], accuracy)
+    assert records[: len(plain)] == plain
+    added = records[len(plain) :]
+    assert [record.answer for record in added] == [f'{{"answer": {record.reference}}}' for record in plain]
+    both = {(mode, forced) for mode in Mode for forced in (True, False)}
+    assert {(record.regime, record.forced) for record in added} == both
+    with pytest.raises(UserError, match="json_share"):
+        MajorityVote("ours", json_share=1.5)

@@ -23,6 +23,7 @@ from katlit.rewards import AccuracyReward, Sample, Verdict
 from katlit.text.protocol import Mode
 
 THINKS = "Okay, so I need to add these two numbers. " * 4
+REASONS = ["truncated", "mode", "malformed", "wrong", "unjudged"]  # of one model without agents
 RECORD = Record(id="a", messages=[], regime=Mode.THINK_OFF, judge="", answer="1")
 
 
@@ -153,7 +154,7 @@ def test_rejected_replies_are_counted_by_reason_and_some_are_kept(
     file = data.records_path().with_name(f"rejected-{data.records_path().name}")
     assert f"some of them are in {file}" in caplog.text
     rows = [json.loads(line) for line in file.read_text().splitlines()]
-    assert Counter(row["reason"] for row in rows) == dict.fromkeys([reason.value for reason in Reason], 5)
+    assert Counter(row["reason"] for row in rows) == dict.fromkeys(REASONS, 5)
     first = {row["reason"]: row for row in reversed(rows)}
     assert (first["mode"]["prompt"], first["mode"]["asked"]) == ("1+1", "off")
     assert first["mode"]["reply"] == r"<think>\x1b[2J1\n</think>2"

@@ -14,6 +14,8 @@ from katlit.callbacks.evaluation import Evaluation
 from katlit.engines import HFEngine
 from katlit.engines.base import Completion, SamplingParameters
 from katlit.errors import UserError
+from katlit.model.backbone import Backbone
+from katlit.model.fingerprint import sample_model
 from katlit.modules import StepSRPO
 from katlit.text.protocol import Mode
 
@@ -36,7 +38,9 @@ class Script(HFEngine):
     def start(self, model_directory: Path) -> None:
         assert (model_directory / "config.json").is_file()
 
-    def generate(self, prompts: Any, sampling: SamplingParameters, seeds: Any = None) -> list[Completion]:
+    def generate(
+        self, prompts: Any, sampling: SamplingParameters, seeds: Any = None, finished: Any = None
+    ) -> list[Completion]:
         self.sampling = sampling
         return [Completion(ids, [0.0] * len(ids), "stop") for ids in map(self.respond, prompts)]
 
@@ -54,8 +58,10 @@ class Script(HFEngine):
         self.closed = True
 
 
-def run(root: Path, engine: Any, prompts: list[Prompt], **settings: Any) -> tuple[Any, dict[str, float]]:
-    stage = StepSRPO(tiny_backbone(root))
+def run(
+    root: Path, engine: Any, prompts: list[Prompt], backbone: Backbone | None = None, **settings: Any
+) -> tuple[Any, dict[str, float]]:
+    stage = StepSRPO(backbone or tiny_backbone(root))
     engine.protocol = stage.backbone.protocol
     settings = {"sampling": SamplingParameters(temperature=0, max_tokens=40)} | settings
     trainer = Trainer(
@@ -90,10 +96,21 @@ def test_counts_and_files(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "responses.jsonl").read_text().splitlines()]
     assert len(lines) == 9
     assert {line["prompt_id"] for line in lines} == {"p0", "p1", "p2"}
-    assert next(line for line in lines if line["policy"] == "on")["text"].count("<think_on>") == 1
+    on = next(line for line in lines if line["policy"] == "on")
+    assert on["text"].count("<think_on>") == 1
+    assert (on["question"], on["reference"], on["thinking"], on["answer"]) == ("0 ", "7", "t" * 9, "7")
     assert engine.sampling.stop_token_ids == [protocol.end_id]
     assert engine.closed
     assert not list(tmp_path.glob(".*"))
+
+
+def test_it_says_of_which_weights_it_is(tmp_path: Path) -> None:
+    stage, _ = run(tmp_path, Script(max_context=128), [prompt(0)])
+    file = tmp_path / "evaluation.json"
+    assert json.loads(file.read_text())["model"] is None  # fresh weights are no directory's
+    stage.backbone.export(tmp_path / "out")
+    run(tmp_path, Script(max_context=128), [prompt(0)], Backbone(init_from=str(tmp_path / "out")))
+    assert json.loads(file.read_text())["model"] == sample_model(str(tmp_path / "out"))
 
 
 def test_a_real_engine(tmp_path: Path) -> None:

@@ -34,7 +34,9 @@ class Script(HFEngine):
     def start(self, model_directory: Path) -> None:
         assert (model_directory / "config.json").is_file()
 
-    def generate(self, prompts: Any, sampling: SamplingParameters, seeds: Any = None) -> list[Completion]:
+    def generate(
+        self, prompts: Any, sampling: SamplingParameters, seeds: Any = None, finished: Any = None
+    ) -> list[Completion]:
         assert sampling.stop_token_ids == [self.protocol.end_id]
         ids = self.protocol.encode_response(Response("j", Mode.THINK_ON, "seven", "é so"), "auto")
         cut = self.protocol.encode_content("hm")

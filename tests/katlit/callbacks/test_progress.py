@@ -1,3 +1,4 @@
+import logging
 import sys
 from shutil import get_terminal_size
 from types import SimpleNamespace
@@ -48,10 +49,8 @@ def run(progress: LineProgress, clock: SimpleNamespace, batches: int, seconds: f
     progress.on_train_end(trainer(batches), module)
 
 
-METRICS = (
-    "loss 0.0312  reward 0.912  think 0.41  tokens 63.2  rate 1.0e-05  gradient 0.512  tok/s 3,021  "
-    "trained 1,203,332  cache 34%  in flight 212  seconds 9.0  rollout 4.1"
-)
+METRICS = "loss 0.0312  reward 0.912  think 0.41  tokens 63.2  tok/s 3,021"
+MORE = "rate 1.0e-05  gradient 0.512  trained 1,203,332  cache 34%  in flight 212  seconds 9.0  rollout 4.1"
 
 
 def test_a_log_gets_a_line_now_and_then(clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,6 +87,13 @@ def test_a_resumed_run_counts_its_own_steps(clock: SimpleNamespace) -> None:
     assert progress.line(trainer(40), "StepSRPO").startswith("StepSRPO 40/60  0:00:00  loss")
     clock.now += 10
     assert progress.line(trainer(50), "StepSRPO").startswith("StepSRPO 50/60  0:00:10, 0:00:10 left")
+
+
+def test_verbose_lines_have_the_rest(clock: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, logger="katlit")
+    progress = LineProgress()
+    progress.on_train_start(trainer(0), StepSRPO())
+    assert progress.line(trainer(1), "StepSRPO").endswith(f"left  {METRICS}  {MORE}")
 
 
 def test_other_ranks_are_silent(clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:

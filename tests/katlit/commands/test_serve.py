@@ -181,6 +181,20 @@ def test_a_port_in_use_is_refused(
     executed.assert_not_called()
 
 
+def test_a_command_that_is_not_there_is_one_line(
+    export: Path, monkeypatch: pytest.MonkeyPatch, executed: Mock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installed(monkeypatch, "vllm")
+    executed.side_effect = FileNotFoundError(2, "No such file or directory")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        free = probe.getsockname()[1]
+    assert main(["serve", str(export), f"--port={free}"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"{Path(sys.executable).with_name('vllm')}: vLLM's command cannot be run (No such file" in error
+
+
 def test_without_vllm_it_says_what_to_install(
     export: Path, monkeypatch: pytest.MonkeyPatch, executed: Mock, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,7 +8,8 @@ import pytest
 from faulty_chat import content_hash, faulty_chat
 
 from katlit.engines import ChatEndpoint, EndpointLimits, SamplingParameters, TokenPrices, chat_client
-from katlit.engines.chat_client import ChatRequest, Reply, Tally
+from katlit.engines.chat_client import ChatRequest, Tally
+from katlit.engines.chat_reply import Reply
 from katlit.engines.pace import Pace, backoff
 from katlit.errors import UserError
 

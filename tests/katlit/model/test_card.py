@@ -12,6 +12,7 @@ from katlit.cli import main
 from katlit.errors import UserError
 from katlit.model.backbone import Backbone
 from katlit.model.card import CARD, RECORD, base_record, read_record, write_card
+from katlit.model.fingerprint import sample_model
 
 STAGE: dict[str, Any] = {
     "stage": "DistillMTP",
@@ -167,6 +168,28 @@ def test_an_evaluation_is_added_by_command(tmp_path: Path, capsys: pytest.Captur
     assert "README.md: was changed by hand; keep a copy of it and give --overwrite" in capsys.readouterr().err
     assert main([*words, "--overwrite"]) == 0
     assert (out / CARD).read_text() == text
+
+
+def test_an_evaluation_of_other_weights_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = exported(tmp_path)
+    other = again(one, tmp_path / "two", STAGE)
+    file = tmp_path / "evaluation.json"
+    words = ["card", str(other), "--evaluation", str(file)]
+    capsys.readouterr()
+    file.write_text(json.dumps(EVALUATION | {"model": sample_model(str(one))}))
+    assert main(words) == 0  # the same weights in another directory
+    assert capsys.readouterr().err == ""
+    weights = other / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    before = (other / RECORD).read_bytes()
+    assert main([*words, "--overwrite"]) == 2
+    assert f"{file}: is of another model than {other}" in capsys.readouterr().err
+    assert (other / RECORD).read_bytes() == before
+    file.write_text(json.dumps(EVALUATION))
+    assert main(words) == 0
+    assert capsys.readouterr().err == f"{file}: does not say of which model it is; taken for this one's\n"
 
 
 def drop(name: str) -> Any:

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 import yaml
-from mlflow import MlflowClient
+from mlflow import MlflowClient, get_experiment_by_name, get_tracking_uri, search_traces, set_tracking_uri
 
 from katlit.cli import main
+from katlit.commands.trace import send
 from katlit.errors import UserError
 from katlit.tracking.mlflow import (
     KatMLFlowLogger,
@@ -268,3 +269,22 @@ def test_a_server_that_does_not_answer_is_named_without_its_password() -> None:
         port = server.server_port
     with pytest.raises(UserError, match=rf"http://\*\*\*@127\.0\.0\.1:{port} cannot be reached"):
         check_tracking(f"http://me:secret@127.0.0.1:{port}")
+
+
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType")  # MLflow's own
+def test_traces_of_agents_become_traces(uri: str) -> None:
+    step = {"role": "critic", "think": "", "text": "No.", "seed": 7, "tokens": 5, "model": "the-model"}
+    before = get_tracking_uri()
+    trace = {"id": "2+2", "kept": True, "judge": "so", "score": 4, "steps": [step | {"role": "solver"}, step]}
+    try:
+        send(trace, uri, "agents")
+        (found,) = search_traces(
+            locations=[get_experiment_by_name("agents").experiment_id], return_type="list"
+        )
+    finally:
+        set_tracking_uri(before)
+    root, *spans = found.data.spans
+    assert (root.name, root.inputs, root.attributes["score"]) == ("query", {"id": "2+2"}, 4)
+    assert [span.name for span in spans] == ["solver", "critic"]
+    assert {span.parent_id for span in spans} == {root.span_id}
+    assert (spans[1].outputs, spans[1].attributes["seed"]) == ({"think": "", "text": "No."}, 7)

@@ -18,6 +18,7 @@ from katlit.commands.plan.states import Split
 from katlit.errors import UserError
 from katlit.model.backbone import Backbone
 from katlit.modules import StepSRPO
+from katlit.stage.optimization import Optimization
 
 MEMORY = 10**9
 HF = {"batch_size": 2, "max_context": 32, "dtype": "bfloat16"}
@@ -83,6 +84,17 @@ def test_a_users_own_engine_is_asked(job: Callable[..., Job]) -> None:
     assert found.engine == MEMORY // 4 + found.shape.parameters
     assert found.batch.tokens == 4 * 2 * 64  # its own context
     assert "238.4 MiB  rollout engine in process" in render(found)
+
+
+def test_a_kahan_sum_is_counted() -> None:
+    """Three numbers of two bytes for a weight: two moments, and what it is owed."""
+    given = settings(named(HF_NAMES[0], **HF))
+    given.trainer.precision = "bf16-true"
+    optimizers = []
+    for chosen in (Optimization(), Optimization(kahan_sum=True)):
+        stage = StepSRPO(Backbone(config=QWEN | {"vocab_size": 100}), optimization=chosen)
+        optimizers.append(plan(read_job(stage, given, Overrides(MEMORY))).optimizer)
+    assert optimizers[1] == 1.5 * optimizers[0] > 0
 
 
 def test_an_engine_without_an_answer_is_named(job: Callable[..., Job]) -> None:

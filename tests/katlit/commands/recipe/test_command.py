@@ -12,6 +12,7 @@ import pytest
 from mlflow import MlflowClient
 
 from katlit.cli import main
+from katlit.commands.recipe.command import REPORT_FILES
 from katlit.commands.recipe.process import Commands, alone
 from katlit.errors import UserError
 
@@ -54,7 +55,7 @@ class Played:
     def leave(self, command: str, root: Path | None) -> None:
         if command == "report":
             figures = {"headline": {"token_ratio": 0.7, "accuracy_gap": 0.0}}
-            for name in ("report.json", "report.md", "pareto.png"):
+            for name in REPORT_FILES:
                 Path("out", name).write_text(json.dumps(figures))
         elif command == "label":
             Path("out/cache").mkdir(exist_ok=True)
@@ -184,6 +185,7 @@ def test_while_a_command_works_there_no_other_is_started(
 HOLDER = """
 import sys
 from pathlib import Path
+from katlit.commands.recipe.command import REPORT_FILES
 from katlit.commands.recipe.process import Commands, alone
 sys.executable = "{sleeper}"
 with alone(Path("steps")) as lock:

@@ -37,23 +37,25 @@ class Progress:
     def __init__(self) -> None:
         self.judged = 0
         self.kept = 0
-        self._work = ""
+        self._work = self._unit = ""
         self._total = self._known = self._done = 0
         self._start = self._shown = 0.0
 
-    def begin(self, work: str, total: int, known: int) -> None:
+    def begin(self, work: str, total: int, known: int, unit: str = "replies") -> None:
         """Start to count a batch.
 
         Args:
             work: What the lines are about.
-            total: Its replies.
+            total: How many there are.
             known: Those of them that are there already.
+            unit: What they are.
         """
+        self._unit = unit
         self._work, self._total, self._known, self._done = work, total, known, 0
         self._start = self._shown = time.monotonic()
 
     def step(self) -> None:
-        """Count one reply that was waited for; log a line if the last one is `SECONDS` ago."""
+        """Count one that was waited for; log a line if the last one is `SECONDS` ago."""
         self._done += 1
         now = time.monotonic()
         if now - self._shown < SECONDS:
@@ -64,6 +66,6 @@ class Progress:
         left = timedelta(seconds=round((self._total - done) / rate))
         kept = f", {self.kept / self.judged:.0%} of {self.judged} judged kept" if self.judged else ""
         logger.info(
-            "%s: %d of %d replies, %.1f a second%s, %s left",
-            self._work, done, self._total, rate, kept, left,
+            "%s: %d of %d %s, %.1f a second%s, %s left",
+            self._work, done, self._total, self._unit, rate, kept, left,
         )  # fmt: skip

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from katlit.datamodules import progress
-from katlit.datamodules.progress import Progress, reported
+from katlit import progress
+from katlit.progress import Progress, reported
 
 
 def test_a_line_comes_every_ten_seconds_with_rate_and_time_left(

@@ -1,0 +1,261 @@
+"""Labels by several agents: tagged queries, drafts that are expanded and criticized, reasons for the mode."""
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+from katlit.batch import Prompt
+from katlit.datamodules.agents import templates
+from katlit.datamodules.agents.estimate import cost_of, log_estimate
+from katlit.datamodules.agents.queries import Query, Tagged, query_of, tag
+from katlit.datamodules.agents.report import log_outcomes, reject_all, report_rows, trace_rows
+from katlit.datamodules.agents.roles import Part, Role, Team, require_roles
+from katlit.datamodules.agents.runner import Verifier, run_all
+from katlit.datamodules.agents.synthesis import Outcome, synthesize
+from katlit.datamodules.agents.voices import Voice, Voices
+from katlit.datamodules.labelling.base import Labeller
+from katlit.datamodules.labelling.chat_model import ChatModel
+from katlit.datamodules.labelling.replies import record_of
+from katlit.datamodules.labelling.seeds import draws
+from katlit.datamodules.records import Record
+from katlit.datamodules.tagging import PAPER_THINK_SHARE, RuleTagger, choose_modes
+from katlit.engines.base import RolloutEngine
+from katlit.errors import UserError, require
+from katlit.rewards import Reward
+from katlit.text.protocol import Mode
+
+logger = logging.getLogger(__name__)
+
+_RULES = RuleTagger()
+_FIRST = 100  # queries by which the cost of the others is estimated
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+
+class ThreeAgents(Labeller):
+    """Tags queries, and lets a solver, a thinker and a critic make their responses (recipe §2).
+
+    Think-on: the solver drafts, the thinker expands and corrects the draft into a full chain, the verifier
+    and the critic send it back with their reasons, `rounds` times at most. Think-off: the answerer answers
+    directly, until an answer is verified, or approved by the critic where there is no reference. A query
+    without such a response is dropped and counted. Beside the records there are two files: `traces-…` holds
+    what each agent said, `agents-…` counts by source and agent what was kept, and why the rest was not.
+
+    The three roles and the share of think-on are the paper's, all else is our choice.
+
+    Args:
+        solver: Who drafts.
+        thinker: Who makes a full chain of thought of the draft.
+        critic: Who scores by the rubric; null: the verifier alone decides, and where there is no reference
+            any well-formed response is kept.
+        answerer: Who answers directly; null: the solver, by the conversation as it is.
+        writer: Who writes why a query has its mode; null: a default text says it.
+        tagger: Who votes on what a query needs; null: `rules` say it.
+        votes: Votes of the tagger on each query.
+        rules: Tags queries that no vote can be read of, and all without a tagger.
+        think_share: Share of the queries that think (the paper's mix); null: those that the tags say need it.
+        think_share_by_domain: Shares of domains that are to have another one.
+        rubric: What the critic scores by, from 1 to 5.
+        approve: Least score of what is kept.
+        rounds: Most attempts of the thinker, and of the answerer.
+        same_script: Whether replies must be in a script of the question or its reference.
+        unsaid: Words that no chain of thought may have unless its question has them.
+        forced: Share of the records whose mode is forced by prefill, see `DualRegime`.
+        seed: Seed of all sampling.
+    """
+
+    def __init__(
+        self,
+        solver: Role,
+        thinker: Role,
+        critic: Role | None = None,
+        answerer: Role | None = None,
+        writer: Role | None = None,
+        tagger: Role | None = None,
+        votes: int = 5,
+        rules: RuleTagger = _RULES,
+        think_share: float | None = PAPER_THINK_SHARE,
+        think_share_by_domain: dict[str, float] | None = None,
+        rubric: str = templates.RUBRIC,
+        approve: int = 4,
+        rounds: int = 3,
+        same_script: bool = True,
+        unsaid: Sequence[str] = ("draft", "objection", "objections"),
+        forced: float = 0.5,
+        seed: int = 0,
+    ) -> None:
+        require(votes >= 1, "votes", votes, "at least 1")
+        require(0 <= forced <= 1, "forced", forced, "a share from 0 to 1")
+        if think_share is not None:
+            choose_modes([], think_share_by_domain, seed, think_share)  # refuses what is no share
+        roles = require_roles(
+            {
+                Part.TAGGER: tagger, Part.SOLVER: solver, Part.THINKER: thinker, Part.CRITIC: critic,
+                Part.ANSWERER: answerer or replace(solver, template=None), Part.WRITER: writer,
+            }
+        )  # fmt: skip
+        self.team = Team(roles, rubric, approve, rounds, same_script, tuple(unsaid), seed)
+        self.votes = votes
+        self.rules = rules
+        self.think_share = think_share
+        self.think_share_by_domain = think_share_by_domain or {}
+        self.forced = forced
+        self._kinds = list(dict.fromkeys((role.model, role.engine) for role in roles.values()))
+        self._asked = 0  # requests whose replies were not known
+        self._estimated = False
+        self._queries: dict[str, Query] = {}
+        self._made: list[tuple[Query, Outcome]] = []
+
+    def models(self) -> list[str]:
+        """Return the models of all roles, each once."""
+        return [model for model, _ in self._kinds]
+
+    def engines(self) -> list[RolloutEngine | None]:
+        """Return what each of the models is reached by; None for the engine of the data."""
+        return [engine for _, engine in self._kinds]
+
+    def settings(self) -> dict[str, Any]:
+        """Return all but the names of the models and what they are reached by."""
+        models = {
+            part.value: self._kinds.index((role.model, role.engine)) for part, role in self.team.roles.items()
+        }
+        own = {
+            "votes": self.votes, "rules": vars(self.rules), "forced": self.forced, "models": models,
+            "shares": [self.think_share, self.think_share_by_domain],
+        }  # fmt: skip
+        return self.team.settings() | own
+
+    def check(self, prompts: Sequence[Prompt], models: Sequence[ChatModel]) -> None:
+        """Refuse what a chat template cannot write, and budgets that leave no room."""
+        super().check(prompts, models)
+        for voice in self._voices(models).values():
+            voice.model.engine.require_room(voice.sampling)
+
+    def survey(self, prompts: Sequence[Prompt], models: Sequence[ChatModel], accuracy: Reward) -> None:
+        """Tag the queries, and choose which of them think; of many, say first what the work will cost."""
+        if len(prompts) > _FIRST and not self._estimated:
+            self._estimated = True
+            self._estimate(prompts, models, accuracy)
+        queries = self._choose(prompts, models, accuracy)
+        self._require_all(models, [query.tagged.failed for query in queries])
+        self._queries = {query.prompt["id"]: query for query in queries}
+
+    def _choose(
+        self, prompts: Sequence[Prompt], models: Sequence[ChatModel], accuracy: Reward
+    ) -> list[Query]:
+        """Have the queries tagged, and choose their modes and verifiers."""
+        tagged = self._work(models, accuracy, self._tag, prompts, "agents: tags")
+        if self.think_share is None:
+            modes = [Mode.THINK_ON if each.merged.tags.needs_reasoning else Mode.THINK_OFF for each in tagged]
+        else:
+            merged = [each.merged for each in tagged]
+            modes = choose_modes(merged, self.think_share_by_domain, self.team.seed, self.think_share)
+        return [
+            query_of(prompt, each, mode, self.rules, accuracy.reference_problem)
+            for prompt, each, mode in zip(prompts, tagged, modes, strict=True)
+        ]
+
+    def _estimate(self, prompts: Sequence[Prompt], models: Sequence[ChatModel], accuracy: Reward) -> None:
+        """Finish the first queries, and say what they took and what the others will.
+
+        Their modes are those that they would have without the others, so a few may get another one later.
+        """
+        start, before = time.monotonic(), self._asked
+        queries = self._choose(prompts[:_FIRST], models, accuracy)
+        outcomes = self._work(models, accuracy, self._synthesize, queries, "agents: the first queries")
+        engines = {part: voice.model.engine for part, voice in self._voices(models).items()}
+        cost = cost_of(list(zip(queries, outcomes, strict=True)), engines)
+        seconds = time.monotonic() - start if self._asked > before else None
+        log_estimate(cost, self._asked - before, seconds, _FIRST, len(prompts) - _FIRST)
+
+    def label(self, prompts: Sequence[Prompt], models: Sequence[ChatModel], accuracy: Reward) -> list[Record]:
+        """Let the agents work on all queries at once."""
+        start = time.monotonic()
+        queries = [self._queries[prompt["id"]] for prompt in prompts]
+        outcomes = self._work(models, accuracy, self._synthesize, queries, "agents")
+        self._require_all(models, [outcome.failed for outcome in outcomes])
+        self._made = list(zip(queries, outcomes, strict=True))
+        reject_all(self._made, {part: voice.model for part, voice in self._voices(models).items()})
+        records = [self._record(query, outcome) for query, outcome in self._made if outcome.reply is not None]
+        log_outcomes(self._made, time.monotonic() - start)
+        return records
+
+    def beside(self) -> dict[str, Iterable[dict[str, Any]]]:
+        """Return the traces of all queries, and what was counted."""
+        models = {part: role.model for part, role in self.team.roles.items()}
+        return {"traces": trace_rows(self._made, models), "agents": report_rows(self._made, models)}
+
+    def _voices(self, models: Sequence[ChatModel]) -> dict[Part, Voice]:
+        return {
+            part: Voice(models[self._kinds.index((role.model, role.engine))], role.sampling)
+            for part, role in self.team.roles.items()
+        }
+
+    def _work(
+        self,
+        models: Sequence[ChatModel],
+        accuracy: Reward,
+        work: Callable[[Voices, Verifier, ItemT], Awaitable[ResultT]],
+        items: Sequence[ItemT],
+        name: str,
+    ) -> list[ResultT]:
+        """Work on all items with the agents at hand."""
+
+        async def run() -> list[ResultT]:
+            async with Voices(self._voices(models)) as voices:
+                done = await run_all(items, partial(work, voices, verifier), name)
+            self._asked += voices.asked
+            return done
+
+        with ExitStack() as stack:
+            for model in models:
+                stack.enter_context(model)
+            verifier = stack.enter_context(Verifier(accuracy))
+            return asyncio.run(run())
+
+    async def _tag(self, voices: Voices, _: Verifier, prompt: Prompt) -> Tagged:
+        with voices.query():
+            return await tag(prompt, self.team, self.votes, self.rules, partial(voices.ask, prompt))
+
+    async def _synthesize(self, voices: Voices, verifier: Verifier, query: Query) -> Outcome:
+        prompt = query.judged
+        verify = partial(verifier.verify, prompt)
+        with voices.query():
+            return await synthesize(prompt, query.mode, self.team, partial(voices.ask, prompt), verify)
+
+    def _require_all(self, models: Sequence[ChatModel], failed: Sequence[str]) -> None:
+        """End the run where agents gave no reply that may give one another time; else chance has a say."""
+        reasons = Counter(filter(None, failed))
+        if not reasons:
+            return
+        ((reason, count),) = reasons.most_common(1)
+        told = f"{reasons.total()} of {len(failed)} queries are not finished, {count} for {reason}"
+        if not any(model.partial for model in models):
+            raise UserError(f"{told}; run again, which asks only for what is missing")
+        logger.warning("%s; what is missing is asked for again when the records are made", told)
+
+    def _record(self, query: Query, outcome: Outcome) -> Record:
+        if outcome.reply is None:
+            raise ValueError(query.prompt["id"])
+        part = Part.THINKER if query.mode is Mode.THINK_ON else Part.ANSWERER
+        votes = query.tagged.ballots
+        record = record_of(
+            query.prompt, query.mode, outcome.reply, outcome.judge, votes,
+            self.team.roles[part].model, self.team.seed,
+        )  # fmt: skip
+        tags = query.tagged.merged.tags
+        return replace(
+            record,
+            domain=query.prompt["domain"] or tags.domain,
+            difficulty=query.prompt["difficulty"] or tags.difficulty,
+            verified=outcome.verified,
+            verifier=query.judged["verifier"],
+            critic_score=outcome.score,
+            forced=draws(self.team.seed, "forced", query.prompt, self.forced),
+        )

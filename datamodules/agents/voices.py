@@ -1,0 +1,115 @@
+"""How the requests of many agents at a time get to their models, and what was replied before does not."""
+
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from katlit.batch import Prompt
+from katlit.datamodules.agents.batches import Batches
+from katlit.datamodules.agents.roles import THINKING, Part
+from katlit.datamodules.agents.synthesis import NoReplyError, Said
+from katlit.datamodules.labelling.chat_model import ChatModel, Request
+from katlit.datamodules.labelling.endpoint_model import EndpointModel
+from katlit.datamodules.labelling.engine_model import EngineModel
+from katlit.engines.base import RolloutEngine, SamplingParameters
+from katlit.engines.chat_client import Lost
+from katlit.engines.chat_endpoint import ChatEndpoint
+from katlit.engines.chat_line import ChatLine
+
+
+@dataclass(slots=True)
+class Voice:
+    """An agent that can be asked: a model, and how it is sampled."""
+
+    model: ChatModel
+    sampling: SamplingParameters
+
+
+class Voices:
+    """All agents; an asynchronous context manager, for the lines to their servers.
+
+    Args:
+        voices: The agents by what they do.
+    """
+
+    def __init__(self, voices: dict[Part, Voice]) -> None:
+        self.voices = voices
+        self.asked = 0  # requests that were not known
+        self._lines: dict[int, ChatLine] = {}  # of each endpoint, by its identity
+        self._batches: dict[int, Batches] = {}
+        self._stack = AsyncExitStack()
+        self._known = False
+        self._working = 0  # queries
+
+    async def __aenter__(self) -> "Voices":
+        await self._stack.__aenter__()
+        for voice in self.voices.values():
+            engine: RolloutEngine = voice.model.engine
+            if isinstance(engine, ChatEndpoint) and id(engine) not in self._lines:
+                self._lines[id(engine)] = await self._stack.enter_async_context(engine.open_line())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for model in {id(voice.model): voice.model for voice in self.voices.values()}.values():
+            if isinstance(model, EndpointModel):
+                model.hang_up(self._lines[id(model.engine)])
+        await self._stack.__aexit__(kind, error, traceback)
+
+    @contextmanager
+    def query(self) -> Iterator[None]:
+        """Count a query as one that is worked on."""
+        self._working += 1
+        try:
+            yield
+        finally:
+            self._working -= 1
+
+    def _all_wait(self) -> bool:
+        return sum(batches.number for batches in self._batches.values()) == self._working
+
+    async def ask(self, prompt: Prompt, part: Part, messages: list[dict[str, Any]], seed: int) -> Said:
+        """Have an agent reply, unless it is known what it replied.
+
+        Args:
+            prompt: The query, for the tools that it offers.
+            part: What the agent does.
+            messages: What it is told.
+            seed: Seed of the reply.
+
+        Raises:
+            NoReplyError: where there is no reply.
+        """
+        voice, thinking = self.voices[part], THINKING[part]
+        model = voice.model
+        told = Prompt(**{**prompt, "messages": messages})
+        if part not in (Part.SOLVER, Part.THINKER, Part.ANSWERER):
+            told.pop("tools", None)
+        request = model.phrase(told, thinking, voice.sampling, seed)
+        key = request.key
+        said = model.recall(key)
+        if said is None:
+            self.asked += 1
+            said = await self._send(model, request)
+            model.keep(key, said)
+        self._known = True
+        reply = model.read(said, thinking, told)
+        return Said(reply, model.prompt_tokens(request.asked, said))
+
+    async def _send(self, model: ChatModel, request: Request) -> Any:
+        if not model.fits(request):
+            raise NoReplyError("it does not fit the model's context", refused=True)
+        if isinstance(model, EndpointModel):
+            said = await model.ask(self._lines[id(model.engine)], request, known=self._known)
+            if isinstance(said, Lost):
+                raise NoReplyError(said.reason, refused=said.refused)
+            return said
+        if not isinstance(model, EngineModel):
+            raise TypeError(type(model).__name__)
+        return await self._batches.setdefault(id(model.engine), Batches(self._all_wait)).ask(model, request)

@@ -1,0 +1,44 @@
+"""The metrics of each step in a file of the output folder, whatever the logger: for `katlit report`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from typing_extensions import override
+
+from katlit.callbacks.step_callback import StepCallback
+from katlit.output import replace_file, whole_rows
+
+FILE = "metrics.jsonl"
+
+
+class MetricsFile(StepCallback):
+    """Appends what was logged of a step to `metrics.jsonl` in `trainer.default_root_dir`, one line a step.
+
+    Every `trainer.log_every_n_steps` optimizer steps, like a logger. A run that goes on from a checkpoint
+    drops the lines of later steps first, and one that starts afresh all of them, so each step is there once.
+    The command line adds it to every run.
+    """
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        path = _path(trainer)
+        if trainer.is_global_zero and not trainer.fast_dev_run and path.is_file():
+            kept = [row for row in whole_rows(path) if row["step"] <= trainer.global_step]
+            replace_file(path, "".join(f"{json.dumps(row)}\n" for row in kept))
+
+    @override
+    def on_step_end(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
+        if not trainer.is_global_zero or trainer.fast_dev_run:
+            return
+        if trainer.global_step % (trainer.log_every_n_steps or 1):
+            return
+        found = {name: float(value) for name, value in trainer.callback_metrics.items() if "/" in name}
+        with _path(trainer).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": trainer.global_step} | found) + "\n")
+
+
+def _path(trainer: Trainer) -> Path:
+    return Path(trainer.default_root_dir) / FILE

@@ -1,0 +1,40 @@
+import json
+from pathlib import Path
+
+import pytest
+from tinystage import TinyData, TinyStage
+
+from katlit.callbacks.metrics_file import MetricsFile
+from katlit.commands.trainer import KatTrainer
+from katlit.output import whole_rows
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*your dataloader is not resumable"),
+]
+
+
+def fit(folder: Path, steps: int, checkpoint: Path | None = None) -> Path:
+    trainer = KatTrainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False,
+        enable_model_summary=False, default_root_dir=folder, max_steps=steps, max_epochs=-1,
+        log_every_n_steps=1, callbacks=[MetricsFile()],
+    )  # fmt: skip
+    trainer.fit(TinyStage(), datamodule=TinyData(), ckpt_path=checkpoint, weights_only=True)
+    trainer.save_checkpoint(folder / f"{steps}.ckpt")
+    return folder / "metrics.jsonl"
+
+
+def test_each_step_is_there_once_however_often_a_run_was_killed(tmp_path: Path) -> None:
+    file = fit(tmp_path, 4)
+    rows = whole_rows(file)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert len({row["train/loss"] for row in rows}) == 4
+    with file.open("a") as cut:
+        cut.write('{"step": 5, "train/lo')
+    fit(tmp_path, 2)
+    fit(tmp_path, 4, tmp_path / "2.ckpt")
+    with file.open("a") as cut:
+        cut.write('{"step": 5, "train/lo')
+    assert [row["step"] for row in whole_rows(fit(tmp_path, 5, tmp_path / "4.ckpt"))] == [1, 2, 3, 4, 5]
+    assert all(json.loads(line) for line in file.read_text().splitlines())

@@ -1,0 +1,85 @@
+"""`katlit trace`: all that was said is shown, and none of it can move the cursor."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from katlit.cli import main
+from katlit.commands.trace import written
+
+STEP = {
+    "role": "thinker", "model": "the-model", "round": 1, "seed": 7, "think": "2+2\n\x1b[2J", "text": "4",
+    "prompt_tokens": 10, "tokens": 5, "fault": "score", "note": "3: No\x07 reasons.",
+}  # fmt: skip
+TRACE: dict[str, Any] = {
+    "id": "2+2", "source": "sums", "mode": "on", "kept": True, "dropped": "", "lost": "", "score": 4,
+    "verified": True, "judge": "It is a\nsum.",
+    "steps": [STEP, STEP | {"fault": None, "note": "", "think": ""}],
+    "tags": {"needs_reasoning": True, "domain": "math", "difficulty": 2, "checkable": True, "how": "text",
+             "spread": 0.2, "ties": []},
+}  # fmt: skip
+SHOWN = r"""2+2 (sums): think-on, kept, score 4, verified
+tags: math, difficulty 2, needs reasoning, checked by text, spread 0.20
+
+thinker 2, score (the-model, seed 7, 10 prompt and 5 reply tokens)
+  3: No\x07 reasons.
+  : 2+2
+  : \x1b[2J
+  | 4
+
+thinker 2 (the-model, seed 7, 10 prompt and 5 reply tokens)
+  | 4
+judge: It is a\nsum.
+"""
+
+
+@pytest.fixture
+def traces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "outputs/cache/traces-distill-1.jsonl"
+    path.parent.mkdir(parents=True)
+    rows = [TRACE | {"id": "1+1"}, TRACE, TRACE | {"id": "3+2+2", "judge": '"2+2"'}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_trace_is_shown_whole_and_harmless(traces: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trace", "2+2"]) == 0
+    assert capsys.readouterr().out == SHOWN
+    assert main(["trace", "2+2", "--traces", str(traces)]) == 0
+    assert capsys.readouterr().out == SHOWN
+
+
+def test_what_was_dropped_says_why() -> None:
+    lost = {
+        "kept": False,
+        "dropped": "thinker no reply",
+        "lost": "status 400: \x1b[1m",
+        "judge": "",
+        "score": None,
+    }
+    assert written(TRACE | lost | {"verified": False}).startswith(
+        "2+2 (sums): think-on, dropped: thinker no reply status 400: \\x1b[1m\ntags"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "told"),
+    [
+        (None, ["2+2"], "no traces-….jsonl; label with"),
+        (None, ["2+2", "--traces", "none.jsonl"], "none.jsonl: no such file; give a file traces-"),
+        ("", ["2+2"], "none of its 0 traces is of '2+2'\n"),
+        (json.dumps(TRACE), ["5"], "none of its 1 traces is of '5'; the first id is '2+2'"),
+        ('{"id": "2+2"', ["2+2"], "distill-1.jsonl:1: no trace; give"),
+        ('["2+2"]', ["2+2"], "distill-1.jsonl:1: no trace; give"),
+        (json.dumps(TRACE | {"steps": 5}), ["2+2"], "the trace of '2+2' is not what labelling wrote"),
+    ],
+)
+def test_mistakes_are_named(
+    text: str | None, words: list[str], told: str, traces: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    traces.unlink() if text is None else traces.write_text(text)
+    assert main(["trace", *words]) == 2
+    assert told in capsys.readouterr().err

@@ -1,14 +1,15 @@
 """How many planted copies `CleanedPrompts` finds, and what it takes out wrongly.
 
 `python benchmarks/cleaning.py QUESTIONS [EVALUATION]`, from the top of the repository; both are files that
-`FilePrompts` reads. Without names it takes questions of the demo's task families, which share long templates.
+`FilePrompts` reads. Without names it takes questions of 17 families of reasoning-gym, a third of them word
+problems, 5,000 in all; they share long templates, so some are near duplicates before any is planted.
 What it takes out of the questions as they are is printed first, to be looked at. Then copies are planted
 among what is left: 50 duplicates (other case, white space, punctuation), 50 near duplicates (a word
 replaced, left out or doubled, two swapped, a polite phrase before or after it), and 50 questions of the
 evaluation, as they are, in other words around them, or changed as near duplicates are.
 
-The last line is a JSON object: the shares found of each kind, `false_removals`, the share of other
-questions that were taken out, and `seconds`.
+The last line is a JSON object: `removed_as_they_are`, how many of each kind were taken out at first; the
+shares found of each kind; `false_removals`, the share of other questions that were taken out; and `seconds`.
 """
 
 import json
@@ -16,15 +17,25 @@ import random
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from katlit.batch import Prompt
-from katlit.datamodules import CleanedPrompts, FilePrompts, PromptSource, TaskPrompts
+from katlit.datamodules import CleanedPrompts, FilePrompts, PromptSource
 
 PLANTED = 50
-QUESTIONS = 3500  # of the demo's
+QUESTIONS = 5000  # in all, with what is planted
+FAMILIES = {"gsm_symbolic": 1500} | dict.fromkeys(
+    (
+        "aiw", "basic_arithmetic", "calendar_arithmetic", "chain_sum", "decimal_arithmetic", "dice",
+        "family_relationships", "knights_knaves", "leg_counting", "letter_counting", "needle_haystack",
+        "number_sorting", "sentence_reordering", "simple_geometry", "syllogism", "time_intervals",
+    ),
+    230,
+)  # fmt: skip
+EVALUATED = 0.08  # of these
 LONG_ENOUGH = 20  # words; of a short question one word may be all that matters
 BEFORE = ("Please answer this question. ", "I need help with my homework: ", "Q: ")
 AFTER = (" Show your work.", " Thank you!", " Give only the number.")
@@ -39,6 +50,21 @@ class Given(PromptSource):
     def load(self) -> list[Prompt]:
         """Return them."""
         return self.prompts
+
+
+def generated(seed: int, share: float) -> list[Prompt]:
+    """Questions of all families, each once; seeds must lie far apart, for a family counts on from them."""
+    import reasoning_gym
+
+    found: dict[str, Prompt] = {}
+    for family, number in FAMILIES.items():
+        for row in reasoning_gym.create_dataset(family, size=round(number * share), seed=seed):
+            prompt = Prompt(
+                id=f"{seed}-{len(found)}", messages=[{"role": "user", "content": row["question"]}],
+                reference=str(row["answer"]), verifier="match", domain=family, difficulty=1, metadata={},
+            )  # fmt: skip
+            found.setdefault(row["question"], prompt)
+    return list(found.values())
 
 
 def restyled(text: str, draw: random.Random) -> str:
@@ -85,8 +111,8 @@ def leaked(question: str, draw: random.Random) -> str:
     return draw.choice([question, around, restyled(question, draw), edited(question, draw)])
 
 
-def measure(prompts: list[Prompt], evaluation: list[Prompt]) -> dict[str, Any]:
-    """Clean as they are, then with what is planted."""
+def measure(prompts: list[Prompt], evaluation: list[Prompt], questions: int | None = None) -> dict[str, Any]:
+    """Clean as they are, then with what is planted; so many in all, if there are that many."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "removed.jsonl"
 
@@ -95,9 +121,11 @@ def measure(prompts: list[Prompt], evaluation: list[Prompt]) -> dict[str, Any]:
             return source.load(), [json.loads(line) for line in report.read_text("utf-8").splitlines()]
 
         clean, removed = cleaned(prompts)
+        as_they_are = dict(Counter(removal["reason"] for removal in removed))
         by_id = {prompt["id"]: text(prompt) for prompt in prompts}
         for removal in removed:
             print(f"{removal['reason']} ({removal['share']}): {by_id[removal['id']]!r}")
+        clean = clean[: None if questions is None else questions - 3 * PLANTED]
         draw = random.Random(0)  # noqa: S311 (not for secrets)
         planted = {
             "duplicates": copies(clean, "duplicates", restyled, draw),
@@ -109,7 +137,7 @@ def measure(prompts: list[Prompt], evaluation: list[Prompt]) -> dict[str, Any]:
         _, removed = cleaned(mixed)
         seconds = time.perf_counter() - begun
     gone = {removal["id"] for removal in removed}
-    found: dict[str, Any] = {"questions": len(mixed)}
+    found: dict[str, Any] = {"questions": len(mixed), "removed_as_they_are": as_they_are}
     for kind, prompts_of_kind in planted.items():
         found[f"found_{kind}"] = sum(prompt["id"] in gone for prompt in prompts_of_kind) / PLANTED
     found["false_removals"] = sum(prompt["id"] in gone for prompt in clean) / len(clean)
@@ -119,13 +147,12 @@ def measure(prompts: list[Prompt], evaluation: list[Prompt]) -> dict[str, Any]:
 def main() -> None:
     """Measure, and print."""
     files = [FilePrompts(path).load() for path in sys.argv[1:3]]
-    if not files:
-        families = "configs/demo/levels.yaml"
-        files.append(TaskPrompts(families, QUESTIONS, seed=1, heldout_percent=20).load())
-        files.append(TaskPrompts(families, 400, seed=2, split="heldout", heldout_percent=20).load())
     if len(files) == 1:
         files = [files[0][100:], files[0][:100]]
-    print(json.dumps(measure(*files)))
+    if files:
+        print(json.dumps(measure(*files)))
+    else:
+        print(json.dumps(measure(generated(1, 1.0), generated(1_000_000, EVALUATED), QUESTIONS)))
 
 
 if __name__ == "__main__":

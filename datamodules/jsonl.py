@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from katlit.errors import UserError
-from katlit.output import replace_file
+from katlit.output import replacing
 
 _DECODER = json.JSONDecoder()
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # half of a character, escaped
@@ -127,10 +127,11 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     Raises:
         UserError: if the folder cannot be written.
     """
-    lines = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, lines)
+        with replacing(path) as partial, partial.open("wb") as file:
+            for row in rows:
+                file.write(json.dumps(row, ensure_ascii=False, default=str).encode() + b"\n")
     except OSError as error:
         raise UserError(f"{path}: cannot write ({error.strerror}); choose a writable folder") from error
 

@@ -16,6 +16,7 @@ _REASONS = 600  # characters of a critic's reasons that the thinker gets to read
 _JUDGE = 200  # characters of a judge text
 _LEAST = 3  # words of one
 _FOREIGN = 0.5  # share of the letters that may be of other scripts
+_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)  # has a script of its own
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _CALCULATION = re.compile(r"=|\d\s*[-+*/×·÷^]\s*\d")
 _WORD = re.compile(r"\w+")
@@ -54,7 +55,7 @@ def is_foreign(prompt: Prompt, text: str) -> bool:
     """Whether most letters of a text are of a script that neither the question nor its reference has."""
     asked = str(prompt["messages"][-1].get("content") or "")
     known = letters_by_script(f"{asked}\n{prompt['reference']}")
-    written = letters_by_script(text)
+    written = letters_by_script(_CODE.sub(" ", text))
     if not known or not written:
         return False
     foreign = sum(count for script, count in written.items() if script not in known)

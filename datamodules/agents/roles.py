@@ -118,6 +118,6 @@ def require_roles(roles: dict[Part, Role | None]) -> dict[Part, Role]:
     """
     given = {part: role for part, role in roles.items() if role is not None}
     for part, role in given.items():
-        if not role.model.strip():
+        if not (role.model or "").strip():  # null, where another class has dropped what earlier files said
             raise UserError(f"data.labeller.{part}.model: not given; name the model of the {part}")
     return {part: replace(role, model=role.model.strip()) for part, role in given.items()}

@@ -17,7 +17,7 @@ from katlit.datamodules.agents.queries import Query, Tagged, query_of, tag
 from katlit.datamodules.agents.report import log_outcomes, reject_all, report_rows, trace_rows
 from katlit.datamodules.agents.roles import Part, Role, Team, require_roles
 from katlit.datamodules.agents.runner import Verifier, run_all
-from katlit.datamodules.agents.synthesis import Outcome, synthesize
+from katlit.datamodules.agents.synthesis import Ask, Outcome, Verify, synthesize
 from katlit.datamodules.agents.voices import Voice, Voices
 from katlit.datamodules.labelling.base import Labeller
 from katlit.datamodules.labelling.chat_model import ChatModel
@@ -223,11 +223,22 @@ class ThreeAgents(Labeller):
         with voices.query():
             return await tag(prompt, self.team, self.votes, self.rules, partial(voices.ask, prompt))
 
+    async def respond(self, prompt: Prompt, mode: Mode, ask: Ask, verify: Verify) -> Outcome:
+        """Find a response to a query; a subclass may have another way.
+
+        Args:
+            prompt: The query; without a reference where nothing can check an answer.
+            mode: Whether the response is to think.
+            ask: Has an agent reply.
+            verify: Judges an answer by the reference.
+        """
+        return await synthesize(prompt, mode, self.team, ask, verify)
+
     async def _synthesize(self, voices: Voices, verifier: Verifier, query: Query) -> Outcome:
         prompt = query.judged
         verify = partial(verifier.verify, prompt)
         with voices.query():
-            return await synthesize(prompt, query.mode, self.team, partial(voices.ask, prompt), verify)
+            return await self.respond(prompt, query.mode, partial(voices.ask, prompt), verify)
 
     def _require_all(self, models: Sequence[ChatModel], failed: Sequence[str]) -> None:
         """End the run where agents gave no reply that may give one another time; else chance has a say."""

@@ -3,7 +3,9 @@
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from katlit.datamodules.cleaning.words import Question, Shingle, common
+import numpy as np
+
+from katlit.datamodules.cleaning.words import Question, Runs, common, within
 
 _SIZE = 5  # words of a run
 _UNMISTAKABLE = 8  # runs, so a dozen words
@@ -30,27 +32,32 @@ def leaks(
         return {}
     held = [question.shingles(_SIZE) for question in questions]
     wanted = [question.shingles(_SIZE) for question in evaluation]
-    template = common(held) | common(wanted)
-    short: dict[tuple[str, ...], int] = {}
+    template = np.union1d(common(held), common(wanted))
+    short: dict[str, int] = {}
     # Where all of a question is a template's text, all of it counts.
-    own: list[frozenset[Shingle]] = []
-    index: dict[Shingle, list[int]] = defaultdict(list)
+    own: list[Runs] = []
+    index: dict[int, list[int]] = defaultdict(list)
     for number, question in enumerate(evaluation):
         if len(question.words) < _SIZE:
-            short.setdefault(question.words, number)
-        own.append(wanted[number] - template or wanted[number])
-        for shingle in own[number] if len(question.words) >= _SIZE else ():
-            index[shingle].append(number)
+            short.setdefault(question.text, number)
+        untold = wanted[number][~within(wanted[number], template)]
+        own.append(untold if len(untold) else wanted[number])
+        for run in own[number].tolist() if len(question.words) >= _SIZE else ():
+            index[run].append(number)
+    numbers_of = [question.numbers for question in evaluation]
+    indexed = np.sort(np.fromiter(index, np.uint64))
     found = {}
     for place, question in enumerate(questions):
-        if question.words and question.words in short:
-            found[place] = (short[question.words], 1.0)
+        if question.text and question.text in short:
+            found[place] = (short[question.text], 1.0)
             continue
-        shared = Counter(number for run in held[place] for number in index.get(run, ()))
+        known = held[place][within(held[place], indexed)].tolist()
+        numbers = question.numbers
+        shared = Counter(number for run in known for number in index[run])
         shares: dict[int, float] = {
             number: count / len(own[number])
             for number, count in shared.items()
-            if _numbers_allow(evaluation[number], question, len(own[number]))
+            if _numbers_allow(numbers_of[number], numbers, len(own[number]))
         }
         best = max(shares, key=lambda number: (shares[number], -number), default=None)
         if best is not None and shares[best] >= least:
@@ -58,8 +65,8 @@ def leaks(
     return found
 
 
-def _numbers_allow(evaluated: Question, question: Question, runs: int) -> bool:
-    """Whether one question may hold the other, going by their numbers."""
+def _numbers_allow(evaluated: Counter[str], numbers: Counter[str], runs: int) -> bool:
+    """Whether one question may hold the other of so many runs, going by their numbers."""
     if runs < _UNMISTAKABLE:
-        return evaluated.numbers == question.numbers
-    return evaluated.numbers <= question.numbers
+        return evaluated == numbers
+    return evaluated <= numbers

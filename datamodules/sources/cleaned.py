@@ -48,7 +48,7 @@ class CleanedPrompts(PromptSource):
         self,
         source: PromptSource,
         evaluation: list[PromptSource] | None = None,
-        near: float = 0.8,
+        near: float = 0.75,
         leak: float = 0.7,
         report: str | None = None,
     ) -> None:

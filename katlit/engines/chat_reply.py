@@ -21,7 +21,8 @@ def read_reply(text: str) -> Reply:
     """Read the body of an answer.
 
     Raises:
-        ValueError, KeyError, IndexError, TypeError or AttributeError: where it is no reply.
+        ValueError: where it is no JSON.
+        KeyError, IndexError, TypeError, AttributeError: where it is no reply.
     """
     answer = json.loads(_whole(json.dumps(json.loads(text), ensure_ascii=False)))
     choice = answer["choices"][0]

@@ -23,7 +23,7 @@ DOCS = [
     ROOT / name
     for name in (
         "README.md", "docs/real.md", "docs/rewards.md", "docs/stage3.md", "docs/data.md", "docs/hardware.md",
-        "assets/README.md",
+        "docs/factory.md", "assets/README.md",
     )
 ]  # fmt: skip
 
@@ -77,7 +77,7 @@ def test_no_settings_file_is_left_out() -> None:
     used = {word for command in COMPOSED for word in shlex.split(command)}
     for path in (CONFIGS / "recipe").glob("*.yaml"):
         used |= {word for step in steps(read_recipe(path)[0]) for word in step.words}
-    kinds = ("stage", "backbone", "rollout", "demo", "plan", "real", "teacher")
+    kinds = ("stage", "backbone", "rollout", "demo", "plan", "real", "teacher", "factory")
     files = {str(path.relative_to(CONFIGS)) for kind in kinds for path in (CONFIGS / kind).glob("*.yaml")}
     files |= {str(path.relative_to(ROOT)) for path in (ROOT / "assets").glob("*.yaml")}
     assert files - used == {"demo/levels.yaml", "rollout/hf.yaml"}

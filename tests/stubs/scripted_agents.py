@@ -51,5 +51,7 @@ def reply(body: dict[str, Any]) -> dict[str, Any]:
         kinds = {0: "да это сумма чисел", 1: "The draft is right."}
         thought = kinds.get(chance % 6, f"{question} is {answer}.")
         cut = {"finish_reason": "length"} if chance % 13 == 0 else {}
+        if "chat_template_kwargs" in body:  # a model that thinks by itself
+            return {"content": str(answer), "reasoning": thought} | cut
         return {"content": f"{thought}\nFinal answer:\n{answer}"} | cut
     return {"content": str(answer)}

@@ -123,10 +123,25 @@ def test_what_a_template_brings_does_not_count() -> None:
 
 
 def test_common_is_what_a_hundredth_and_at_least_ten_share() -> None:
-    assert common([frozenset({("a", "b")})] * 9) == frozenset()
-    assert common([frozenset({("a", "b")})] * 10) == {("a", "b")}
-    many = [frozenset({("a", "b")})] * 19 + [frozenset({("c", str(n))}) for n in range(1981)]
-    assert common(many) == frozenset()
+    shared = question("a b").shingles(2)
+    assert len(shared) == 1
+    assert common([]).tolist() == common([shared] * 9).tolist() == []
+    assert common([shared] * 10).tolist() == shared.tolist()
+    many = [shared] * 19 + [question(f"c {n}").shingles(2) for n in range(1981)]
+    assert common(many).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "size", "number"),
+    [("", 2, 0), ("a", 2, 1), ("a b", 2, 1), ("a b a b", 2, 2), ("a b c d e", 5, 1), ("a b b a", 1, 2)],
+)
+def test_runs_of_words(text: str, size: int, number: int) -> None:
+    assert len(question(text).shingles(size)) == number
+
+
+def test_a_run_has_an_order() -> None:
+    one, other = (question(text).shingles(2).tolist() for text in ("a b", "b a"))
+    assert one != other
 
 
 @pytest.mark.parametrize(
@@ -171,7 +186,7 @@ def test_min_hash_leaves_no_pair_out() -> None:
         place = draw.randrange(len(words))
         copies.append([*words[:place], draw.choice(vocabulary), *words[place + 1 :]])
     questions = [question(" ".join(words)) for words in texts + copies]
-    shingles = [one.shingles(2) for one in questions]
+    shingles = [set(one.shingles(2).tolist()) for one in questions]
     wanted = {
         300 + n: n
         for n in range(300)

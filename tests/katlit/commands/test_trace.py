@@ -60,7 +60,7 @@ def test_what_was_dropped_says_why() -> None:
         "judge": "",
         "score": None,
     }
-    assert written(TRACE | lost | {"verified": False}).startswith(
+    assert written(TRACE | lost | {"verified": False, "score": None}).startswith(
         "2+2 (sums): think-on, dropped: thinker no reply status 400: \\x1b[1m\ntags"
     )
 

@@ -45,6 +45,7 @@ class Batches:
         self._waiting.append(_Waiting(model, request, reply))
         if self._work is None or self._work.done():
             self._work = asyncio.create_task(self._run())
+            self._work.add_done_callback(_retrieve)
         return await reply
 
     async def _run(self) -> None:
@@ -109,3 +110,9 @@ def _interruptible() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _retrieve(task: "asyncio.Task[None]") -> None:
+    """Look at what ended a task: only Ctrl-C can have, and asyncio would print where it came."""
+    if not task.cancelled():
+        task.exception()

@@ -150,7 +150,7 @@ def main() -> None:
     if len(files) == 1:
         files = [files[0][100:], files[0][:100]]
     if files:
-        print(json.dumps(measure(*files)))
+        print(json.dumps(measure(files[0], files[1])))
     else:
         print(json.dumps(measure(generated(1, 1.0), generated(1_000_000, EVALUATED), QUESTIONS)))
 

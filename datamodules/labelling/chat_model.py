@@ -48,7 +48,7 @@ class Request:
     @property
     def key(self) -> str:
         """What the reply is kept by."""
-        return request_key(self.asked, asdict(self.sampling), self.seed)
+        return request_key(self.asked, vars(self.sampling), self.seed)
 
 
 class ChatModel(ABC):

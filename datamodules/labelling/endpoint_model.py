@@ -219,6 +219,7 @@ class EndpointModel(ChatModel):
             self._tally.answered + lost, self._tally.attempts, lost, _listed(" (", self._tally.lost, ")"),
             _listed("; attempts that failed: ", self._tally.faults, ""),
         )  # fmt: skip
+        self._tally, self._used = Tally(), [0, 0]  # who opens it again is told of that alone
 
 
 def _body(asked: dict[str, Any], sampling: SamplingParameters) -> dict[str, Any]:

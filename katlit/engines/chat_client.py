@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 
-from katlit.engines.chat_reply import Reply, read_reply
+from katlit.engines.chat_reply import NO_REPLY, Reply, read_reply
 from katlit.engines.pace import Pace, backoff
 from katlit.errors import UserError
 from katlit.text.printable import short_line
@@ -267,7 +267,7 @@ class ChatClient:
             raise self._fault(status, text, answer.headers.get("Retry-After"))
         try:
             return read_reply(text)
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        except NO_REPLY:
             raise _AgainError("no reply", f"an answer that is no reply: {short_line(text)!r}") from None
 
     def _fault(self, status: int, text: str, retry_after: str | None) -> Exception:

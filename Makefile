@@ -1,6 +1,7 @@
 # make demo [SEED=1]   the whole recipe, small but real, into outputs/demo
 # make test [WORKERS=2]  the default tests, so many at a time    make slow [WORKERS=2]  the slow ones, by file
 # make check           lint, format, types, spelling
+# make docs            the documentation as a site, into build/site
 # make ui              MLflow on what was run   make bench  the claims with numbers
 # make gpu             all that one GPU can show, in 8 minutes; make gpu-wheels fetches what it lacks, for one without network
 # make soak            many kills, and what is rarer than in the slow ones, by hand
@@ -19,7 +20,7 @@ WHEELS := build/gpu-wheels
 ABLATIONS := $(wildcard benchmarks/ablation_*.py)
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input install
 
-.PHONY: demo test slow soak check types ui bench ablation gpu gpu-wheels clean
+.PHONY: demo test slow soak check types links docs ui bench ablation gpu gpu-wheels clean
 .DEFAULT_GOAL := test
 
 demo: $(STAMP)
@@ -41,11 +42,18 @@ check: $(STAMP)
 	$(BIN)/codespell
 
 # mypy knows no package-dir of pyproject.toml, so it reads the packages as they are installed, by links.
-types: $(STAMP)
+types: $(STAMP) links
+	$(BIN)/mypy
+
+links:
 	rm -rf build/types
 	mkdir -p build/types/katlit
 	ln -s $(abspath $(wildcard katlit/*.py katlit/*/) modules datamodules) build/types/katlit
-	$(BIN)/mypy
+
+# Strict: a page, a link or a class that is not there is an error. The package index is asked once, the network never.
+docs: $(STAMP) links
+	@test -x $(BIN)/mkdocs || $(PIP) --no-deps --requirement constraints-docs.txt
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 ui: $(STAMP)
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///outputs/mlflow.db

@@ -43,7 +43,9 @@ MODES = ("auto", "on", "off")
 SAMPLING = {"temperature": 1.0, "max_tokens": 200}  # of configs/demo/evaluate.yaml
 SCHEMA = {"type": "object", "properties": {"answer": {"type": "integer"}}, "required": ["answer"]}
 REQUEST = 'Answer with a JSON object that has the key "answer".'
-OPTIONS = ["--served-model-name", "kat"]
+# White space in JSON, of which there may be as much as a model likes, could take all its tokens.
+COMPACT = {"backend": "xgrammar", "disable_any_whitespace": True}
+OPTIONS = ["--served-model-name", "kat", "--structured-outputs-config", json.dumps(COMPACT)]
 OBJECT = {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}}
 # The model ends an answer with a line break, so a grammar has to let it.
 END = {"type": "or", "elements": [{"type": "const_string", "value": text} for text in ("\n", "")]}

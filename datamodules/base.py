@@ -1,5 +1,6 @@
 """Base of the supervised stages' data: label once, read on every rank, split, batch."""
 
+import logging
 from abc import abstractmethod
 from array import array
 from collections.abc import Sequence
@@ -29,6 +30,8 @@ from katlit.engines.base import RolloutEngine, SamplingParameters
 from katlit.errors import UserError, require
 from katlit.packing import Document, plan_epoch
 from katlit.rewards import AccuracyReward, Reward
+
+logger = logging.getLogger(__name__)
 
 BatchT = TypeVar("BatchT", bound=TokenBatch)
 
@@ -174,10 +177,18 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
         """Label the prompts, unless the records exist; the engine is closed on any way out."""
         if self._records_file is not None:
             read_records(Path(self._records_file))
-        else:
-            self._require_labels().make()
-            if self.trainer is not None:
-                keep_summary(self.records_path(), Path(self.trainer.default_root_dir))
+            return
+        labels = self._require_labels()
+        waiting = self.trainer.world_size - 1 if self.trainer and self.trainer.training else 0
+        if waiting and not labels.path().is_file():
+            logger.warning(
+                "labels: this process makes them alone, and %d others wait for it, however long; katlit "
+                "label with the same settings makes them on all",
+                waiting,
+            )
+        labels.make()
+        if self.trainer is not None:
+            keep_summary(self.records_path(), Path(self.trainer.default_root_dir))
 
     def setup(self, stage: str) -> None:  # noqa: ARG002 (Lightning's signature)
         """Read and encode the records, drop over-long documents, split off the validation share."""

@@ -130,7 +130,7 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial, partial.open("wb") as file:
-            for row in rows:
+            for row in rows:  # line by line, for all traces together may be larger than the memory
                 file.write(json.dumps(row, ensure_ascii=False, default=str).encode() + b"\n")
     except OSError as error:
         raise UserError(f"{path}: cannot write ({error.strerror}); choose a writable folder") from error

@@ -18,6 +18,7 @@ from katlit.errors import UserError
 # Commands that parse their options by themselves.
 _PROGRAMS = {
     "run": "katlit.commands.recipe.command",
+    "init": "katlit.commands.init",
     "help": "katlit.commands.help",
     "configs": "katlit.commands.configs",
     "consolidate": "katlit.commands.consolidate",

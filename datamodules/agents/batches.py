@@ -1,8 +1,11 @@
 """Requests of many agents to an engine of this process, gathered into batches."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from katlit.datamodules.labelling.chat_model import Request
@@ -42,6 +45,7 @@ class Batches:
         self._waiting.append(_Waiting(model, request, reply))
         if self._work is None or self._work.done():
             self._work = asyncio.create_task(self._run())
+            self._work.add_done_callback(_retrieve)
         return await reply
 
     async def _run(self) -> None:
@@ -89,4 +93,26 @@ class Batches:
         if self._loaded is not None and self._loaded is not model:
             self._loaded.release()
         self._loaded = model
-        return model.answer([one.request for one in batch])
+        with _interruptible():
+            return model.answer([one.request for one in batch])
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C end what does not give way to the loop, which would look at it after the batch only."""
+    before = signal.getsignal(signal.SIGINT)
+    loops = isinstance(before, partial) and isinstance(getattr(before.func, "__self__", None), asyncio.Runner)
+    if not loops:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _retrieve(task: "asyncio.Task[None]") -> None:
+    """Look at what ended a task: only Ctrl-C can have, and asyncio would print where it came."""
+    if not task.cancelled():
+        task.exception()

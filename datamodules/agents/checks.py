@@ -11,7 +11,8 @@ from katlit.datamodules.dialects.dialects import ballot_of
 from katlit.rewards.language import letters_by_script
 from katlit.text.protocol import Mode
 
-_FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*?)\n\s*```\s*\Z", re.DOTALL | re.IGNORECASE)
+_FENCE = "```"
+_HALF = re.compile("[\ud800-\udfff]")  # of a character, which JSON may escape and no file can hold
 _REASONS = 600  # characters of a critic's reasons that the thinker gets to read
 _JUDGE = 200  # characters of a judge text
 _LEAST = 3  # words of one
@@ -38,9 +39,8 @@ def read_score(text: str) -> Score | None:
     Returns:
         The score; None for anything else.
     """
-    fenced = _FENCE.match(text)
     try:
-        found = json.loads(fenced[1] if fenced else text)
+        found = json.loads(_unfenced(text.strip()))
     except (ValueError, RecursionError):
         return None
     if not isinstance(found, dict):
@@ -48,7 +48,14 @@ def read_score(text: str) -> Score | None:
     value, reasons = found.get("score"), found.get("reasons")
     if type(value) is not int or not 1 <= value <= 5 or not isinstance(reasons, str):
         return None
-    return Score(value, " ".join(reasons.split())[:_REASONS])
+    return Score(value, _HALF.sub("\ufffd", " ".join(reasons.split())[:_REASONS]))
+
+
+def _unfenced(text: str) -> str:
+    """What a fence holds; no pattern, for these try each of a thousand line breaks as its edge."""
+    first, _, rest = text.partition("\n")
+    opened = first.rstrip().lower() in (_FENCE, f"{_FENCE}json")
+    return rest.removesuffix(_FENCE) if opened and rest.endswith(_FENCE) else text
 
 
 def is_foreign(prompt: Prompt, text: str) -> bool:
@@ -98,7 +105,7 @@ def read_judge(text: str, mode: Mode, prompt: Prompt, answer: str) -> tuple[str,
 
 def _judge_fault(reason: str, mode: Mode, prompt: Prompt, answer: str) -> str | None:
     question = conversation_text(prompt)
-    if len(reason.split()) < _LEAST or len(reason) > _JUDGE or "\n" in reason:
+    if len(reason.split()) < _LEAST or len(reason) > _JUDGE or not reason.isprintable():
         return f"it is no line of at least {_LEAST} words and at most {_JUDGE} characters"
     if "<" in reason or ">" in reason:
         return "it holds a mark"

@@ -96,6 +96,7 @@ class Team:
                 templates.check_template(given, f"data.labeller.{part}.template", known, needed)
             told[part] = default if given is None else given
         object.__setattr__(self, "texts", told)
+        object.__setattr__(self, "unsaid", tuple(word.lower() for word in self.unsaid))
 
     def settings(self) -> dict[str, Any]:
         """Return all that changes what the agents say, but for the names of the models and their engines."""

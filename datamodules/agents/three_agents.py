@@ -128,6 +128,7 @@ class ThreeAgents(Labeller):
         own = {
             "votes": self.votes, "rules": vars(self.rules), "forced": self.forced, "models": models,
             "shares": [self.think_share, self.think_share_by_domain],
+            "contexts": [engine.max_context for engine in self.engines() if engine is not None],
         }  # fmt: skip
         return self.team.settings() | own
 

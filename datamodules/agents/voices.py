@@ -40,7 +40,7 @@ class Voices:
         self._lines: dict[int, ChatLine] = {}  # of each endpoint, by its identity
         self._batches: dict[int, Batches] = {}
         self._stack = AsyncExitStack()
-        self._known = False
+        self._known: set[int] = set()  # models that have replied, by their identity
         self._working = 0  # queries
 
     async def __aenter__(self) -> "Voices":
@@ -95,10 +95,10 @@ class Voices:
         key = request.key
         said = model.recall(key)
         if said is None:
-            self.asked += 1
             said = await self._send(model, request)
+            self.asked += 1
             model.keep(key, said)
-        self._known = True
+        self._known.add(id(model))
         reply = model.read(said, thinking, told)
         return Said(reply, model.prompt_tokens(request.asked, said))
 
@@ -106,7 +106,7 @@ class Voices:
         if not model.fits(request):
             raise NoReplyError("it does not fit the model's context", refused=True)
         if isinstance(model, EndpointModel):
-            said = await model.ask(self._lines[id(model.engine)], request, known=self._known)
+            said = await model.ask(self._lines[id(model.engine)], request, known=id(model) in self._known)
             if isinstance(said, Lost):
                 raise NoReplyError(said.reason, refused=said.refused)
             return said

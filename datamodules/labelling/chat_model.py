@@ -157,7 +157,7 @@ class ChatModel(ABC):
         """Sample replies, as many for each prompt as it has seeds."""
         asked = [self._ask(prompt, thinking) for prompt in prompts]
         sampling = replace(self.sampling, stop_token_ids=self._stops(ballot=False))
-        generated = self._generate(asked, sampling, seeds, f"think-{thinking}")
+        generated = self._generate(asked, sampling, seeds, f"think-{thinking}", prompts)
         return [
             [self._reply(said, thinking, prompt) for said in each]
             for prompt, each in zip(prompts, generated, strict=True)
@@ -226,7 +226,7 @@ class ChatModel(ABC):
         asked = [self._ask_ballot(prompt) for prompt in prompts]
         stops = self._stops(ballot=True)
         sampling = replace(self.sampling, stop_token_ids=stops, max_tokens=self.ballot_tokens)
-        generated = self._generate(asked, sampling, seeds, "votes")
+        generated = self._generate(asked, sampling, seeds, "votes", prompts)
         read = [[self._ballot(said) for said in each] for each in generated]
         votes = [[ballot for ballot in ballots if ballot is not None] for ballots in read]
         said = [one for each in generated for one in each]
@@ -252,8 +252,12 @@ class ChatModel(ABC):
         sampling: SamplingParameters,
         seeds: Sequence[Sequence[int]],
         work: str,
+        prompts: Sequence[Prompt] = (),
     ) -> list[list[Said]]:
-        """Have all that fits replied to as one batch, and sort the replies by prompt."""
+        """Have all that fits replied to as one batch, and sort the replies by prompt.
+
+        Of `prompts`, if they are given, is counted what got no reply.
+        """
         fitting = [index for index, one in enumerate(asked) if self._fits(one, sampling.max_tokens)]
         if skipped := len(asked) - len(fitting):
             self.skipped += skipped
@@ -267,6 +271,8 @@ class ChatModel(ABC):
         for number, (index, _) in enumerate(requests):
             if number in said:
                 replies[index].append(said[number])
+        for index in fitting if prompts else ():
+            self.rejections.count_replies(work, prompts[index]["id"], len(seeds[index]), len(replies[index]))
         return replies
 
     def _look_up(

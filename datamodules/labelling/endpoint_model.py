@@ -144,6 +144,8 @@ class EndpointModel(ChatModel):
         self._tally.answered += tally.answered
         self._tally.refused += tally.refused
         self._tally.failed += tally.failed
+        self._tally.lost += tally.lost
+        self._tally.faults += tally.faults
 
     def _tell_failed(self, failed: Counter[str]) -> None:
         """End the run, which asks only for these when it is started again; else labels depend on chance."""
@@ -209,13 +211,15 @@ class EndpointModel(ChatModel):
     ) -> None:
         super().__exit__(kind, error, traceback)
         cost = self._endpoint.cost(*self._used)
-        lost = self._tally.refused.total() + self._tally.failed.total()
+        lost = self._tally.lost.total()
         logger.info(
             "%s: these labels took %d prompt and %d reply tokens%s; asked now: %d requests, in %d attempts, "
-            "%d without a reply", self.directory, *self._used,
+            "%d without a reply%s%s", self.directory, *self._used,
             "" if cost is None else f", {cost:.2f} by engine.prices",
-            self._tally.answered + lost, self._tally.attempts, lost,
+            self._tally.answered + lost, self._tally.attempts, lost, _listed(" (", self._tally.lost, ")"),
+            _listed("; attempts that failed: ", self._tally.faults, ""),
         )  # fmt: skip
+        self._tally, self._used = Tally(), [0, 0]  # who opens it again is told of that alone
 
 
 def _body(asked: dict[str, Any], sampling: SamplingParameters) -> dict[str, Any]:
@@ -230,6 +234,12 @@ def _most(counts: Counter[str]) -> tuple[int, str]:
     """The most frequent reason, behind how often it was one."""
     ((reason, count),) = counts.most_common(1)
     return count, reason
+
+
+def _listed(before: str, counts: Counter[str], after: str) -> str:
+    """Counts by their kinds; nothing where there are none."""
+    listed = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
+    return f"{before}{listed}{after}" if listed else ""
 
 
 def _as_sent(turn: Turn) -> Turn:

@@ -1,7 +1,7 @@
 """Why replies of a model were not kept: counted by reason, and some of each to look at."""
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -60,6 +60,29 @@ class Rejections:
         self.model = model
         self.counts: Counter[tuple[Reason, Mode]] = Counter()
         self.rows: list[dict[str, Any]] = []
+        self._short: dict[str, set[str]] = defaultdict(set)  # queries with a request that got no reply
+        self._answered: dict[str, set[str]] = defaultdict(set)  # queries that got one
+
+    def count_replies(self, work: str, prompt: str, asked: int, got: int) -> None:
+        """Count what a model did not reply to.
+
+        Args:
+            work: What was asked for.
+            prompt: Number of the prompt.
+            asked: Its requests.
+            got: Replies to them.
+        """
+        if got < asked:
+            self._short[work].add(prompt)
+        if got:
+            self._answered[work].add(prompt)
+
+    def losses(self) -> str:
+        """Return, in words, of how many queries replies are missing; nothing where none are."""
+        return ", ".join(
+            f"{work} of {len(short)} queries ({len(short - self._answered[work])} got none)"
+            for work, short in self._short.items()
+        )
 
     def add(self, reason: Reason, mode: Mode, prompt: str, why: str, reply: str) -> None:
         """Count a reply, and keep it if it is one of the first.
@@ -100,6 +123,9 @@ def report(found: Sequence[Rejections], records: Sequence[Record], prompts: int,
         write_rows(file, (row for rejections in found for row in rejections.rows))
         seen = f"; some of them are in {file}"
         logger.info("labels: %d replies rejected: %s%s", counts.total(), _listed(counts), seen)
+    for rejections in found:
+        if lost := rejections.losses():
+            logger.warning("labels: replies that %s did not give: %s", rejections.model, lost)
     if not records:
         raise UserError(f"{path.name}: labelling kept no record of {prompts} prompts; {_blame(counts)}{seen}")
     for mode in Mode:

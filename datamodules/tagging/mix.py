@@ -38,7 +38,7 @@ def choose_modes(
     Raises:
         UserError: where a share is none.
     """
-    shares = think_share_by_domain or {}
+    shares = {name.strip().casefold(): share for name, share in (think_share_by_domain or {}).items()}
     for name, share in {**shares, "think_share": think_share}.items():
         require(0 <= share <= 1, f"think share {name!r}", share, "a share from 0 to 1")
     places: dict[str, list[int]] = defaultdict(list)

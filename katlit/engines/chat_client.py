@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 
-from katlit.engines.chat_reply import Reply, read_reply
+from katlit.engines.chat_reply import NO_REPLY, Reply, read_reply
 from katlit.engines.pace import Pace, backoff
 from katlit.errors import UserError
 from katlit.text.printable import short_line
@@ -40,6 +40,7 @@ class Lost(NamedTuple):
 
     reason: str
     refused: bool  # by the server, so that another time will not do
+    kind: str
 
 
 @dataclass(slots=True)
@@ -50,18 +51,25 @@ class Tally:
     answered: int = 0
     refused: Counter[str] = field(default_factory=Counter)  # requests without a reply, by the reason
     failed: Counter[str] = field(default_factory=Counter)  # the same, where another time may do
+    lost: Counter[str] = field(default_factory=Counter)  # both, by the status or what came in its place
+    faults: Counter[str] = field(default_factory=Counter)  # attempts that failed, by the same
     lost_in_a_row: int = 0
 
 
-class _AgainError(Exception):
-    """An attempt failed as another one need not; `wait` is what the server asks for, in seconds."""
+class _AttemptError(Exception):
+    """An attempt failed; `kind` is the status, or what came in its place."""
 
-    def __init__(self, reason: str, wait: float | None = None) -> None:
+    def __init__(self, kind: str, reason: str, wait: float | None = None) -> None:
         super().__init__(reason)
+        self.kind = kind
         self.wait = wait
 
 
-class _RefusedError(Exception):
+class _AgainError(_AttemptError):
+    """The next attempt may do; `wait` is what the server asks for, in seconds."""
+
+
+class _RefusedError(_AttemptError):
     """The server refuses this one request."""
 
 
@@ -186,6 +194,7 @@ class ChatClient:
         reply = await self._reply(session, queue, body)
         if isinstance(reply, Lost):
             (queue.tally.refused if reply.refused else queue.tally.failed)[reply.reason] += 1
+            queue.tally.lost[reply.kind] += 1
             if not (reply.refused and (queue.known or queue.tally.answered)):
                 queue.tally.lost_in_a_row += 1
             if queue.tally.lost_in_a_row >= max(_HOPELESS, queue.workers):
@@ -202,11 +211,12 @@ class ChatClient:
             reserved = await self._wait_for_turn(queue, body)
             try:
                 reply = await self._attempt(session, queue, body)
-            except _RefusedError as refusal:
-                return Lost(str(refusal), refused=True)
-            except _AgainError as error:
-                reason = str(error)
-                self._tell(queue, reason)
+            except _AttemptError as error:
+                queue.tally.faults[error.kind] += 1
+                lost = Lost(str(error), isinstance(error, _RefusedError), error.kind)
+                if lost.refused:
+                    return lost
+                self._tell(queue, lost.reason)
                 pause = backoff(attempt, self._longest, self._random)
                 if error.wait is not None:  # the server means all of us
                     pause += error.wait
@@ -220,7 +230,7 @@ class ChatClient:
             queue.tally.answered += 1
             queue.tally.lost_in_a_row = 0
             return reply
-        return Lost(reason, refused=False)
+        return lost
 
     def _tell(self, queue: Queue, reason: str) -> None:
         """Say once in a while what keeps the replies away: all attempts together may take hours."""
@@ -247,24 +257,25 @@ class ChatClient:
             async with asyncio.timeout(self._timeout), session.post(self._url, json=body) as answer:
                 status, text = answer.status, await answer.text(errors="replace")
         except TimeoutError:
-            raise _AgainError(f"no answer within {self._timeout:g} s (limits.timeout)") from None
+            raise _AgainError("time-out", f"no answer within {self._timeout:g} s (limits.timeout)") from None
         except aiohttp.InvalidURL as error:
             raise UserError(f"engine.url: {self._url}: {error}; give http://host:port/v1") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise _AgainError(f"{type(error).__name__} {short_line(str(error))}".strip()) from None
+            said = f"{type(error).__name__} {short_line(str(error))}".strip()
+            raise _AgainError("no connection", said) from None
         if status != 200:
             raise self._fault(status, text, answer.headers.get("Retry-After"))
         try:
             return read_reply(text)
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-            raise _AgainError(f"an answer that is no reply: {short_line(text)!r}") from None
+        except NO_REPLY:
+            raise _AgainError("no reply", f"an answer that is no reply: {short_line(text)!r}") from None
 
     def _fault(self, status: int, text: str, retry_after: str | None) -> Exception:
         said = f"status {status}: {short_line(text)}"
         if status in _AGAIN or status >= 500:
-            return _AgainError(said, _seconds(retry_after))
+            return _AgainError(f"status {status}", said, _seconds(retry_after))
         if status in _OURS:
-            return _RefusedError(said)
+            return _RefusedError(f"status {status}", said)
         hint = f"; is the key in {self._key_variable} right?" if status in (401, 403) else "; check the url"
         return UserError(f"{self._url}: {said}{hint}")
 

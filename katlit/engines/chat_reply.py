@@ -4,6 +4,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+NO_REPLY = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""What reading raises where there is none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -21,7 +24,7 @@ def read_reply(text: str) -> Reply:
     """Read the body of an answer.
 
     Raises:
-        ValueError, KeyError, IndexError, TypeError or AttributeError: where it is no reply.
+        One of `NO_REPLY`: where it is no reply.
     """
     answer = json.loads(_whole(json.dumps(json.loads(text), ensure_ascii=False)))
     choice = answer["choices"][0]
@@ -29,7 +32,7 @@ def read_reply(text: str) -> Reply:
     return Reply(
         content=_text(message.get("content")),
         reasoning=_text(message.get("reasoning") or message.get("reasoning_content")),
-        tool_calls=[call["function"] for call in message.get("tool_calls") or []],
+        tool_calls=[dict(call["function"].items()) for call in message.get("tool_calls") or []],
         finish_reason=str(choice["finish_reason"]),
         prompt_tokens=int(usage.get("prompt_tokens") or 0),
         reply_tokens=int(usage.get("completion_tokens") or 0),

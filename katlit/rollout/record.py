@@ -93,12 +93,23 @@ def table_row(
     rollout: Rollout, prompts: Sequence[Prompt], protocol: Protocol, origin: Origin, *, left_out: bool
 ) -> dict[str, object]:
     """What the table of samples shows and the log of rollouts keeps, but for the advantages."""
-    mode = rollout.parsed.mode
+    prompt, parsed, mode = prompts[rollout.group], rollout.parsed, rollout.parsed.mode
+    rewards = [f"{name} {_figure(verdict.value)}" for name, verdict in rollout.verdicts.items()]
     return {
-        "prompt": prompts[rollout.group]["messages"][-1]["content"],
-        "text": response_text(rollout, protocol),
+        "question": prompt["messages"][-1]["content"],
+        "reference": prompt["reference"],
+        "difficulty": prompt["difficulty"],
+        "judge": parsed.judge,
+        "thinking": parsed.think,
+        "answer": response_text(rollout, protocol) if parsed.answer is None else parsed.answer,
+        "tokens": len(response_ids(rollout, protocol)),
+        "rewards": ", ".join(rewards),
         "mode": "none" if mode is None else f"{mode.value}{' (forced)' if rollout.forced else ''}",
         "correct": rollout.correct,
         "reward": rollout.reward,
         "record": origin | recorded(rollout, prompts[rollout.group]["id"], protocol, left_out=left_out),
     }
+
+
+def _figure(value: float | None) -> str:
+    return "unjudged" if value is None else f"{value:g}"

@@ -48,6 +48,14 @@ PROBE_SECONDS = 5.0
 
 _URI_KEY = "logger.init_args.tracking_uri"
 _SQLITE = "sqlite:///"
+_KIND = "mlflow.experimentKind"  # without it MLflow's pages take a run for one of an agent
+# MLflow sorts charts by name: these come first, as "a glance", in this order.
+_GLANCE = {
+    "rollout/reward": "a glance/1 reward",
+    "rollout/accuracy": "a glance/2 accuracy",
+    "rollout/think_rate": "a glance/3 think rate",
+    "rollout/mean_tokens": "a glance/4 tokens",
+}
 _STATUS = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED"}  # Lightning's words, MLflow's
 
 
@@ -113,11 +121,16 @@ def create_run(
         experiment_id = client.create_experiment(experiment, folder.as_uri())
     else:
         experiment_id = client.create_experiment(experiment)
+    if found is None or _KIND not in found.tags:  # else it is as its owner wants it
+        client.set_experiment_tag(experiment_id, _KIND, "custom_model_development")
     return client.create_run(experiment_id, run_name=name, tags=dict(tags)).info.run_id
 
 
 class KatMLFlowLogger(Logger):
     """Tracks a run in MLflow: an sqlite file by default, any server by its URI.
+
+    Reward, accuracy, think rate and tokens of stage 3 are logged once more as `a glance/…`, so that MLflow,
+    which sorts charts by name, shows them first.
 
     Lightning's own logger opens its database in the constructor (on every rank), defaults to a file store
     that MLflow 3 refuses, and cuts parameters silently; this one touches nothing until the run starts.
@@ -225,6 +238,7 @@ class KatMLFlowLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         values = {key: float(value) for key, value in metrics.items()}
+        values |= {_GLANCE[key]: value for key, value in values.items() if key in _GLANCE}
         self._put("metrics", metrics=values, time=int(time.time() * 1000), step=step or 0)
 
     def log_tags(self, tags: Mapping[str, str]) -> None:

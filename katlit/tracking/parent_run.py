@@ -40,6 +40,33 @@ def reopen_run(tracking_uri: str, run_id: str) -> bool:
     return True
 
 
+def close_killed_runs(tracking_uri: str, run_id: str) -> None:
+    """Close a parent run and the runs under it as killed, those of them that are still open."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client = client_of(tracking_uri)
+        experiments = [one.experiment_id for one in client.search_experiments()]
+        under = client.search_runs(experiments, f"tags.`mlflow.parentRunId` = '{run_id}'")
+        for run in [*under, client.get_run(run_id)]:
+            if run.info.status == "RUNNING":
+                client.set_terminated(run.info.run_id, "KILLED")
+    except MlflowException as error:  # such as a run that was deleted
+        logger.warning("MLflow at %s: runs of before stay open (%s)", redact(tracking_uri), error)
+
+
+def page_of(tracking_uri: str, run_id: str) -> str:
+    """Path of a run's charts in MLflow's pages, behind the address that `mlflow ui` prints.
+
+    Args:
+        tracking_uri: Where the run is.
+        run_id: The run.
+    """
+    with refusals(tracking_uri):
+        experiment = client_of(tracking_uri).get_run(run_id).info.experiment_id
+    return f"/#/experiments/{experiment}/runs?workflowType=machine_learning"
+
+
 def log_to_run(tracking_uri: str, run_id: str, files: Sequence[Path], metrics: Mapping[str, float]) -> None:
     """Add files (as artifacts, under their names) and final numbers to a run, such as the parent's report."""
     with refusals(tracking_uri):

@@ -1,11 +1,15 @@
 """What a stage reads of records: lengths that a batch can hold, and the student's side without a teacher."""
 
+import inspect
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
+from lightning.pytorch.trainer.connectors.data_connector import _DataConnector
 
-from katlit.datamodules import DistillData, DualRegime
+from katlit.datamodules import ColdStartData, DistillData, DualRegime
 from katlit.datamodules.base import BatchSettings
 from katlit.datamodules.jsonl import write_rows
 from katlit.errors import UserError
@@ -44,3 +48,26 @@ def test_records_without_a_teacher_are_the_students_alone(tmp_path: Path, models
         assert all(torch.equal(batch[name], whole[name]) for name in batch)
     with pytest.raises(UserError, match=r"^data\.labeller\.teacher: not given; name the model that"):
         DualRegime().models()
+
+
+def test_processes_that_wait_for_one_that_labels_are_told_of_katlit_label(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    data: Any = ColdStartData(student="student", records_file="records.jsonl")
+    data._records_file, data._labels, data.trainer = None, Mock(), Mock(world_size=4, training=True)
+    data._labels.path.return_value = Path("no such file")
+    data.prepare_data()
+    assert "makes them alone, and 3 others wait for it" in caplog.text
+    assert "katlit label with the same settings makes them on all" in caplog.text
+    caplog.clear()
+    data.trainer.training = False  # as `katlit label` itself calls it
+    data.prepare_data()
+    data.trainer.training = True
+    data._labels.path.return_value = Path(__file__)
+    data.prepare_data()
+    assert not caplog.records
+    assert data._labels.make.call_count == 3
+
+
+def test_they_wait_without_a_time_limit() -> None:
+    assert "with _InfiniteBarrier()" in inspect.getsource(_DataConnector.prepare_data)

@@ -1,17 +1,16 @@
 """Faults that must not cost a run: what happens, when it stops, what it prints, what is left.
 
 Here are those of any stage; those of data and prompts are in `test_faults_of_data.py`. Weights that the
-engine
-does not have are a table of
-`tests/katlit/callbacks/rollout/test_weight_sync.py`, trackers that hang, die or are locked are in
-`tests/katlit/tracking`, what a killed process leaves in the temporary folder is in
+engine does not have are a table of `tests/katlit/callbacks/rollout/test_weight_sync.py`, trackers that hang
+or die are in `tests/katlit/tracking`, what a killed process leaves in the temporary folder is in
 `tests/katlit/test_output.py`.
 """
 
 import errno
 import os
+import sqlite3
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import Mock
@@ -20,6 +19,7 @@ import pytest
 import torch
 from killable import ROOT, finish, on_two_processes, start
 from lightning.pytorch import Trainer
+from mlflow import MlflowClient
 
 from katlit.callbacks.checkpoint_files import checkpoints
 from katlit.callbacks.start_engine import start_engine
@@ -226,6 +226,29 @@ def test_an_engine_whose_folder_another_machine_does_not_see_is_not_started(tmp_
     with pytest.raises(UserError, match=r"trainer\.default_root_dir: .* is not seen by all; set it to"):
         start_engine(engine, trainer, Mock())
     engine.start.assert_not_called()
+
+
+@pytest.mark.soak
+def test_a_database_that_is_locked_for_45_seconds_stops_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run waits at its end for as long as nothing moves, and the next one sends what is left."""
+    monkeypatch.chdir(tmp_path)
+    files = ["fit", f"-c={ROOT}/configs/base.yaml", f"-c={ROOT}/tests/stubs/tinystage.yaml"]
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    tracked = [f"--trainer.logger.init_args.tracking_uri={uri}", "--trainer.max_steps=6"]
+    lock = ["--trainer.callbacks+=poison.Lock", f"--trainer.callbacks.database={tmp_path}/mlflow.db"]
+    assert main([*files, *tracked, *lock, "--trainer.callbacks.seconds=45"]) == 0
+    assert len(list(tmp_path.glob("*.unsent.jsonl"))) == 1
+    with closing(sqlite3.connect(tmp_path / "mlflow.db", timeout=60.0, isolation_level=None)) as free:
+        free.execute("BEGIN EXCLUSIVE")  # when the 45 seconds are over
+    assert main([*files, *tracked, "--trainer.default_root_dir=second"]) == 0
+    assert not list(tmp_path.glob("*.unsent.jsonl"))
+    client = MlflowClient(uri)
+    for run in client.search_runs([client.get_experiment_by_name("katlit").experiment_id]):
+        history = client.get_metric_history(run.info.run_id, "train/loss")
+        assert [entry.step for entry in history] == list(range(6))
+        assert run.info.status == "FINISHED"
 
 
 @pytest.mark.slow

@@ -73,7 +73,7 @@ JOBS = {
     "deeper": Job("distill", ("fsdp2", "deepspeed_z2", "deepspeed_z3"), (DEPTH,)),
 }  # fmt: skip
 # Where the teacher and the reference of stage 3 are.
-FROZEN = {"ddp": "cpu", "fsdp2": "sharded", "deepspeed_z3": "sharded"}
+FROZEN = {"ddp": "cpu", "fsdp2": "sharded", "fsdp2_tp": "sharded", "deepspeed_z3": "sharded"}
 JOBS |= {
     f"frozen-{stage}-{strategy}": Job(
         stage, (strategy,), two=(f"{setting}={placement}", CHECKPOINTING), truth=f"full-{stage}"

@@ -1,5 +1,9 @@
 """Something that goes wrong within a chosen optimizer step."""
 
+import sqlite3
+import time
+from contextlib import closing
+from threading import Event, Thread
 from typing import Any
 
 import torch
@@ -43,3 +47,33 @@ class Poison(Callback):
     ) -> None:
         if trainer.global_step == self.step and self._due(trainer, "weight"):
             next(iter(pl_module.parameters())).data.fill_(torch.inf)
+
+
+class Lock(Callback):
+    """Locks an sqlite database from a step on, as another program may, until some seconds are over.
+
+    Args:
+        database: The file.
+        seconds: How long.
+        step: The optimizer step, counted from 1.
+    """
+
+    def __init__(self, database: str, seconds: float, step: int = 3) -> None:
+        self.database = database
+        self.seconds = seconds
+        self.step = step
+        self.thread = Thread(target=self._hold)
+        self._holds = Event()
+
+    def _hold(self) -> None:
+        with closing(sqlite3.connect(self.database, timeout=60.0, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            self._holds.set()
+            time.sleep(self.seconds)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step + 1 == self.step:
+            self.thread.start()
+            self._holds.wait()

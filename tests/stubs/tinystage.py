@@ -9,6 +9,8 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from katlit.callbacks.samples import COLUMNS
+
 
 class TinyBackbone(nn.Module):
     protocol = SimpleNamespace(pad_id=0)
@@ -69,5 +71,5 @@ class FakeRollouts(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        sample = {"prompt": "1+1", "text": "<b>2</b>", "mode": "off", "correct": True, "reward": 1.2}
+        sample = dict.fromkeys(COLUMNS, "<b>2</b>") | {"question": "1+1", "correct": True, "reward": 1.2}
         batch["samples"] = [sample | {"judge_advantage": 0.5, "answer_advantage": None}] * 2

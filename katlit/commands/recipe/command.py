@@ -7,8 +7,11 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from textwrap import indent
+from uuid import uuid4
 
 from katlit.commands.recipe.done import Mark, Marks, keys_of
 from katlit.commands.recipe.process import Commands, alone, shown
@@ -20,7 +23,14 @@ from katlit.commands.settings_files import settings_file
 from katlit.errors import UserError
 from katlit.output import replace_file, require_writable, set_aside
 from katlit.tracking.mlflow import PARENT_RUN_VARIABLE, default_tracking_uri
-from katlit.tracking.parent_run import finish_parent_run, log_to_run, reopen_run, start_parent_run
+from katlit.tracking.parent_run import (
+    close_killed_runs,
+    finish_parent_run,
+    log_to_run,
+    page_of,
+    reopen_run,
+    start_parent_run,
+)
 
 _FOLDER = ".steps"
 REPORT_FILES = ("report.html", "report.md", "pareto.png", "report.json")
@@ -74,7 +84,7 @@ def overview(recipe: Recipe) -> str:
 
     plan, marks = steps(recipe), Marks(recipe.output / _FOLDER)
     text = []
-    for step, key in zip(plan, keys_of(plan, recipe.output), strict=True):
+    for step, key in zip(plan, keys_of(plan, recipe.output, marks), strict=True):
         state = "done" if marks.is_done(step, key) else "to do"
         reads = ", ".join(map(str, step.reads)) or "the settings' models and data"
         text += [f"{step.name} ({state})", f"  $ {shown(step.words, step.launch)}"]
@@ -89,45 +99,69 @@ def run(recipe: Recipe) -> None:
     plan, marks = steps(recipe), Marks(recipe.output / _FOLDER)
     with alone(recipe.output / _FOLDER) as lock, _parent_run(recipe) as (uri, parent):
         commands = Commands(lock, os.environ | {PARENT_RUN_VARIABLE: parent})
-        ran, story = [], Story(len(plan))
-        for step, key in zip(plan, keys_of(plan, recipe.output), strict=True):
+        story = Story(len(plan))
+        for step, key in zip(plan, keys_of(plan, recipe.output, marks), strict=True):
             if marks.is_done(step, key):
                 story.skip(step.name)
             else:
                 story.begin(step.name)
                 story.end(step.name, _run(step, key, marks, commands), step.writes)
-                ran.append(step)
-        if recipe.evaluation is None:
-            return
-        seconds = _seconds(plan, marks)
-        if ran or not (recipe.output / "report.json").is_file():
-            commands.call(report_words(recipe, seconds))
-            # Nobody can have changed the card of a model that was trained just now.
-            again = ["--overwrite"] if any(step.trains for step in ran) else []
-            commands.call([*card_words(recipe), *again])
-        _conclude(recipe, seconds, uri, parent)
+        if recipe.evaluation is not None:
+            seconds = _seconds(plan, marks)
+            _report(recipe, plan, marks, commands)
+            _conclude(recipe, seconds, uri, parent)
+
+
+def _report(recipe: Recipe, plan: Sequence[Step], marks: Marks, commands: Commands) -> None:
+    """Write report and card, unless they are of these very steps."""
+    made = [(mark.key, mark.start) for step in plan if (mark := marks.read(step)) is not None]
+    trained = next(mark.start for step in reversed(plan) if step.trains and (mark := marks.read(step)))
+    words = report_words(recipe, _seconds(plan, marks))
+    step = Step("report", "report", tuple(words), (), recipe.output / "report.json", (), ())
+    mark = Mark(sha256(json.dumps(made).encode()).hexdigest(), done=True, seconds=0.0, start=trained)
+    if marks.is_done(step, mark.key):
+        return
+    known = marks.read(step)
+    commands.call(words)
+    # Nobody can have changed the card of a model that had no report yet.
+    again = [] if known is not None and known.start == trained else ["--overwrite"]
+    commands.call([*card_words(recipe), *again])
+    marks.write(step, mark)
 
 
 def _run(step: Step, key: str, marks: Marks, commands: Commands) -> float:
     """Run a step; seconds that it took this time."""
-    mark = marks.read(step)
-    again = mark is not None and mark.key == key and not mark.done
-    words = list(step.words)
-    if step.trains and again:
-        words.append("--ckpt_path=auto")
-    elif step.trains:
-        _clear(step.writes.parents[1])
-    before = mark.seconds if mark is not None and again else 0.0
-    marks.write(step, Mark(key, done=False, seconds=before))
-    started = time.perf_counter()
+    before = marks.read(step)
+    if before is None or before.key != key or before.done or _is_lost(step):
+        before = Mark(key, done=False, seconds=0.0, start=uuid4().hex)
+        if step.trains:
+            _clear(step.writes.parents[1])
+        words = step.words
+    else:
+        words = (*step.words, "--ckpt_path=auto") if step.trains else step.words
+    marks.write(step, before)
+    started, done = time.perf_counter(), False
     try:
         commands.call(words, step.launch)
-    except BaseException:
-        marks.write(step, Mark(key, done=False, seconds=before + time.perf_counter() - started))
-        raise
-    seconds = time.perf_counter() - started
-    marks.write(step, Mark(key, done=True, seconds=before + seconds))
+        done = True
+    finally:
+        seconds = time.perf_counter() - started
+        marks.write(step, replace(before, done=done, seconds=before.seconds + seconds))
     return seconds
+
+
+def _is_lost(step: Step) -> bool:
+    """Whether all checkpoints of a step that was stopped are damaged; a line says so."""
+    folder = step.writes.parents[1] / CHECKPOINTS
+    if not step.trains or not folder.is_dir():
+        return False
+    from katlit.callbacks.checkpoint_files import checkpoints, damage
+
+    found = checkpoints(folder)
+    lost = bool(found) and all(damage(path) is not None for path in reversed(found))
+    if lost:
+        sys.stdout.write(f"{step.name}: all checkpoints in {folder} are damaged; it starts anew\n")
+    return lost
 
 
 def _clear(folder: Path) -> None:
@@ -158,6 +192,8 @@ def _parent_run(recipe: Recipe) -> Iterator[tuple[str, str]]:
     except (OSError, ValueError):
         known = {}
     parent = known.pop("run_id", None)
+    if parent is not None:  # we are alone here, so what still runs was killed
+        close_killed_runs(known.get("uri", uri), parent)
     if parent is None or known != wanted or not reopen_run(uri, parent):
         parent = start_parent_run(uri, recipe.experiment, name, {"seed": str(recipe.seed)})
         replace_file(file, json.dumps(wanted | {"run_id": parent}) + "\n")
@@ -179,5 +215,6 @@ def _conclude(recipe: Recipe, seconds: dict[str, float], uri: str, parent: str) 
         f"\n{table(report.get('history', {}))}"
         f"\ntokens of auto / on: {ratios['token_ratio']:.2f}   "
         f"accuracy auto - on: {ratios['accuracy_gap']:+.3f}   {sum(seconds.values()) / 60:.1f} minutes\n"
-        f"{recipe.output}/report.html has the rest, `mlflow ui --backend-store-uri {uri}` opens MLflow\n"
+        f"{recipe.output}/report.html has the rest; `mlflow ui --backend-store-uri {uri}` opens MLflow, "
+        f"the runs are at http://127.0.0.1:5000{page_of(uri, parent)}\n"
     )

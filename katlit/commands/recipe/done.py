@@ -24,11 +24,14 @@ class Mark:
         key: What it depends on.
         done: Whether it ended well.
         seconds: How long it has run, over all tries.
+        start: A random name of the last start that did not go on from an earlier one, so that what was made
+            from the step before it is not taken for made from it.
     """
 
     key: str
     done: bool
     seconds: float
+    start: str = ""
 
 
 class Marks:
@@ -58,22 +61,24 @@ class Marks:
         return self._folder / f"{step.name}.json"
 
 
-def keys_of(steps: Sequence[Step], output: Path) -> Iterator[str]:
-    """The key of each step: its words, the files and models that these name, and the keys of what it reads.
+def keys_of(steps: Sequence[Step], output: Path, marks: Marks) -> Iterator[str]:
+    """The key of each step: its words, the files and models that these name, and the starts of what it reads.
 
     Each is made when it is asked for, so that a step's key is of what is there when the step begins.
 
     Args:
         steps: Steps in their order.
-        output: Folder that they write to; what is in there is known by the keys.
+        output: Folder that they write to; what is in there is known by the starts.
+        marks: Those of the steps.
     """
-    written: dict[Path, str] = {}
     for step in steps:
-        before = [key for path, key in written.items() if path in step.reads]
+        before = [
+            [mark.key, mark.start]
+            for other in steps
+            if other.writes.parent in step.reads and (mark := marks.read(other)) is not None
+        ]
         content = [version("katlit"), step.words, _contents(step.words, output), before]
-        key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-        written[step.writes.parent] = key
-        yield key
+        yield hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _contents(words: Sequence[str], output: Path) -> list[str]:

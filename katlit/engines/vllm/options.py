@@ -1,6 +1,7 @@
 """What vLLM is told, in the trainer's process or as a server, and how long a server may take for what."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -165,6 +166,8 @@ class ServerOptions(VLLMOptions):
         """What vLLM is told, but for the model, which is in the directory."""
         if self.log_file is not None and not self.log_file.parent.is_dir():
             raise UserError(f"log_file: {self.log_file}; its folder is missing, make it")
+        if _on_gpu():
+            self._require_devices()
         settings = self.settings(directory, max_context, seed) | {
             "host": self.host,
             "port": port,
@@ -176,6 +179,16 @@ class ServerOptions(VLLMOptions):
             "worker_extension_cls": WORKER_EXTENSION,
         }
         return option_words(settings)
+
+    def _require_devices(self) -> None:
+        """Refuse a model for more devices than the server will see; vLLM would fail after minutes."""
+        visible = (os.environ | self.environment).get("CUDA_VISIBLE_DEVICES")
+        number = torch.cuda.device_count() if visible is None else len(list(filter(None, visible.split(","))))
+        size = self.tensor_parallel_size
+        mend = (
+            f"at most {number}, the devices of this process; fewer processes (trainer.devices) have more each"
+        )
+        require(size <= number, "options.tensor_parallel_size", size, mend)
 
 
 def option_words(settings: Mapping[str, Any]) -> list[str]:

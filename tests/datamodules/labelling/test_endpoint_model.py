@@ -118,6 +118,29 @@ def test_what_is_refused_is_told_and_its_queries_go_without(
         data.prepare_data()
     assert read_records(data.records_path()) == [one for one in records if not one.id.startswith(("2", "4"))]
     assert "endpoint:the-model: 5 of 8 requests were refused, 5 with status 400: " in caplog.text
+    told = "labels: replies that endpoint:the-model did not give: "
+    assert f"{told}think-on of 5 queries (5 got none), think-off of 3 queries (3 got none)" in caplog.text
+
+
+def test_losses_are_counted_by_what_the_server_said(
+    make: Callable[..., DistillData], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Attempts by their faults, requests by the last of them, and what queries do without."""
+    faults = {
+        "1+4": ("broken",), "2+4": ("busy",) * 2, "3+4": ("garbage", "dropped"), "4+4": ("too long",) * 9,
+        "5+4": ("broken",) * 9,
+    }  # fmt: skip
+
+    def of_first(body: dict[str, Any]) -> tuple[str, ...]:
+        thinks = "reasoning_effort" in body
+        return next((one for key, one in faults.items() if thinks and key in str(body)), ())
+
+    with faulty_chat(answer, of_first) as server, caplog.at_level("INFO", "katlit"):
+        make("counted", server).label_share(0, 1)
+    told = (
+        "88 requests, in 105 attempts, 8 without a reply (4 status 400, 4 status 500); attempts that failed: "
+    )
+    assert f"{told}17 status 500, 4 status 400, 2 status 429, 1 no reply, 1 no connection" in caplog.text
 
 
 def test_refused_requests_are_no_silence_in_any_later_pass(

@@ -27,7 +27,7 @@ def test_the_first_step_and_every_nth_one_are_entered_once(logger: Any) -> None:
     for step in (0, 0, 1, 1, 2, 3, 3, 4, 5, 6):  # two batches an optimizer step, now and then
         callback.on_train_batch_end(trainer(logger, step), Mock(), None, BATCH, 0)
     assert [table["step"] for table in tables(logger)] == [[1, 1], [3, 3], [6, 6]]
-    assert tables(logger)[0]["text"] == [0, 1]
+    assert tables(logger)[0]["question"] == [0, 1]
 
 
 def test_batches_without_rollouts_and_other_ranks_leave_nothing(logger: Any) -> None:

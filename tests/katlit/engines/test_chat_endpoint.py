@@ -117,6 +117,7 @@ def test_a_reply_that_takes_too_long_is_asked_for_again() -> None:
     with faulty_chat(answer, lambda _: ("slow",)) as server:
         replies, tally = asked(server.url, REQUESTS[:4], timeout=0.1)
     assert (len(replies), tally.attempts) == (4, 8)
+    assert (tally.faults, tally.lost) == ({"time-out": 4}, {})
 
 
 @pytest.mark.parametrize(("minute", "told"), [(0.0, 2), (60.0, 0)])

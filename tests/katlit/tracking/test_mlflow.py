@@ -24,7 +24,7 @@ from katlit.tracking.mlflow import (
     check_tracking,
     default_tracking_uri,
 )
-from katlit.tracking.parent_run import finish_parent_run, log_to_run, start_parent_run
+from katlit.tracking.parent_run import finish_parent_run, log_to_run, page_of, start_parent_run
 
 ROOT = Path(__file__).parents[3]
 
@@ -118,8 +118,8 @@ def test_metrics_have_every_step(fitted: Any, client: MlflowClient) -> None:
 def test_sample_rollouts_are_a_table(fitted: Any, client: MlflowClient, tmp_path: Path) -> None:
     kept = client.download_artifacts(fitted[0].info.run_id, "rollouts.json", str(tmp_path))
     table = json.loads(Path(kept).read_text())
-    assert table["columns"][:3] == ["step", "prompt", "text"]
-    assert [row[:3] for row in table["data"]] == [[1, "1+1", "<b>2</b>"], [2, "1+1", "<b>2</b>"]]
+    assert table["columns"][:3] == ["step", "question", "reference"]
+    assert [row[:3] for row in table["data"]] == [[step, "1+1", "<b>2</b>"] for step in (1, 2)]
 
 
 def test_the_model_is_exported_and_kept(fitted: Any, client: MlflowClient) -> None:
@@ -140,6 +140,29 @@ def test_the_parent_takes_files_and_numbers(uri: str, client: MlflowClient, tmp_
     assert run.info.artifact_uri.startswith(
         f"file://{Path(uri.removeprefix('sqlite:///')).parent}/mlartifacts/"
     )
+
+
+def test_an_experiment_is_of_training_unless_its_owner_says_otherwise(uri: str, client: MlflowClient) -> None:
+    start_parent_run(uri, "mine", "first", {})
+    experiment = client.get_experiment_by_name("mine")
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    client.set_experiment_tag(experiment.experiment_id, "mlflow.experimentKind", "finetuning")
+    run = start_parent_run(uri, "mine", "second", {})
+    assert client.get_experiment_by_name("mine").tags["mlflow.experimentKind"] == "finetuning"
+    assert (
+        page_of(uri, run) == f"/#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning"
+    )
+
+
+def test_the_charts_begin_with_reward_accuracy_think_rate_and_tokens(uri: str, client: MlflowClient) -> None:
+    logger = KatMLFlowLogger("charts", tracking_uri=uri)
+    rollout = ("mean_tokens", "accuracy", "think_rate", "reward")
+    names = ["history/solved", *(f"rollout/{name}" for name in rollout)]
+    logger.log_metrics({name: float(number) for number, name in enumerate(names)}, 1)
+    logger.finalize("success")
+    metrics = client.get_run(str(logger.run_id)).data.metrics
+    assert [metrics[name] for name in sorted(metrics)][:5] == [4.0, 2.0, 3.0, 1.0, 0.0]
+    assert set(names) < set(metrics)
 
 
 def test_a_run_goes_on_where_it_stopped(uri: str, client: MlflowClient) -> None:

@@ -122,17 +122,26 @@ def bring(place: Path) -> None:
                 shutil.copy(file, place / name)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["laptop-135m", *(pytest.param(name, marks=pytest.mark.slow) for name in
-                      ("one-gpu-1.5b", "node-7b", "cluster-40b"))],
-)  # fmt: skip
+@pytest.mark.slow
+def test_what_init_writes_fits(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bring(place)
+    assert main(["init", "--hardware=laptop", "--output=mine.yaml"]) == 0, capsys.readouterr().err
+    require_fits("mine.yaml", "mine", capsys)
+    assert not (place / "outputs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["one-gpu-1.5b", "node-7b", "cluster-40b"])
 def test_a_packaged_recipe_fits(name: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bring(place)
-    assert main(["run", f"recipe/{name}.yaml", "--plan"]) == 0, capsys.readouterr().err
+    require_fits(f"recipe/{name}.yaml", name, capsys)
+
+
+def require_fits(recipe: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whether `--plan` says that each stage fits, what it reads and what it writes."""
+    assert main(["run", recipe, "--plan"]) == 0, capsys.readouterr().err
     shown = capsys.readouterr().out
     assert shown.count("\n  fits: ") == 3, shown
     assert "cannot be planned" not in shown
     for text in ("label-distill (to do)", "  reads ", f"  writes outputs/{name}/step_srpo/model/config.json"):
         assert text in shown
-    assert not (place / "outputs").exists()

@@ -1,5 +1,6 @@
 """What vLLM is told, in the trainer's process as in a server."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,24 @@ def test_both_refuse_the_same(options: type[VLLMOptions], wrong: dict[str, Any],
 def test_a_server_has_at_least_one_device() -> None:
     with pytest.raises(UserError, match=r"^tensor_parallel_size: 0; give at least 1$"):
         ServerOptions(tensor_parallel_size=0)
+
+
+@pytest.mark.parametrize(
+    ("ours", "its", "fits"),
+    [("0,1", {}, True), ("3", {}, False), ("3", {"CUDA_VISIBLE_DEVICES": "6,7"}, True), (None, {}, False)],
+)
+def test_a_server_has_as_many_devices_as_it_is_to_use(
+    ours: str | None, its: dict[str, str], fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if ours is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ours)
+    options = ServerOptions(tensor_parallel_size=2, environment=its)
+    expected = nullcontext() if fits else pytest.raises(UserError, match=r"size: 2; give at most 1, the dev")
+    with expected:
+        assert "--tensor-parallel-size" in options.command_line(Path("model"), 150, "files", 1, 3)
 
 
 @pytest.mark.parametrize(

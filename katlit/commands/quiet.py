@@ -33,8 +33,12 @@ _BAR_SECONDS = 10.0
 
 
 def without_verbosity(arguments: Sequence[str]) -> list[str]:
-    """Take `-v` or `--verbose` off a command line; it holds for this process and those that it starts."""
-    kept = [word for word in arguments if word not in _FLAGS]
+    """Take `-v` or `--verbose` off a command line; it holds for this process and those that it starts.
+
+    What follows `--` is another program's.
+    """
+    cut = arguments.index("--") if "--" in arguments else len(arguments)
+    kept = [*(word for word in arguments[:cut] if word not in _FLAGS), *arguments[cut:]]
     if len(kept) < len(arguments):
         os.environ[VERBOSE_VARIABLE] = "1"
     return kept

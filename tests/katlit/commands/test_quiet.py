@@ -80,6 +80,8 @@ def test_verbose_brings_all_of_it_back(flag: str, logged: Any) -> None:
 
 def test_a_command_line_without_it_stays_as_it_is() -> None:
     assert without_verbosity(["fit", "--version"]) == ["fit", "--version"]
+    served = ["serve", "model", "--", "-v", "--verbose"]
+    assert without_verbosity(served) == served
     assert not quiet.is_verbose()
 
 

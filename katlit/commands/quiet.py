@@ -5,6 +5,7 @@ Nothing of katlit's own is kept out, no error, and no warning but those that are
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -60,12 +61,25 @@ def quieten_native() -> None:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
+class _ErrorOutput(logging.StreamHandler[Any]):
+    """Writes to what is the error output when it writes; a caller in Python may have replaced it since."""
+
+    @property
+    def stream(self) -> Any:
+        """The error output."""
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, stream: Any) -> None:
+        """Logging's own constructor sets it."""
+
+
 def set_up_logging() -> None:
     """Show what katlit reports, and keep out what is useless; to be called after Lightning is imported."""
     ours = logging.getLogger("katlit")
     ours.setLevel(logging.DEBUG if is_verbose() else logging.INFO)
     if not ours.handlers:
-        handler = logging.StreamHandler()
+        handler = _ErrorOutput()
         handler.setFormatter(logging.Formatter("%(message)s"))
         ours.addHandler(handler)
     # A tracking server that is away is told by `Outbox`, once.

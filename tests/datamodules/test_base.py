@@ -51,10 +51,11 @@ def test_records_without_a_teacher_are_the_students_alone(tmp_path: Path, models
 
 
 def test_processes_that_wait_for_one_that_labels_are_told_of_katlit_label(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     data: Any = ColdStartData(student="student", records_file="records.jsonl")
-    data._records_file, data._labels, data.trainer = None, Mock(), Mock(world_size=4, training=True)
+    data._records_file, data._labels = None, Mock()
+    data.trainer = Mock(world_size=4, training=True, default_root_dir=str(tmp_path))
     data._labels.path.return_value = Path("no such file")
     data.prepare_data()
     assert "makes them alone, and 3 others wait for it" in caplog.text

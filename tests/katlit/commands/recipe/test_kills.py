@@ -105,6 +105,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(done, "replace_file", replace_file)
     monkeypatch.setattr(command, "_parent_run", parent_run)
     monkeypatch.setattr(command, "log_to_run", lambda *_: None)
+    monkeypatch.setattr(command, "page_of", lambda *_: "/")
     return machine
 
 

@@ -52,10 +52,17 @@ Verify = Callable[[Reply], Awaitable[Verdict]]
 
 
 class NoReplyError(Exception):
-    """An agent does not reply: its server refuses the request, or may reply another time."""
+    """An agent does not reply: its server refuses the request, or may reply another time.
 
-    def __init__(self, reason: str, *, refused: bool) -> None:
+    Attributes:
+        kind: The status, or what came in its place; the message has what else the server says, which may
+            differ each time it is asked.
+        refused: Whether another time will not do.
+    """
+
+    def __init__(self, kind: str, reason: str, *, refused: bool) -> None:
         super().__init__(reason)
+        self.kind = kind
         self.refused = refused
 
 
@@ -90,7 +97,7 @@ class Outcome:
         judge: Why the query has that mode.
         score: The critic's score of the response, if it gave one.
         verified: Whether the verifier has found the answer right.
-        lost: The agent and the reason, where an agent did not reply.
+        lost: The agent and the kind of the error, where an agent did not reply.
         failed: The reason, where the agent may reply another time.
         steps: Who said what.
     """
@@ -154,7 +161,7 @@ class _Case:
         try:
             said = await self.ask(part, messages, seed)
         except NoReplyError as error:
-            self.outcome.lost = part, str(error)
+            self.outcome.lost = part, error.kind
             raise
         self.outcome.steps.append(step_of(part, attempt, seed, said))
         return said.reply

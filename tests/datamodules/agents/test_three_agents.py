@@ -140,14 +140,20 @@ def test_no_byte_depends_on_what_the_server_does_meanwhile(
     assert written(data) == truth.files
 
 
-def test_what_is_refused_is_dropped_and_counted(truth: Truth, make: Callable[..., DistillData]) -> None:
+def test_what_is_refused_is_dropped_and_counted(
+    truth: Truth, make: Callable[..., DistillData], caplog: pytest.LogCaptureFixture
+) -> None:
     def faults(body: dict[str, Any]) -> tuple[str, ...]:
         return ("too long",) * 9 if role_of(body) == "thinker" and question_of(body).startswith("4") else ()
 
     with faulty_chat(reply, faults) as server:
         data = make(server)
         data.prepare_data()
-    lost = {trace["id"] for trace in rows(data, "traces") if trace["dropped"] == "thinker no reply"}
+    traces = [trace for trace in rows(data, "traces") if trace["dropped"] == "thinker no reply"]
+    lost = {trace["id"] for trace in traces}
+    assert {trace["lost"] for trace in traces} == {"status 400"}  # what else a server says may differ
+    assert "requests were refused, " in caplog.text
+    assert 'with status 400: {"error": {"message": "too long"}}; their queries do without' in caplog.text
     assert lost == {
         trace["id"] for trace in rows(truth.data, "traces") if trace["mode"] == "on" and trace["id"][0] == "4"
     }

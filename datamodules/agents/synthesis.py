@@ -266,7 +266,6 @@ async def _explain(case: _Case) -> str:
         except NoReplyError as error:
             if not error.refused:
                 raise
-            outcome.lost = None
             return default
         judge, fault = read_judge(
             said.parsed.answer or "", outcome.mode, case.prompt, reply.parsed.answer or ""

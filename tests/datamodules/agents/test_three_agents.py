@@ -111,7 +111,7 @@ def test_records_are_right_and_losses_are_counted(truth: Truth) -> None:
     steps = [step for trace in traces for step in trace["steps"]]
     assert Counter(step["role"] for step in steps) == truth.roles
     assert {step["fault"] for step in steps} >= {
-        None, "truncated", "language", "context", "wrong", "score", "unread", "malformed"
+        None, "truncated", "language", "context", "wrong", "score", "unread", "untagged", "malformed"
     }  # fmt: skip
     sources, agents = counts[:2], counts[2:]
     assert [(row["source"], row["mode"]) for row in sources] == [("sums", "off"), ("sums", "on")]
@@ -159,6 +159,20 @@ def test_what_is_refused_is_dropped_and_counted(
     }
     whole = read_records(truth.data.records_path())
     assert read_records(data.records_path()) == [record for record in whole if record.id not in lost]
+
+
+def test_a_vote_that_is_refused_is_counted(make: Callable[..., DistillData]) -> None:
+    def faults(body: dict[str, Any]) -> tuple[str, ...]:
+        return ("too long",) * 9 if role_of(body) == "tagger" and question_of(body).startswith("4") else ()
+
+    with faulty_chat(reply, faults) as server:
+        data = make(server)
+        data.prepare_data()
+    for trace in rows(data, "traces"):
+        assert trace["tags"]["lost"] == ["status 400"] * 3 * (trace["id"][0] == "4")
+    told = {row["role"]: (row["replies"], row["lost"]) for row in rows(data, "agents") if "role" in row}
+    assert told["tagger"] == (3 * 24, {"status 400": 3 * 6})
+    assert told["critic"][1] == {}
 
 
 def test_what_fails_ends_the_run_and_is_asked_again(truth: Truth, make: Callable[..., DistillData]) -> None:

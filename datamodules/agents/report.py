@@ -68,7 +68,8 @@ def trace_rows(made: Made, models: Mapping[Part, str]) -> Iterator[dict[str, Any
             "score": outcome.score,
             "verified": outcome.verified,
             "judge": outcome.judge,
-            "tags": asdict(merged.tags) | {"spread": merged.spread, "ties": list(merged.ties), "lost": query.tagged.lost},
+            "tags": asdict(merged.tags)
+            | {"spread": merged.spread, "ties": list(merged.ties), "lost": query.tagged.lost},
             "steps": [
                 {"role": step.part.value, "model": models[step.part]}
                 | {name: value for name, value in asdict(step).items() if name != "part"}

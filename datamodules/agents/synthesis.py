@@ -71,7 +71,7 @@ class Step:
     """One reply of a trace, and what became of it."""
 
     part: Part
-    round: int
+    round: int  # of a critic, that of the response which it scores
     seed: int
     think: str
     text: str
@@ -242,6 +242,7 @@ async def _criticize(case: _Case, reply: Reply, attempt: int) -> tuple[int | Non
     think, answer = reply.parsed.think or "(none)", reply.parsed.answer or ""
     for again in range(_AGAIN):
         said = await case.say(Part.CRITIC, attempt * _AGAIN + again, think=think, answer=answer)
+        case.outcome.steps[-1].round = attempt
         score = None if said.truncated else read_score(said.parsed.answer or "")
         if score is None:
             case.note(Reason.UNREAD, "truncated" if said.truncated else "no score from 1 to 5 in JSON")

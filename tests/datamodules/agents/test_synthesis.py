@@ -113,6 +113,7 @@ def test_a_critic_that_cannot_be_read_is_asked_once_more_and_approves_nothing() 
     outcome, said = play(script | {"critic": [UNREADABLE, None, UNREADABLE, UNREADABLE]}, rounds=2)
     assert outcome.reply is None
     assert len({seed for _, _, seed in said}) == len(said)
+    assert [step.round for step in outcome.steps if step.part is Part.CRITIC] == [0, 0, 1, 1]
     assert [fault for part, fault in faults(outcome) if part == "thinker"] == ["unread"] * 2
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from katlit.batch import Prompt
-from katlit.datamodules.agents.checks import is_foreign, read_judge, read_score, slip
+from katlit.datamodules.agents.checks import is_foreign, read_judge, read_score, scripts_of, slip
 from katlit.datamodules.agents.roles import Part, Team
 from katlit.datamodules.agents.templates import conversation_text, fill
 from katlit.datamodules.labelling.chat_model import Reply
@@ -128,7 +128,7 @@ async def synthesize(prompt: Prompt, mode: Mode, team: Team, ask: Ask, verify: V
     Raises:
         UserError: as `ask` and `verify` do.
     """
-    case = _Case(prompt, team, ask, verify, Outcome(mode))
+    case = _Case(prompt, team, ask, verify, Outcome(mode), scripts_of(prompt))
     try:
         await (_think(case) if mode is Mode.THINK_ON else _answer(case))
         if case.outcome.reply is not None:
@@ -148,6 +148,7 @@ class _Case:
     ask: Ask
     verify: Verify
     outcome: Outcome
+    scripts: frozenset[str]
 
     async def say(self, part: Part, attempt: int, **values: str) -> Reply:
         """Have an agent reply to its template."""
@@ -218,9 +219,9 @@ async def _examine(case: _Case, reply: Reply, attempt: int) -> str | None:
     if Part.CRITIC in case.team.roles and needs_critic:
         score, fault, objections = await _criticize(case, reply, attempt)
     step = outcome.steps[place]
-    step.fault, step.note = fault, objections or ""
+    step.fault, step.note = fault, objections or ("" if fault is None else "its score could not be read")
     if fault is not None:
-        return objections
+        return objections or _NO_OBJECTIONS
     outcome.reply, outcome.score, outcome.verified = reply, score, verified
     return None
 
@@ -230,7 +231,8 @@ def _form_fault(case: _Case, reply: Reply) -> tuple[Reason | None, str]:
     prompt, team, parsed = case.prompt, case.team, reply.parsed
     if (fault := fault_of(reply, case.outcome.mode)) is not None:
         return fault, str(parsed.violation or "")
-    if team.same_script and (is_foreign(prompt, parsed.think) or is_foreign(prompt, parsed.answer or "")):
+    written = parsed.think, parsed.answer or ""
+    if team.same_script and any(is_foreign(case.scripts, text) for text in written):
         return Reason.LANGUAGE, "most letters are of another script"
     if (word := slip(prompt, parsed.think, team.unsaid)) is not None:
         return Reason.CONTEXT, f"the thought says {word!r}"
@@ -251,7 +253,7 @@ async def _criticize(case: _Case, reply: Reply, attempt: int) -> tuple[int | Non
         low = score.value < case.team.approve
         objections = score.reasons or f"It got {score.value} of 5 points."
         return score.value, Reason.SCORE if low else None, objections if low else ""
-    return None, Reason.UNREAD, _NO_OBJECTIONS
+    return None, Reason.UNREAD, ""
 
 
 async def _explain(case: _Case) -> str:

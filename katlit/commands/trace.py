@@ -110,7 +110,8 @@ def written(trace: dict[str, Any]) -> str:
     score = "" if trace["score"] is None else f", score {trace['score']}"
     verified = ", verified" if trace["verified"] else ""
     reasoning = "needs reasoning" if tags["needs_reasoning"] else "needs no reasoning"
-    lost = f", {len(tags['lost'])} votes lost ({', '.join(sorted(set(tags['lost'])))})" if tags["lost"] else ""
+    kinds = ", ".join(sorted(set(tags["lost"])))
+    lost = f", {len(tags['lost'])} votes lost ({kinds})" if kinds else ""
     checked = f"checked by {tags['how']}, spread {tags['spread']:.2f}{lost}"
     lines = [
         escaped(f"{trace['id']} ({source}): think-{trace['mode']}, {became}{score}{verified}"),

@@ -113,6 +113,9 @@ def test_a_critic_that_cannot_be_read_is_asked_once_more_and_approves_nothing() 
     outcome, said = play(script | {"critic": [UNREADABLE, None, UNREADABLE, UNREADABLE]}, rounds=2)
     assert outcome.reply is None
     assert len({seed for _, _, seed in said}) == len(said)
+    notes = [step.note for step in outcome.steps if step.part is Part.THINKER]
+    assert notes == ["its score could not be read"] * 2
+    assert "Objections to it: none yet\n" in [text for part, text, _ in said if part == "thinker"][1]
     assert [step.round for step in outcome.steps if step.part is Part.CRITIC] == [0, 0, 1, 1]
     assert [fault for part, fault in faults(outcome) if part == "thinker"] == ["unread"] * 2
 

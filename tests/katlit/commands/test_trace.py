@@ -103,7 +103,7 @@ def test_a_reader_that_leaves_ends_it_quietly(monkeypatch: pytest.MonkeyPatch) -
         (json.dumps(TRACE), ["5"], "none of its 1 traces is of '5'; the first id is '2+2'"),
         ('{"id": "2+2"', ["2+2"], "distill-1.jsonl:1: no trace; give"),
         ('["2+2"]', ["2+2"], "distill-1.jsonl:1: no trace; give"),
-        (json.dumps(TRACE | {"tags": TRACE["tags"] | {"spread": "a"}}), ["2+2"], "is not what labelling wrote"),
+        (json.dumps(TRACE | {"tags": TRACE["tags"] | {"spread": "a"}}), ["2+2"], "not what labelling wrote"),
         (json.dumps(TRACE | {"steps": 5}), ["2+2"], "the trace of '2+2' is not what labelling wrote"),
     ],
 )

@@ -175,6 +175,16 @@ def test_a_vote_that_is_refused_is_counted(make: Callable[..., DistillData]) -> 
     assert told["critic"][1] == {}
 
 
+def test_a_share_of_a_domain_that_no_query_has_is_said(
+    make: Callable[..., DistillData], caplog: pytest.LogCaptureFixture
+) -> None:
+    with faulty_chat(reply) as server:
+        make(server, think_share_by_domain={"Math ": 0.2, "maths": 0.9}).prepare_data()
+    assert "think_share_by_domain: no query is of domain 'maths'; the tags know 'math'" in caplog.text
+    with pytest.raises(UserError, match=r"think_share_by_domain: .*; give none where think_share is null"):
+        ThreeAgents(MODEL, MODEL, think_share=None, think_share_by_domain={"math": 0.2})
+
+
 def test_what_fails_ends_the_run_and_is_asked_again(truth: Truth, make: Callable[..., DistillData]) -> None:
     with faulty_chat(reply, lambda body: ("broken",) * 4 if role_of(body) == "writer" else ()) as server:
         data = make(server)

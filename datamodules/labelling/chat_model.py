@@ -254,10 +254,7 @@ class ChatModel(ABC):
         work: str,
         prompts: Sequence[Prompt] = (),
     ) -> list[list[Said]]:
-        """Have all that fits replied to as one batch, and sort the replies by prompt.
-
-        Of `prompts`, if they are given, is counted what got no reply.
-        """
+        """Have all that fits replied to as one batch; sort replies by prompt, count what `prompts` lack."""
         fitting = [index for index, one in enumerate(asked) if self._fits(one, sampling.max_tokens)]
         if skipped := len(asked) - len(fitting):
             self.skipped += skipped

@@ -5,6 +5,7 @@ A list of settings can be replaced and added to, but no field of one of its elem
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,9 +29,12 @@ def split(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     changes: dict[str, Any] = {}
     words: dict[str, Any] = {}
     for before, word in zip(["", *arguments], arguments, strict=False):
+        joined = re.fullmatch("(?:-c=?|--config=)(.+)", word)
         if before in ("-c", "--config"):
             changes = _merged(changes, _of_file(word))
-        if word.startswith(f"--{SECTION}."):
+        elif joined:
+            changes = _merged(changes, _of_file(joined[1]))
+        if word.startswith((f"--{SECTION}.", f"--{SECTION}=")):
             words = _merged(words, _of_word(word))
         else:
             rest.append(word)
@@ -70,23 +74,30 @@ def _resolved(changes: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[s
 def _of_file(path: str) -> dict[str, Any]:
     with open(path, encoding="utf-8") as file:  # noqa: PTH123 (a path of the command line)
         values = yaml.safe_load(file)
-    section = values.get(SECTION) if isinstance(values, dict) else None
+    return _section(values.get(SECTION) if isinstance(values, dict) else None, f" in {path}")
+
+
+def _section(section: Any, where: str = "") -> dict[str, Any]:
+    """The whole section, checked."""
     if section is not None and not (
         isinstance(section, dict) and all(isinstance(one, dict) for one in section.values())
     ):
-        raise UserError(f"{SECTION}: {section!r} in {path} is no mapping of names to settings")
+        raise UserError(f"{SECTION}: {section!r}{where} is no mapping of names to settings")
     return section or {}
 
 
 def _of_word(word: str) -> dict[str, Any]:
     key, equals, text = word.partition("=")
     name, *parts = key.removeprefix(f"--{SECTION}.").split(".")
-    if not (equals and parts):
+    whole = key == f"--{SECTION}"
+    if not (whole or (equals and parts)):
         raise UserError(f"{word}: give --{SECTION}.NAME.KEY=VALUE, such as --{SECTION}.ModeWatch.patience=3")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"{key.removeprefix('--')}: {text!r} is not YAML") from error
+    if whole:
+        return _section(value)
     for part in reversed(parts):
         value = {part: value}
     return {name: value}

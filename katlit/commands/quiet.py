@@ -30,11 +30,16 @@ _TALKERS = (
     "DeepSpeed",
 )  # fmt: skip
 _BAR_SECONDS = 10.0
+_SEVERAL = {"WORLD_SIZE", "MASTER_ADDR", "SLURM_NTASKS"}  # launchers set one of these
 
 
 def without_verbosity(arguments: Sequence[str]) -> list[str]:
-    """Take `-v` or `--verbose` off a command line; it holds for this process and those that it starts."""
-    kept = [word for word in arguments if word not in _FLAGS]
+    """Take `-v` or `--verbose` off a command line; it holds for this process and those that it starts.
+
+    What follows `--` is another program's.
+    """
+    cut = arguments.index("--") if "--" in arguments else len(arguments)
+    kept = [*(word for word in arguments[:cut] if word not in _FLAGS), *arguments[cut:]]
     if len(kept) < len(arguments):
         os.environ[VERBOSE_VARIABLE] = "1"
     return kept
@@ -48,9 +53,10 @@ def is_verbose() -> bool:
 def quieten_native() -> None:
     """Leave out warnings of torch's C++ parts, which must be told before torch is loaded.
 
-    On the CPU vLLM warns that it binds memory to NUMA nodes, at each start.
+    On the CPU vLLM warns that it binds memory to NUMA nodes, at each start. Where several processes were
+    started to meet, all stay, for one may say that it finds no other.
     """
-    if not is_verbose():
+    if not is_verbose() and not _SEVERAL & os.environ.keys():
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 

@@ -8,6 +8,7 @@ import yaml
 
 from katlit.cli import main
 from katlit.commands.named_callbacks import changed, split
+from katlit.errors import UserError
 
 SETTINGS: dict[str, Any] = {
     "seed_everything": 3,
@@ -55,6 +56,21 @@ def test_later_files_and_words_win(tmp_path: Path) -> None:
     assert rest == ["fit", "-c", str(files[0]), "-c", str(files[1]), "--x=1"]
     engine = {"class_path": "b.HF", "init_args": {"n": 4}}
     assert changes == {"A": {"x": 1, "y": 2, "e": engine}, "B": {"z": 1}}
+
+
+@pytest.mark.parametrize("words", [["-c", "{}"], ["-c={}"], ["-c{}"], ["--config={}"]])
+def test_no_spelling_of_a_file_is_passed_over(words: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("callbacks: {A: {x: 1}}\n")
+    given = [word.format(file) for word in words]
+    assert split(["fit", *given]) == (["fit", *given], {"A": {"x": 1}})
+
+
+def test_the_section_can_be_a_word() -> None:
+    words = ["fit", '--callbacks={"A": {"x": 1}}', "--callbacks.A.y=2"]
+    assert split(words) == (["fit"], {"A": {"x": 1, "y": 2}})
+    with pytest.raises(UserError, match="is no mapping of names"):
+        split(["fit", "--callbacks=[A]"])
 
 
 def test_the_settings_that_are_printed_hold_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,6 +80,8 @@ def test_verbose_brings_all_of_it_back(flag: str, logged: Any) -> None:
 
 def test_a_command_line_without_it_stays_as_it_is() -> None:
     assert without_verbosity(["fit", "--version"]) == ["fit", "--version"]
+    served = ["serve", "model", "--", "-v", "--verbose"]
+    assert without_verbosity(served) == served
     assert not quiet.is_verbose()
 
 
@@ -131,3 +133,14 @@ def test_results_are_lines_of_few_digits(
     assert ("Validate metric" in capsys.readouterr().out) is verbose
     assert ("val/loss 0.1235" in caplog.messages) is not verbose
     assert not any("auto_accuracy" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    ("variable", "level"), [("KATLIT_UNUSED", "ERROR"), ("MASTER_ADDR", None), ("SLURM_NTASKS", None)]
+)
+def test_processes_that_must_meet_keep_torchs_own_warnings(
+    variable: str, level: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quiet.os, "environ", {variable: "1"})
+    quiet.quieten_native()
+    assert quiet.os.environ.get("TORCH_CPP_LOG_LEVEL") == level

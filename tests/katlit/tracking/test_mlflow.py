@@ -1,3 +1,5 @@
+"""What MLflow is told of runs; 315 lines because all tests share a database, which takes seconds to create."""
+
 import json
 import os
 import signal

@@ -22,7 +22,7 @@ _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _CALCULATION = re.compile(r"=|\d\s*[-+*/×·÷^]\s*\d")
 _WORD = re.compile(r"\w+")
 _EASY = re.compile(r"\b(?:directly|at once|trivial|no (?:multi-step )?reasoning|no steps)\b", re.I)
-_HARD = re.compile(r"\b(?:several|many|multiple|multi-?step|careful) ?(?:steps|reasoning)?\b", re.I)
+_HARD = re.compile(r"\b(?:(?:several|many|multiple|careful) (\w+ )?(?:steps|reasoning)|multi-?step)\b", re.I)
 _NOT = re.compile(r"\b(?:not|no|without|n't|never|isn't|doesn't)\b", re.I)
 
 
@@ -58,10 +58,14 @@ def _unfenced(text: str) -> str:
     return rest.removesuffix(_FENCE) if opened and rest.endswith(_FENCE) else text
 
 
-def is_foreign(prompt: Prompt, text: str) -> bool:
-    """Whether most letters of a text are of a script that neither the question nor its reference has."""
+def scripts_of(prompt: Prompt) -> frozenset[str]:
+    """The scripts of a question and its reference."""
     asked = str(prompt["messages"][-1].get("content") or "")
-    known = letters_by_script(f"{asked}\n{prompt['reference']}")
+    return frozenset(letters_by_script(f"{asked}\n{prompt['reference']}"))
+
+
+def is_foreign(known: frozenset[str], text: str) -> bool:
+    """Whether most letters of a text are of other scripts than those of its question, if that has any."""
     written = letters_by_script(_CODE.sub(" ", text))
     if not known or not written:
         return False

@@ -28,12 +28,14 @@ class Tagged:
         merged: What they say together; what the rules say, where there is no vote.
         ballots: Votes for each mode.
         steps: Who said what.
+        lost: The kind of the error for each vote that did not come.
         failed: Why a vote is missing that may come another time; empty where none is.
     """
 
     merged: MergedTags
     ballots: dict[str, int] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
     failed: str = ""
 
 
@@ -62,6 +64,7 @@ async def tag(prompt: Prompt, team: Team, votes: int, rules: RuleTagger, ask: As
     """
     steps: list[Step] = []
     cast: list[Tags] = []
+    lost: list[str] = []
     failed = ""
     for number in range(votes if Part.TAGGER in team.roles else 0):
         content = tag_question(str(team.texts[Part.TAGGER]), prompt["messages"])
@@ -69,18 +72,19 @@ async def tag(prompt: Prompt, team: Team, votes: int, rules: RuleTagger, ask: As
         try:
             said = await ask(Part.TAGGER, [{"role": "user", "content": content}], seed)
         except NoReplyError as error:
+            lost.append(error.kind)
             failed = failed or ("" if error.refused else str(error))
             continue
         found = None if said.reply.truncated else read_tags(said.reply.parsed.answer or "")
         step = step_of(Part.TAGGER, number, seed, said)
         if found is None:
-            step.fault, step.note = Reason.UNREAD, "no tags"
+            step.fault, step.note = Reason.UNTAGGED, "no tags"
         else:
             cast.append(found)
         steps.append(step)
     thinking = sum(vote.needs_reasoning for vote in cast)
     ballots = {Mode.THINK_ON.value: thinking, Mode.THINK_OFF.value: len(cast) - thinking}
-    return Tagged(merge_tags(cast or [rules.tag(prompt)]), ballots, steps, failed)
+    return Tagged(merge_tags(cast or [rules.tag(prompt)]), ballots, steps, lost, failed)
 
 
 def query_of(

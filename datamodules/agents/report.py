@@ -32,6 +32,12 @@ def steps_of(query: Query, outcome: Outcome) -> list[Step]:
     return query.tagged.steps + outcome.steps
 
 
+def losses_of(query: Query, outcome: Outcome) -> list[tuple[Part, str]]:
+    """Return who did not reply about a query, each with the kind of the error."""
+    votes = [(Part.TAGGER, kind) for kind in query.tagged.lost]
+    return votes if outcome.lost is None else [*votes, outcome.lost]
+
+
 def dropped(outcome: Outcome) -> str | None:
     """Why a query has no response: the agent and the reason; None where it has one."""
     if outcome.reply is not None:
@@ -62,7 +68,8 @@ def trace_rows(made: Made, models: Mapping[Part, str]) -> Iterator[dict[str, Any
             "score": outcome.score,
             "verified": outcome.verified,
             "judge": outcome.judge,
-            "tags": asdict(merged.tags) | {"spread": merged.spread, "ties": list(merged.ties)},
+            "tags": asdict(merged.tags)
+            | {"spread": merged.spread, "ties": list(merged.ties), "lost": query.tagged.lost},
             "steps": [
                 {"role": step.part.value, "model": models[step.part]}
                 | {name: value for name, value in asdict(step).items() if name != "part"}
@@ -84,16 +91,20 @@ def report_rows(made: Made, models: Mapping[Part, str]) -> Iterator[dict[str, An
             "scores": _counts(outcome.score for outcome in kept if outcome.score is not None),
             "dropped": _counts(why for outcome in outcomes if (why := dropped(outcome)) is not None),
         }  # fmt: skip
+    lost: dict[Part, list[str]] = {part: [] for part in models}
     steps: dict[Part, list[Step]] = {part: [] for part in models}
     for query, outcome in made:
         for step in steps_of(query, outcome):
             steps[step.part].append(step)
+        for part, kind in losses_of(query, outcome):
+            lost[part].append(kind)
     for part, said in steps.items():
         yield {
             "role": part.value, "model": models[part], "replies": len(said),
             "prompt_tokens": sum(step.prompt_tokens for step in said),
             "reply_tokens": sum(step.tokens for step in said),
             "faults": _counts(step.fault.value for step in said if step.fault is not None),
+            "lost": _counts(lost[part]),
         }  # fmt: skip
 
 

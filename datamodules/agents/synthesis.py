@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from katlit.batch import Prompt
-from katlit.datamodules.agents.checks import is_foreign, read_judge, read_score, slip
+from katlit.datamodules.agents.checks import is_foreign, read_judge, read_score, scripts_of, slip
 from katlit.datamodules.agents.roles import Part, Team
 from katlit.datamodules.agents.templates import conversation_text, fill
 from katlit.datamodules.labelling.chat_model import Reply
@@ -52,10 +52,17 @@ Verify = Callable[[Reply], Awaitable[Verdict]]
 
 
 class NoReplyError(Exception):
-    """An agent does not reply: its server refuses the request, or may reply another time."""
+    """An agent does not reply: its server refuses the request, or may reply another time.
 
-    def __init__(self, reason: str, *, refused: bool) -> None:
+    Attributes:
+        kind: The status, or what came in its place; the message has what else the server says, which may
+            differ each time it is asked.
+        refused: Whether another time will not do.
+    """
+
+    def __init__(self, kind: str, reason: str, *, refused: bool) -> None:
         super().__init__(reason)
+        self.kind = kind
         self.refused = refused
 
 
@@ -64,7 +71,7 @@ class Step:
     """One reply of a trace, and what became of it."""
 
     part: Part
-    round: int
+    round: int  # of a critic, that of the response which it scores
     seed: int
     think: str
     text: str
@@ -90,7 +97,7 @@ class Outcome:
         judge: Why the query has that mode.
         score: The critic's score of the response, if it gave one.
         verified: Whether the verifier has found the answer right.
-        lost: The agent and the reason, where an agent did not reply.
+        lost: The agent and the kind of the error, where an agent did not reply.
         failed: The reason, where the agent may reply another time.
         steps: Who said what.
     """
@@ -121,7 +128,7 @@ async def synthesize(prompt: Prompt, mode: Mode, team: Team, ask: Ask, verify: V
     Raises:
         UserError: as `ask` and `verify` do.
     """
-    case = _Case(prompt, team, ask, verify, Outcome(mode))
+    case = _Case(prompt, team, ask, verify, Outcome(mode), scripts_of(prompt))
     try:
         await (_think(case) if mode is Mode.THINK_ON else _answer(case))
         if case.outcome.reply is not None:
@@ -141,6 +148,7 @@ class _Case:
     ask: Ask
     verify: Verify
     outcome: Outcome
+    scripts: frozenset[str]
 
     async def say(self, part: Part, attempt: int, **values: str) -> Reply:
         """Have an agent reply to its template."""
@@ -154,7 +162,7 @@ class _Case:
         try:
             said = await self.ask(part, messages, seed)
         except NoReplyError as error:
-            self.outcome.lost = part, str(error)
+            self.outcome.lost = part, error.kind
             raise
         self.outcome.steps.append(step_of(part, attempt, seed, said))
         return said.reply
@@ -211,9 +219,9 @@ async def _examine(case: _Case, reply: Reply, attempt: int) -> str | None:
     if Part.CRITIC in case.team.roles and needs_critic:
         score, fault, objections = await _criticize(case, reply, attempt)
     step = outcome.steps[place]
-    step.fault, step.note = fault, objections or ""
+    step.fault, step.note = fault, objections or ("" if fault is None else "its score could not be read")
     if fault is not None:
-        return objections
+        return objections or _NO_OBJECTIONS
     outcome.reply, outcome.score, outcome.verified = reply, score, verified
     return None
 
@@ -223,7 +231,8 @@ def _form_fault(case: _Case, reply: Reply) -> tuple[Reason | None, str]:
     prompt, team, parsed = case.prompt, case.team, reply.parsed
     if (fault := fault_of(reply, case.outcome.mode)) is not None:
         return fault, str(parsed.violation or "")
-    if team.same_script and (is_foreign(prompt, parsed.think) or is_foreign(prompt, parsed.answer or "")):
+    written = parsed.think, parsed.answer or ""
+    if team.same_script and any(is_foreign(case.scripts, text) for text in written):
         return Reason.LANGUAGE, "most letters are of another script"
     if (word := slip(prompt, parsed.think, team.unsaid)) is not None:
         return Reason.CONTEXT, f"the thought says {word!r}"
@@ -235,6 +244,7 @@ async def _criticize(case: _Case, reply: Reply, attempt: int) -> tuple[int | Non
     think, answer = reply.parsed.think or "(none)", reply.parsed.answer or ""
     for again in range(_AGAIN):
         said = await case.say(Part.CRITIC, attempt * _AGAIN + again, think=think, answer=answer)
+        case.outcome.steps[-1].round = attempt
         score = None if said.truncated else read_score(said.parsed.answer or "")
         if score is None:
             case.note(Reason.UNREAD, "truncated" if said.truncated else "no score from 1 to 5 in JSON")
@@ -243,7 +253,7 @@ async def _criticize(case: _Case, reply: Reply, attempt: int) -> tuple[int | Non
         low = score.value < case.team.approve
         objections = score.reasons or f"It got {score.value} of 5 points."
         return score.value, Reason.SCORE if low else None, objections if low else ""
-    return None, Reason.UNREAD, _NO_OBJECTIONS
+    return None, Reason.UNREAD, ""
 
 
 async def _explain(case: _Case) -> str:
@@ -259,7 +269,6 @@ async def _explain(case: _Case) -> str:
         except NoReplyError as error:
             if not error.refused:
                 raise
-            outcome.lost = None
             return default
         judge, fault = read_judge(
             said.parsed.answer or "", outcome.mode, case.prompt, reply.parsed.answer or ""

@@ -94,6 +94,8 @@ class ThreeAgents(Labeller):
         require(0 <= forced <= 1, "forced", forced, "a share from 0 to 1")
         if think_share is not None:
             choose_modes([], think_share_by_domain, seed, think_share)  # refuses what is no share
+        by_tags = think_share is None and bool(think_share_by_domain)
+        require(not by_tags, "think_share_by_domain", think_share_by_domain, "none where think_share is null")
         roles = require_roles(
             {
                 Part.TAGGER: tagger, Part.SOLVER: solver, Part.THINKER: thinker, Part.CRITIC: critic,
@@ -145,6 +147,8 @@ class ThreeAgents(Labeller):
             self._estimate(prompts, models, accuracy)
         queries = self._choose(prompts, models, accuracy)
         self._require_all(models, [query.tagged.failed for query in queries])
+        if not any(model.partial for model in models):
+            self._tell_unused({query.tagged.merged.tags.domain for query in queries})
         self._queries = {query.prompt["id"]: query for query in queries}
 
     def _choose(
@@ -161,6 +165,13 @@ class ThreeAgents(Labeller):
             query_of(prompt, each, mode, self.rules, accuracy.reference_problem)
             for prompt, each, mode in zip(prompts, tagged, modes, strict=True)
         ]
+
+    def _tell_unused(self, domains: set[str]) -> None:
+        """Say which shares are of domains that no query has."""
+        unused = [name for name in self.think_share_by_domain if name.strip().casefold() not in domains]
+        if unused:
+            told = "think_share_by_domain: no query is of domain %s; the tags know %s"
+            logger.warning(told, ", ".join(map(repr, unused)), ", ".join(map(repr, sorted(domains))))
 
     def _estimate(self, prompts: Sequence[Prompt], models: Sequence[ChatModel], accuracy: Reward) -> None:
         """Finish the first queries, and say what they took and what the others will.

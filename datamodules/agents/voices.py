@@ -104,11 +104,11 @@ class Voices:
 
     async def _send(self, model: ChatModel, request: Request) -> Any:
         if not model.fits(request):
-            raise NoReplyError("it does not fit the model's context", refused=True)
+            raise NoReplyError("context", "it does not fit the model's context", refused=True)
         if isinstance(model, EndpointModel):
             said = await model.ask(self._lines[id(model.engine)], request, known=id(model) in self._known)
             if isinstance(said, Lost):
-                raise NoReplyError(said.reason, refused=said.refused)
+                raise NoReplyError(said.kind, said.reason, refused=said.refused)
             return said
         if not isinstance(model, EngineModel):
             raise TypeError(type(model).__name__)

@@ -123,9 +123,7 @@ class EndpointModel(ChatModel):
             known=known,
         )
         self._count_all(tally)
-        if tally.refused:
-            told = "%s: %d of %d requests were refused, %d with %s; their queries do without a reply"
-            logger.warning(told, self.directory, tally.refused.total(), len(requests), *_most(tally.refused))
+        self._tell_refused(tally, len(requests))
         if tally.failed:
             self._tell_failed(tally.failed)
 
@@ -137,7 +135,9 @@ class EndpointModel(ChatModel):
 
     def hang_up(self, line: ChatLine) -> None:
         """Count what became of the requests on a line that ends."""
-        self._count_all(line.tally(name_at_endpoint(self.directory)))
+        tally = line.tally(name_at_endpoint(self.directory))
+        self._count_all(tally)
+        self._tell_refused(tally, tally.answered + tally.lost.total())
 
     def _count_all(self, tally: Tally) -> None:
         self._tally.attempts += tally.attempts
@@ -146,6 +146,11 @@ class EndpointModel(ChatModel):
         self._tally.failed += tally.failed
         self._tally.lost += tally.lost
         self._tally.faults += tally.faults
+
+    def _tell_refused(self, tally: Tally, requests: int) -> None:
+        if tally.refused:
+            told = "%s: %d of %d requests were refused, %d with %s; their queries do without a reply"
+            logger.warning(told, self.directory, tally.refused.total(), requests, *_most(tally.refused))
 
     def _tell_failed(self, failed: Counter[str]) -> None:
         """End the run, which asks only for these when it is started again; else labels depend on chance."""

@@ -30,6 +30,7 @@ class Reason(StrEnum):
     CONTEXT = "context"
     SCORE = "score"
     UNREAD = "unread"
+    UNTAGGED = "untagged"
 
 
 _WORDS: dict[Reason | tuple[Reason, Mode], str] = {
@@ -45,7 +46,8 @@ _WORDS: dict[Reason | tuple[Reason, Mode], str] = {
     Reason.LANGUAGE: "were in another script than the question; set same_script: false if they are to be",
     Reason.CONTEXT: "spoke of what no student sees, such as the draft; change the thinker's template",
     Reason.SCORE: "were sent back by the critic; lower approve, raise rounds, or look at the rubric",
-    Reason.UNREAD: "had no score or tags to read; raise that agent's max_tokens, or name another model",
+    Reason.UNREAD: "had no score to read; raise the critic's max_tokens, or name another model for it",
+    Reason.UNTAGGED: "had no tags to read; raise the tagger's max_tokens, or name another model for it",
 }
 
 

@@ -2,16 +2,18 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from katlit.commands.chat import EXIT_READER_LEFT
 from katlit.errors import UserError
 from katlit.text.printable import escaped, escaped_lines
 
 _FOLDER = Path("outputs/cache")
-_DAMAGED = (KeyError, TypeError, AttributeError)
+_DAMAGED = (KeyError, TypeError, AttributeError, ValueError)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -36,13 +38,26 @@ def main(arguments: Sequence[str]) -> int:
     path = given.traces or _newest()
     trace = find_trace(path, given.id)
     try:
-        sys.stdout.write(f"{written(trace)}\n")
-        if given.mlflow is not None:
-            send(trace, given.mlflow, given.experiment)
+        text = written(trace)
     except _DAMAGED as error:
         raise UserError(
             f"{path}: the trace of {given.id!r} is not what labelling wrote; label again"
         ) from error
+    status = _show(text)
+    if given.mlflow is not None:
+        send(trace, given.mlflow, given.experiment)
+    return status
+
+
+def _show(text: str) -> int:
+    """Write to standard output, in whatever characters it has, until nobody reads it."""
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        sys.stdout.write(f"{text}\n".encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_READER_LEFT
     return 0
 
 
@@ -90,15 +105,17 @@ def _read(line: str, path: Path, number: int) -> dict[str, Any]:
 
 def written(trace: dict[str, Any]) -> str:
     """Write a trace for a terminal; whatever a model said, it stands behind marks and can move nothing."""
-    tags, source = trace["tags"], escaped(trace["source"]) or "no source"
-    became = "kept" if trace["kept"] else escaped(f"dropped: {trace['dropped']} {trace['lost']}").strip()
+    tags, source = trace["tags"], trace["source"] or "no source"
+    became = "kept" if trace["kept"] else f"dropped: {trace['dropped']} {trace['lost']}".strip()
     score = "" if trace["score"] is None else f", score {trace['score']}"
     verified = ", verified" if trace["verified"] else ""
     reasoning = "needs reasoning" if tags["needs_reasoning"] else "needs no reasoning"
-    checked = f"checked by {escaped(tags['how'])}, spread {tags['spread']:.2f}"
+    kinds = ", ".join(sorted(set(tags["lost"])))
+    lost = f", {len(tags['lost'])} votes lost ({kinds})" if kinds else ""
+    checked = f"checked by {tags['how']}, spread {tags['spread']:.2f}{lost}"
     lines = [
-        f"{escaped(trace['id'])} ({source}): think-{trace['mode']}, {became}{score}{verified}",
-        f"tags: {escaped(tags['domain'])}, difficulty {tags['difficulty']}, {reasoning}, {checked}",
+        escaped(f"{trace['id']} ({source}): think-{trace['mode']}, {became}{score}{verified}"),
+        escaped(f"tags: {tags['domain']}, difficulty {tags['difficulty']}, {reasoning}, {checked}"),
     ]
     for step in trace["steps"]:
         lines += _step(step)
@@ -108,8 +125,8 @@ def written(trace: dict[str, Any]) -> str:
 def _step(step: dict[str, Any]) -> Iterator[str]:
     fault = f", {step['fault']}" if step["fault"] else ""
     yield ""
-    yield (
-        f"{step['role']} {step['round'] + 1}{fault} ({escaped(step['model'])}, seed {step['seed']}, "
+    yield escaped(
+        f"{step['role']} {step['round'] + 1}{fault} ({step['model']}, seed {step['seed']}, "
         f"{step['prompt_tokens']} prompt and {step['tokens']} reply tokens)"
     )
     if step["note"]:

@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
 from katlit.errors import UserError
 from katlit.rewards.base import Reward, Sample, Verdict
@@ -50,14 +51,15 @@ class LanguageReward(Reward):
 
 def letters_by_script(text: str) -> Counter[str]:
     """How many letters of each script a text has."""
+    words = _WORD.findall(_COMMAND.sub(" ", unicodedata.normalize("NFKC", text)))
+    letters = Counter("".join(word for word in words if len(word) > 1 or _script(word) not in _VARIABLES))
     found: Counter[str] = Counter()
-    for word in _WORD.findall(_COMMAND.sub(" ", unicodedata.normalize("NFKC", text))):
-        scripts = Counter(map(_script, word))
-        if len(word) > 1 or not scripts.keys() & set(_VARIABLES):
-            found += scripts
+    for letter, count in letters.items():
+        found[_script(letter)] += count
     return found
 
 
+@lru_cache(100_000)
 def _script(letter: str) -> str:
     first = unicodedata.name(letter, "UNNAMED").split(" ", 1)[0]
     return _TOGETHER.get(first, first)

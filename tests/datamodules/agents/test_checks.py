@@ -7,7 +7,7 @@ import pytest
 
 from katlit.batch import Prompt
 from katlit.datamodules import ThreeAgents
-from katlit.datamodules.agents.checks import Score, is_foreign, read_judge, read_score, slip
+from katlit.datamodules.agents.checks import Score, is_foreign, read_judge, read_score, scripts_of, slip
 from katlit.datamodules.agents.roles import Part, Role, Team
 from katlit.datamodules.agents.templates import conversation_text, fill
 from katlit.errors import UserError
@@ -71,6 +71,11 @@ SUM = asked("Anna has 3 boxes of 12 eggs. How many eggs are there?", "36")
         ("Yes, it needs <think> and more of that.", "on", None, "mark"),
         ("Yes, this can be answered directly by anyone.", "on", None, "other mode"),
         ("No, this takes several steps of work.", "off", None, "other mode"),
+        ("No, this takes many small steps of work.", "off", None, "other mode"),
+        ("No, careful reasoning is what it takes.", "off", None, "other mode"),
+        ("No, it is a multi-step problem of products.", "off", None, "other mode"),
+        ("No, it asks how many eggs there are.", "off", "It asks how many eggs there are.", None),
+        ("No, several facts are just named.", "off", "Several facts are just named.", None),
     ],
 )
 def test_a_judge_text_agrees_and_tells_no_answer(
@@ -108,7 +113,7 @@ def test_an_answer_in_words_is_found_in_a_judge_text_unless_the_question_has_it(
 def test_a_reply_in_another_script_is_foreign(
     question: str, reference: str, text: str, *, foreign: bool
 ) -> None:
-    assert is_foreign(asked(question, reference), text) is foreign
+    assert is_foreign(scripts_of(asked(question, reference)), text) is foreign
 
 
 def test_a_chain_that_speaks_of_the_draft_is_found_unless_the_question_does() -> None:

@@ -113,6 +113,10 @@ def test_a_critic_that_cannot_be_read_is_asked_once_more_and_approves_nothing() 
     outcome, said = play(script | {"critic": [UNREADABLE, None, UNREADABLE, UNREADABLE]}, rounds=2)
     assert outcome.reply is None
     assert len({seed for _, _, seed in said}) == len(said)
+    notes = [step.note for step in outcome.steps if step.part is Part.THINKER]
+    assert notes == ["its score could not be read"] * 2
+    assert "Objections to it: none yet\n" in [text for part, text, _ in said if part == "thinker"][1]
+    assert [step.round for step in outcome.steps if step.part is Part.CRITIC] == [0, 0, 1, 1]
     assert [fault for part, fault in faults(outcome) if part == "thinker"] == ["unread"] * 2
 
 
@@ -143,17 +147,17 @@ def test_without_a_critic_what_cannot_be_verified_is_kept() -> None:
 def test_an_agent_without_a_reply_ends_the_query(part: str, *, refused: bool) -> None:
     script: Script = {"solver": ["4"], "thinker": [("so", "4")], "critic": [GOOD]}
     later = [name for name in list(script)[list(script).index(part) :] if name != part]
-    lost = NoReplyError("status 400", refused=refused)
+    lost = NoReplyError("status 400", "status 400: request 7", refused=refused)
     outcome, _ = play(script | {name: [] for name in later} | {part: [lost]})
     assert (outcome.reply, outcome.lost) == (None, (Part(part), "status 400"))
-    assert outcome.failed == ("" if refused else "status 400")
+    assert outcome.failed == ("" if refused else "status 400: request 7")
 
 
 def test_a_writer_that_is_refused_or_tells_the_answer_is_replaced_by_the_default_text() -> None:
     script: Script = {"answerer": ["4"]}
-    for writer in ([NoReplyError("x", refused=True)], ["No, it is 4.", "Yes, so it is."], [None, None]):
+    for writer in ([NoReplyError("x", "x", refused=True)], ["No, it is 4.", "Yes, so it is."], [None, None]):
         outcome, _ = play(script | {"writer": writer}, Mode.THINK_OFF)
         assert outcome.judge == "This can be answered directly."
-        assert outcome.lost is None
-    outcome, _ = play(script | {"writer": [NoReplyError("x", refused=False)]}, Mode.THINK_OFF)
+        assert outcome.lost == ((Part.WRITER, "x") if len(writer) == 1 else None)
+    outcome, _ = play(script | {"writer": [NoReplyError("x", "x", refused=False)]}, Mode.THINK_OFF)
     assert (outcome.reply, outcome.failed) == (None, "x")

@@ -111,7 +111,7 @@ def test_records_are_right_and_losses_are_counted(truth: Truth) -> None:
     steps = [step for trace in traces for step in trace["steps"]]
     assert Counter(step["role"] for step in steps) == truth.roles
     assert {step["fault"] for step in steps} >= {
-        None, "truncated", "language", "context", "wrong", "score", "unread", "malformed"
+        None, "truncated", "language", "context", "wrong", "score", "unread", "untagged", "malformed"
     }  # fmt: skip
     sources, agents = counts[:2], counts[2:]
     assert [(row["source"], row["mode"]) for row in sources] == [("sums", "off"), ("sums", "on")]
@@ -140,19 +140,49 @@ def test_no_byte_depends_on_what_the_server_does_meanwhile(
     assert written(data) == truth.files
 
 
-def test_what_is_refused_is_dropped_and_counted(truth: Truth, make: Callable[..., DistillData]) -> None:
+def test_what_is_refused_is_dropped_and_counted(
+    truth: Truth, make: Callable[..., DistillData], caplog: pytest.LogCaptureFixture
+) -> None:
     def faults(body: dict[str, Any]) -> tuple[str, ...]:
         return ("too long",) * 9 if role_of(body) == "thinker" and question_of(body).startswith("4") else ()
 
     with faulty_chat(reply, faults) as server:
         data = make(server)
         data.prepare_data()
-    lost = {trace["id"] for trace in rows(data, "traces") if trace["dropped"] == "thinker no reply"}
+    traces = [trace for trace in rows(data, "traces") if trace["dropped"] == "thinker no reply"]
+    lost = {trace["id"] for trace in traces}
+    assert {trace["lost"] for trace in traces} == {"status 400"}  # what else a server says may differ
+    assert "requests were refused, " in caplog.text
+    assert 'with status 400: {"error": {"message": "too long"}}; their queries do without' in caplog.text
     assert lost == {
         trace["id"] for trace in rows(truth.data, "traces") if trace["mode"] == "on" and trace["id"][0] == "4"
     }
     whole = read_records(truth.data.records_path())
     assert read_records(data.records_path()) == [record for record in whole if record.id not in lost]
+
+
+def test_a_vote_that_is_refused_is_counted(make: Callable[..., DistillData]) -> None:
+    def faults(body: dict[str, Any]) -> tuple[str, ...]:
+        return ("too long",) * 9 if role_of(body) == "tagger" and question_of(body).startswith("4") else ()
+
+    with faulty_chat(reply, faults) as server:
+        data = make(server)
+        data.prepare_data()
+    for trace in rows(data, "traces"):
+        assert trace["tags"]["lost"] == ["status 400"] * 3 * (trace["id"][0] == "4")
+    told = {row["role"]: (row["replies"], row["lost"]) for row in rows(data, "agents") if "role" in row}
+    assert told["tagger"] == (3 * 24, {"status 400": 3 * 6})
+    assert told["critic"][1] == {}
+
+
+def test_a_share_of_a_domain_that_no_query_has_is_said(
+    make: Callable[..., DistillData], caplog: pytest.LogCaptureFixture
+) -> None:
+    with faulty_chat(reply) as server:
+        make(server, think_share_by_domain={"Math ": 0.2, "maths": 0.9}).prepare_data()
+    assert "think_share_by_domain: no query is of domain 'maths'; the tags know 'math'" in caplog.text
+    with pytest.raises(UserError, match=r"think_share_by_domain: .*; give none where think_share is null"):
+        ThreeAgents(MODEL, MODEL, think_share=None, think_share_by_domain={"math": 0.2})
 
 
 def test_what_fails_ends_the_run_and_is_asked_again(truth: Truth, make: Callable[..., DistillData]) -> None:

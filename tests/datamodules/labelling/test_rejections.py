@@ -187,6 +187,14 @@ def test_no_record_at_all_is_blamed_on_the_most_frequent_reason(
     assert not data.records_path().exists()
 
 
+@pytest.mark.parametrize(("reason", "agent"), [(Reason.UNREAD, "critic"), (Reason.UNTAGGED, "tagger")])
+def test_what_an_agent_wrote_is_blamed_on_that_agent(reason: Reason, agent: str, tmp_path: Path) -> None:
+    found = Rejections("model")
+    found.add(reason, Mode.THINK_ON, "a", "", "reply")
+    with pytest.raises(UserError, match=f"raise the {agent}'s max_tokens, or name another model for it"):
+        report([found], [], 1, tmp_path / "r.jsonl")
+
+
 def test_a_mode_without_records_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     found = Rejections("model")
     found.add(Reason.TRUNCATED, Mode.THINK_ON, "a", "", "reply")

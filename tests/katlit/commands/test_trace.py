@@ -1,6 +1,9 @@
 """`katlit trace`: all that was said is shown, and none of it can move the cursor."""
 
+import io
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ TRACE: dict[str, Any] = {
     "verified": True, "judge": "It is a\nsum.",
     "steps": [STEP, STEP | {"fault": None, "note": "", "think": ""}],
     "tags": {"needs_reasoning": True, "domain": "math", "difficulty": 2, "checkable": True, "how": "text",
-             "spread": 0.2, "ties": []},
+             "spread": 0.2, "ties": [], "lost": []},
 }  # fmt: skip
 SHOWN = r"""2+2 (sums): think-on, kept, score 4, verified
 tags: math, difficulty 2, needs reasoning, checked by text, spread 0.20
@@ -40,8 +43,8 @@ def traces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "outputs/cache/traces-distill-1.jsonl"
     path.parent.mkdir(parents=True)
-    rows = [TRACE | {"id": "1+1"}, TRACE, TRACE | {"id": "3+2+2", "judge": '"2+2"'}]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = [TRACE | {"id": "1+1"}, TRACE, TRACE | {"id": "3+2+2", "judge": '"2+2"'}, TRACE | {"id": "да"}]
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path
 
 
@@ -65,6 +68,32 @@ def test_what_was_dropped_says_why() -> None:
     )
 
 
+def test_no_field_moves_the_cursor_and_lost_votes_are_told() -> None:
+    step = {name: value if isinstance(value, int) else "\x1b[2J\n" for name, value in STEP.items()}
+    tags = TRACE["tags"] | {"how": "\x1b", "difficulty": "\x1b", "lost": ["status 400"] * 2}
+    shown = written(TRACE | {"mode": "\x1b", "source": "\x1b", "steps": [step], "tags": tags})
+    assert "\x1b" not in shown
+    assert shown.splitlines()[3].startswith(r"\x1b[2J\n 2, \x1b[2J\n (")
+    assert shown.splitlines()[1].endswith("spread 0.20, 2 votes lost (status 400)")
+
+
+@pytest.mark.usefixtures("traces")
+def test_a_terminal_of_few_characters_gets_the_others_spelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="latin-1"))
+    assert main(["trace", "да"]) == 0
+    assert raw.getvalue().startswith(rb"\u0434\u0430 (sums)")
+
+
+@pytest.mark.usefixtures("traces")
+def test_a_reader_that_leaves_ends_it_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    monkeypatch.setattr(sys, "stdout", os.fdopen(write, "w"))
+    assert main(["trace", "2+2"]) == 141
+    sys.stdout.close()  # what Python does at its end
+
+
 @pytest.mark.parametrize(
     ("text", "words", "told"),
     [
@@ -74,6 +103,7 @@ def test_what_was_dropped_says_why() -> None:
         (json.dumps(TRACE), ["5"], "none of its 1 traces is of '5'; the first id is '2+2'"),
         ('{"id": "2+2"', ["2+2"], "distill-1.jsonl:1: no trace; give"),
         ('["2+2"]', ["2+2"], "distill-1.jsonl:1: no trace; give"),
+        (json.dumps(TRACE | {"tags": TRACE["tags"] | {"spread": "a"}}), ["2+2"], "not what labelling wrote"),
         (json.dumps(TRACE | {"steps": 5}), ["2+2"], "the trace of '2+2' is not what labelling wrote"),
     ],
 )

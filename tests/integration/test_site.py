@@ -13,7 +13,17 @@ from katlit.commands.overview import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 NAV = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
-CHECKED_ELSEWHERE = {"real", "rewards", "stage3", "data", "hardware", "serving", "protocol", "benchmarks"}
+CHECKED_ELSEWHERE = {
+    "real",
+    "rewards",
+    "stage3",
+    "data",
+    "hardware",
+    "serving",
+    "protocol",
+    "benchmarks",
+    "factory",
+}
 
 
 def pages(nav: Any) -> list[str]:

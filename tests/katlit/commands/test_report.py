@@ -164,6 +164,15 @@ def test_a_browser_runs_nothing_of_it_and_shows_it(tmp_path: Path) -> None:
     assert (image[:, -1, :3] > 0.9).all()  # nothing is wider than a phone
 
 
+@pytest.mark.parametrize("name", ["responses.jsonl", "labels.json"])
+def test_what_is_not_utf8_gets_a_line(
+    name: str, tmp_path: Path, files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_bytes(b"\xff")
+    assert main(["report", f"--output={tmp_path}/r", *files, f"--labels=a={tmp_path}/labels.json"]) == 2
+    assert f"{tmp_path / name}: not UTF-8" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -171,6 +180,8 @@ def test_a_browser_runs_nothing_of_it_and_shows_it(tmp_path: Path) -> None:
         ('{\n"a": ', "line 2: not JSON"),
         ("[]", "lacks policies, headline"),
         (json.dumps(evaluation(3, True) | {"headline": None}), "lacks headline"),
+        (json.dumps(evaluation(3, True) | {"policies": {"auto": 1, "on": 1}}), "lacks off"),
+        ("\udcff", "not UTF-8"),
     ],
 )
 def test_bad_evaluations(
@@ -178,7 +189,7 @@ def test_bad_evaluations(
 ) -> None:
     path = tmp_path / "bad.json"
     if content is not None:
-        path.write_text(content)
+        path.write_text(content, errors="surrogateescape")
     output = tmp_path / "report"
     assert main(["report", f"--output={output}", *files, f"--stage=last={path}"]) == 2
     error = capsys.readouterr().err

@@ -46,7 +46,7 @@ def write_summary(found: Sequence[Rejections], records: Sequence[Record], prompt
 
 
 def keep_summary(path: Path, folder: Path) -> None:
-    """Copy the summary of these records into a stage's output folder, if there is one.
+    """Copy the summary of these records into a stage's output folder; where there is none, none stays.
 
     Args:
         path: File of the records.
@@ -55,6 +55,8 @@ def keep_summary(path: Path, folder: Path) -> None:
     if _beside(path).is_file():
         folder.mkdir(parents=True, exist_ok=True)
         replace_file(folder / FILE, _beside(path).read_bytes())
+    else:
+        (folder / FILE).unlink(missing_ok=True)  # of other records
 
 
 def _beside(path: Path) -> Path:

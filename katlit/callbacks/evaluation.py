@@ -105,6 +105,7 @@ class Evaluation(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Sample and score on every rank, then put the responses together."""
         protocol = pl_module.backbone.protocol
+        model = _fingerprint(trainer, pl_module)  # which may be refused, so before the work
         start_engine(self.engine, trainer, pl_module)
         purposes = {policy: policy for policy in self.policies}
         own = answers(self.engine, protocol, self._prompts, purposes, self.sampling, self.seed)
@@ -135,7 +136,7 @@ class Evaluation(Callback):
             }
             pl_module.log_dict(scalars)
         if trainer.is_global_zero:
-            results["model"] = _fingerprint(trainer, pl_module)
+            results["model"] = model
             self._write(trainer, results, list(everything.values()))
 
     @override

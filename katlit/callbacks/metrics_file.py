@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
 
+from katlit.callbacks.mode_watch import ModeWatch
 from katlit.callbacks.step_callback import StepCallback
 from katlit.output import replace_file, whole_rows
 
@@ -26,7 +27,7 @@ class MetricsFile(StepCallback):
         super().on_train_start(trainer, pl_module)
         path = _path(trainer)
         if trainer.is_global_zero and not trainer.fast_dev_run and path.is_file():
-            kept = [row for row in whole_rows(path) if row["step"] <= trainer.global_step]
+            kept = [row for row in whole_rows(path) if _step(row) <= trainer.global_step]
             replace_file(path, "".join(f"{json.dumps(row)}\n" for row in kept))
 
     @override
@@ -36,8 +37,17 @@ class MetricsFile(StepCallback):
         if trainer.global_step % (trainer.log_every_n_steps or 1):
             return
         found = {name: float(value) for name, value in trainer.callback_metrics.items() if "/" in name}
+        for callback in trainer.callbacks:
+            if isinstance(callback, ModeWatch) and callback.step_rates[0] == trainer.global_step:
+                found |= callback.step_rates[1]
         with _path(trainer).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": trainer.global_step} | found) + "\n")
+
+
+def _step(row: dict[str, Any]) -> float:
+    """The step of a line; infinite where it has none, so that the line is dropped."""
+    step = row.get("step")
+    return step if isinstance(step, int) else float("inf")
 
 
 def _path(trainer: Trainer) -> Path:

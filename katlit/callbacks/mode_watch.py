@@ -44,6 +44,7 @@ class ModeWatch(StepCallback):
             )
         self.min_entropy = min_entropy
         self.patience = patience
+        self.step_rates: tuple[int, dict[str, float]] = (0, {})  # step, and its metrics that trackers get
         self._low = 0  # steps in a row
         self._warned = False
 
@@ -53,7 +54,8 @@ class ModeWatch(StepCallback):
         rates = mode_rates(counts)
         for name, value in rates.items():
             pl_module.log(f"modes/{name}", value, on_step=True, on_epoch=False, batch_size=1)
-        _log_think_rates(trainer, think_rates(counts))
+        self.step_rates = (trainer.global_step, _named(think_rates(counts)))
+        _log_think_rates(trainer, self.step_rates[1])
         if self._collapses(counts, rates) and trainer.is_global_zero:
             rate = counts["on"] / (counts["on"] + counts["off"])
             logger.warning("%s", advice(rate, self._low, getattr(pl_module, "estimator", None)))
@@ -75,12 +77,15 @@ class ModeWatch(StepCallback):
         self._low, self._warned = state_dict["low"], state_dict["warned"]
 
 
-def _log_think_rates(trainer: Trainer, rates: Mapping[int, float]) -> None:
+def _named(rates: Mapping[int, float]) -> dict[str, float]:
+    return {f"modes/think_rate/difficulty-{difficulty}": rate for difficulty, rate in rates.items()}
+
+
+def _log_think_rates(trainer: Trainer, rows: dict[str, float]) -> None:
     """Past the module's log, which would repeat a difficulty's last value in steps without such prompts."""
     every, step = trainer.log_every_n_steps, trainer.global_step
     if not every or step % every:
         return
-    rows = {f"modes/think_rate/difficulty-{difficulty}": rate for difficulty, rate in rates.items()}
     for tracker in trainer.loggers:
         tracker.log_metrics(rows, step=step - 1)  # as Lightning counts
 

@@ -4,7 +4,7 @@ import logging
 from typing import Any
 
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ModelSummary
+from lightning.pytorch.callbacks import ModelSummary, RichModelSummary
 from lightning.pytorch.utilities.model_summary import get_human_readable_count
 from typing_extensions import override
 
@@ -32,5 +32,5 @@ class ModelSize(ModelSummary):
 
 
 def in_one_line(callback: Callback) -> Callback:
-    """The callback, but `ModelSize` for a table of Lightning's."""
-    return ModelSize() if isinstance(callback, ModelSummary) else callback
+    """The callback, but `ModelSize` for the table that Lightning adds by itself."""
+    return ModelSize() if type(callback) in {ModelSummary, RichModelSummary} else callback

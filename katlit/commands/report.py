@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from katlit.commands.report_page import page
-from katlit.commands.report_parts import read_answers, read_labels, read_steps
-from katlit.commands.report_pictures import Evaluations, pareto, png
+from katlit.commands.report_parts import read_answers, read_labels, read_steps, utf8_text
+from katlit.commands.report_pictures import POLICIES, Evaluations, pareto, png
 from katlit.errors import UserError
 from katlit.output import replace_file, require_writable
 
@@ -87,10 +87,12 @@ def read_evaluation(file: Path) -> dict[str, Any]:
             f"{file}: no such evaluation; `katlit test` with katlit.callbacks.evaluation writes it"
         )
     try:
-        evaluation: Any = json.loads(file.read_text(encoding="utf-8"))
+        evaluation: Any = json.loads(utf8_text(file))
     except json.JSONDecodeError as error:
         raise UserError(f"{file}, line {error.lineno}: not JSON ({error.msg})") from error
     missing = [key for key in NEEDED if not isinstance(evaluation, dict) or evaluation.get(key) is None]
+    if not missing:
+        missing = [name for name in POLICIES if name not in evaluation["policies"]]
     if missing:
         raise UserError(f"{file}: lacks {', '.join(missing)}; evaluate all of auto, on and off")
     return dict(evaluation)

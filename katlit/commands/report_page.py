@@ -4,6 +4,7 @@ What a model, a question or a file name says is text for the page, never a part 
 all but our own pictures, and the page's policy lets a browser run and load nothing.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +18,7 @@ _LONGEST = 4000  # characters of a part of an answer
 # Title of a picture -> the metrics in it; one that ends in "-" stands for all that begin so.
 _PICTURES = {
     "reward": {"rollout/reward": "reward", "rollout/accuracy": "accuracy"},
-    "think rate by difficulty": {"modes/think_rate/difficulty-": "difficulty ", "rollout/think_rate": "all"},
+    "think rate by difficulty": {"rollout/think_rate": "all", "modes/think_rate/difficulty-": "difficulty "},
     "tokens of a response": {"rollout/mean_tokens": "tokens"},
     "loss": {"train/loss": "loss"},
 }
@@ -113,13 +114,18 @@ def _curves(stage: str, rows: Metrics) -> list[str]:
 def _series(rows: Metrics, wanted: Mapping[str, str]) -> Series:
     """The values of the wanted metrics by step; without those that were never logged."""
     found: dict[str, list[tuple[float, float]]] = {}
-    names = sorted({name for row in rows for name in row})
+    names = sorted({name for row in rows for name in row}, key=_by_number)
     for prefix, words in wanted.items():
         for name in names:
             if name == prefix or (prefix.endswith("-") and name.startswith(prefix)):
                 points = [(row["step"], row[name]) for row in rows if name in row]
                 found[words + name.removeprefix(prefix)] = points
     return found
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    """What sorts difficulty 10 after difficulty 2."""
+    return [(int(part) if part.isdecimal() else -1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _questions(answers: Mapping[str, Answers]) -> list[dict[str, Any]]:

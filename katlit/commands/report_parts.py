@@ -18,13 +18,25 @@ QUESTIONS = 10
 _WORDS = ("question", "reference", "judge", "thinking", "answer")
 
 
+def utf8_text(file: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        UserError: where it is not UTF-8.
+    """
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 ({error.reason} at byte {error.start})") from error
+
+
 def read_answers(evaluation: Path) -> Answers:
     """The responses beside an evaluation; none where there are none with the words of the questions."""
     file = evaluation.with_name("responses.jsonl")
     if not file.is_file():
         return []
     rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(utf8_text(file).split("\n"), start=1):
         if line:
             rows.append(_object(line, f"{file}, line {number}"))
     return [row for row in rows if all(name in row for name in _WORDS)]
@@ -43,7 +55,7 @@ def read_labels(file: Path) -> Labels | None:
     if not file.is_file():
         sys.stdout.write(f"{file}: not there, so the report says nothing of these labels\n")
         return None
-    return _object(file.read_text(encoding="utf-8"), str(file))
+    return _object(utf8_text(file), str(file))
 
 
 def _object(text: str, where: str) -> dict[str, Any]:

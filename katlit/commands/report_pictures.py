@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def curves(title: str, series: Series) -> "Figure":
     """Values over the steps; where there are many, a mean over some neighbours is drawn over them."""
     figure = _figure(5.4, 3.0)
     axes = figure.subplots()
-    for colour, (name, points) in zip(CURVES, series.items(), strict=False):
+    for colour, (name, points) in zip(cycle(CURVES), series.items(), strict=False):
         steps, values = [step for step, _ in points], [value for _, value in points]
         smooth = smoothed(values)
         if len(values) > len(CURVES):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
 from katlit.commands import quiet
@@ -68,7 +69,7 @@ class ShortResults(Trainer):
 
 def _told(results: Any) -> Any:
     """Log what an evaluation has found, but for the policies' figures, which `Evaluation` has logged."""
-    for found in results or ():
+    for found in (results or ()) if rank_zero_only.rank == 0 else ():
         for name, value in found.items():
             if not name.startswith(_TOLD_BY_EVALUATION):
                 logger.info("%s %.4g", name, value)

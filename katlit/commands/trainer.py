@@ -179,7 +179,7 @@ class KatCLI(LightningCLI):
             raise mistakes.of_trainer(error, settings) from error
         if isinstance(trainer, KatTrainer):
             trainer.named_devices = named_devices(settings["devices"])
-        if not quiet.is_verbose():
+        if not (quiet.is_verbose() or "ModelSummary'" in str(settings.get("callbacks"))):  # one's own stays
             trainer.callbacks = [in_one_line(callback) for callback in trainer.callbacks]
         # What it logs of a step is there when the callbacks of the settings look at that step.
         trainer.callbacks.sort(key=lambda callback: not isinstance(callback, OptimizerLog))

@@ -7,21 +7,30 @@ from typing import Any
 from katlit.rewards.base import Sample
 
 _KEY = "answer"
+_AROUND_KEYS = re.compile(r"""[\s"']""")
 _FENCE = re.compile(r"```(?:json)?[ \t]*\n(.*)\n[ \t]*```", re.S | re.I)
 
 
 def plain_answer(sample: Sample) -> str | None:
-    """The answer of a sample, taken out of its JSON object where it is nothing but one.
+    """The answer of a sample, taken out of its JSON object where it is one; None where it has none.
 
     That is the value of the key "answer", or of an object's only key, if it is a number, a text or a truth
-    value; the object may stand in a code block. An answer to a question whose reference is an object itself
-    stays as it is, and so does one that names two answers.
+    value; the object may stand in a code block. An object without exactly one such value answers nothing, and
+    neither does what begins like an object, names "answer" and is no JSON: else the last number in it would
+    count. An answer to a question whose reference is an object itself stays as it is.
     """
     answer = sample.answer
-    if answer is None or _members(sample.prompt["reference"]) is not None:
+    if answer is None or _is_object(sample.prompt["reference"]) or not _is_object(answer):
         return answer
-    held = _held(_members(answer) or [])
-    return answer if held is None else held
+    return _held(_members(answer) or [])
+
+
+def _is_object(text: str) -> bool:
+    """Whether a text is a JSON object with something in it, or begins like one and names "answer"."""
+    if _members(text):
+        return True
+    bare = _AROUND_KEYS.sub("", text.casefold().replace("```json", "```")).removeprefix("```")
+    return bare.startswith("{") and any(f"{before}{_KEY}:" in bare for before in "{,")
 
 
 def _members(text: str) -> list[tuple[str, Any]] | None:

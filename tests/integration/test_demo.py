@@ -95,6 +95,7 @@ def test_the_recipe_from_end_to_end(tmp_path: Path) -> None:
     for part in (
         "Training: step_srpo",
         "think rate by difficulty",
+        "difficulty 1<",  # a curve of its own
         "questions got a label",
         "after cold_start",
     ):

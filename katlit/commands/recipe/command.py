@@ -119,10 +119,11 @@ def _report(recipe: Recipe, plan: Sequence[Step], marks: Marks, commands: Comman
     words = report_words(recipe, _seconds(plan, marks))
     step = Step("report", "report", tuple(words), (), recipe.output / "report.json", (), ())
     mark = Mark(sha256(json.dumps(made).encode()).hexdigest(), done=True, seconds=0.0, start=trained)
-    if marks.is_done(step, mark.key):
+    if marks.is_done(step, mark.key) and all((recipe.output / name).is_file() for name in REPORT_FILES):
         return
     known = marks.read(step)
     commands.call(words)
+    marks.write(step, replace(mark, done=False))  # a card that fails may be changed before the next try
     # Nobody can have changed the card of a model that had no report yet.
     again = [] if known is not None and known.start == trained else ["--overwrite"]
     commands.call([*card_words(recipe), *again])

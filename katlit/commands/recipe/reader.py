@@ -138,7 +138,15 @@ class _Reader:
         for key in OWNED.keys() & values.keys():
             self._say((*path, "set", key), f"is the recipe's own; give {OWNED[key]}")
         kept = {key: value for key, value in values.items() if key not in OWNED}
-        return Overlay(tuple(found), kept, tuple(shlex.split(self._text(section, "launch", "", path))))
+        return Overlay(tuple(found), kept, self._launch(section, path))
+
+    def _launch(self, section: Mapping[str, Any], path: tuple[str, ...]) -> tuple[str, ...]:
+        text = self._text(section, "launch", "", path)
+        try:
+            return tuple(shlex.split(text))
+        except ValueError as error:
+            self._say((*path, "launch"), f"{text!r} is no command line ({first_line(error)})")
+            return ()
 
     def _source(self, value: Any, key: str) -> Any:
         """A source of prompts; a bare path is a file of questions with mathematical answers."""

@@ -72,20 +72,20 @@ def table(history: Mapping[str, Mapping[str, Any]]) -> str:
     if not history:
         return ""
     names = list(history)
-    before, after = history[names[0]], history[names[-1]]
+    stages = [history[name] for name in dict.fromkeys((names[0], names[-1]))]
     rows = [
-        [policy, *(_change(before[policy][key], after[policy][key], form) for key, form in _COLUMNS.values())]
-        for policy in after
-        if policy in before
+        [
+            policy,
+            *(" -> ".join(f"{of[policy][key]:{form}}" for of in stages) for key, form in _COLUMNS.values()),
+        ]
+        for policy in stages[-1]
+        if policy in stages[0]
     ]
     rows = [["policy", *_COLUMNS], *rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(map(str.rjust, row, widths)) for row in rows)
-    return f"from {names[0]} to {names[-1]}:\n" + "".join(f"{line}\n" for line in lines)
-
-
-def _change(before: float, after: float, form: str) -> str:
-    return f"{before:{form}} -> {after:{form}}"
+    heading = names[0] if len(names) == 1 else f"from {names[0]} to {names[-1]}"
+    return f"{heading}:\n" + "".join(f"{line}\n" for line in lines)
 
 
 def _write(text: str) -> None:

@@ -15,6 +15,8 @@ _DECIMAL = re.compile(
     rf"(?P<whole>{_INTEGER})?\.?(?:(?<=\.)(?P<part>\d{{0,1000}})(?:\\overline\s*\{{(?P<again>\d{{1,100}})\}})?)?"
     r"(?:\s*(?:[eE]|(?:\\times|\\cdot|\*|x)\s*10\s*\^)\s*\{?(?P<power>[+-]?\d{1,3})\}?)?"
 )
+# Such a number takes sympy longer to write out than any limit allows.
+_ENORMOUS = re.compile(r"(?:(?<=[\d.])[ ]?[eE]|\^|\*\*)[\s{(]*[+-]?\s*0*[1-9]\d{4}")
 _QUOTIENT = re.compile(
     rf"(?:(?P<mixed>\d{{1,100}})(?:\s+(?=\d)|\s*(?=\\)))?"
     rf"(?:(?P<a>-?{_INTEGER})\s*/\s*(?P<b>{_INTEGER})"
@@ -89,6 +91,11 @@ def _decimal(whole: str, part: str | None, again: str | None, power: int) -> Num
 
 def _integer(text: str) -> int:
     return int(re.sub("[ ,]", "", text))
+
+
+def has_enormous_exponent(text: str) -> bool:
+    """Whether an exponent of more than four digits stands somewhere in a text, as in 1e99999."""
+    return _ENORMOUS.search(text) is not None
 
 
 def equal(reference: Numeral, answer: Numeral) -> bool:

@@ -15,7 +15,7 @@ from katlit.rewards.json_answers import plain_answer
 from katlit.rewards.match import empty_reference, reference_of
 from katlit.rewards.math.answers import final_expression, has_box, reference_expression
 from katlit.rewards.math.lists import equal_lists, split_list
-from katlit.rewards.math.numerals import Numeral, equal, read_numeral
+from katlit.rewards.math.numerals import Numeral, equal, has_enormous_exponent, read_numeral
 from katlit.rewards.math.sentences import is_prose
 from katlit.rewards.math.spelling import as_text, readable
 from katlit.rewards.math.units import split_unit
@@ -232,6 +232,8 @@ def _request(
     reference: str, answer: str, number: Numeral | None, given: Numeral | None
 ) -> Verdict | dict[str, str]:
     """What to ask a worker."""
+    if has_enormous_exponent(answer) and not has_enormous_exponent(reference):
+        return Verdict(0.0, "an exponent of more than four digits")
     if _TWO_NUMBERS.search(answer) and not given:
         return Verdict(0.0, "two numbers with nothing between them")  # to sympy "5 6" is 11
     rounded, other = (number, answer) if number else (given, reference)

@@ -33,3 +33,5 @@ def test_the_counts_and_some_examples_reach_the_stages_folder(tmp_path: Path) ->
     assert [(row["prompt"], len(row["reply"])) for row in kept["examples"]] == [
         ("p0", 2000), ("p1", 2000), ("p9", 8)
     ]  # fmt: skip
+    keep_summary(tmp_path / "cache/distill-2.jsonl", tmp_path / "stage")
+    assert not (tmp_path / "stage/labels.json").exists()

@@ -113,6 +113,21 @@ def test_it_says_of_which_weights_it_is(tmp_path: Path) -> None:
     assert json.loads(file.read_text())["model"] == sample_model(str(tmp_path / "out"))
 
 
+def test_weights_that_cannot_be_told_are_refused_before_the_sampling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(directory: str) -> str:
+        raise UserError("no such weights")
+
+    stage, _ = run(tmp_path, Script(max_context=128), [prompt(0)])
+    stage.backbone.export(tmp_path / "out")
+    monkeypatch.setattr("katlit.callbacks.evaluation.sample_model", refuse)
+    engine = Script(max_context=128)
+    with pytest.raises(UserError, match="no such weights"):
+        run(tmp_path, engine, [prompt(0)], Backbone(init_from=str(tmp_path / "out")))
+    assert not hasattr(engine, "sampling")
+
+
 def test_a_real_engine(tmp_path: Path) -> None:
     run(tmp_path, HFEngine(max_context=128), [prompt(0), prompt(1)], policies=["auto"])
     results = json.loads((tmp_path / "evaluation.json").read_text())

@@ -1,10 +1,14 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 from tinystage import TinyData, TinyStage
 
 from katlit.callbacks.metrics_file import MetricsFile
+from katlit.callbacks.mode_watch import ModeWatch
 from katlit.commands.trainer import KatTrainer
 from katlit.output import whole_rows
 
@@ -25,6 +29,29 @@ def fit(folder: Path, steps: int, checkpoint: Path | None = None) -> Path:
     return folder / "metrics.jsonl"
 
 
+def test_the_think_rates_of_a_step_are_there_without_a_logger(tmp_path: Path) -> None:
+    watch = ModeWatch()
+    trainer: Any = SimpleNamespace(
+        is_global_zero=True, fast_dev_run=False, global_step=0, log_every_n_steps=1, callback_metrics={},
+        default_root_dir=tmp_path, callbacks=[watch], loggers=[],
+    )  # fmt: skip
+    module: Any = SimpleNamespace(log=lambda *_, **__: None)
+    zeros = torch.zeros(1, dtype=torch.long)
+    for difficulty in (1, 2):
+        trainer.global_step = difficulty
+        batch = {
+            "modes": zeros,
+            "group_ids": zeros,
+            "difficulties": zeros + difficulty,
+            "forced": zeros.bool(),
+        }
+        watch.on_step_end(trainer, module, batch)
+        MetricsFile().on_step_end(trainer, module, batch)
+    assert whole_rows(tmp_path / "metrics.jsonl") == [
+        {"step": step, f"modes/think_rate/difficulty-{step}": 0} for step in (1, 2)
+    ]
+
+
 def test_each_step_is_there_once_however_often_a_run_was_killed(tmp_path: Path) -> None:
     file = fit(tmp_path, 4)
     rows = whole_rows(file)
@@ -33,6 +60,8 @@ def test_each_step_is_there_once_however_often_a_run_was_killed(tmp_path: Path) 
     with file.open("a") as cut:
         cut.write('{"step": 5, "train/lo')
     fit(tmp_path, 2)
+    with file.open("a") as other:
+        other.write('{"loss": 1}\n')
     fit(tmp_path, 4, tmp_path / "2.ckpt")
     with file.open("a") as cut:
         cut.write('{"step": 5, "train/lo')

@@ -104,6 +104,8 @@ def test_a_table_of_the_model_becomes_a_line(caplog: pytest.LogCaptureFixture) -
     other = EarlyStopping("loss")
     assert in_one_line(other) is other
     assert isinstance(in_one_line(RichModelSummary()), ModelSize)
+    derived = type("Mine", (RichModelSummary,), {})()
+    assert in_one_line(derived) is derived
     caplog.set_level(logging.INFO, "katlit")
     ModelSize.summarize([], 1_000_000, 950_000, 4.0, {}, 0)
     assert caplog.messages == ["model: 950 K parameters to train, 50.0 K frozen"]

@@ -164,6 +164,26 @@ def test_a_browser_runs_nothing_of_it_and_shows_it(tmp_path: Path) -> None:
     assert (image[:, -1, :3] > 0.9).all()  # nothing is wider than a phone
 
 
+def test_a_curve_of_each_difficulty_by_number_after_that_of_all(tmp_path: Path, files: list[str]) -> None:
+    row = {"step": 1, "rollout/think_rate": 0.5} | {
+        f"modes/think_rate/difficulty-{n}": 0.5 for n in range(12)
+    }
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row))
+    assert main(["report", f"--output={tmp_path}/r", *files, f"--metrics=a={tmp_path}/metrics.jsonl"]) == 0
+    page = (tmp_path / "r/report.html").read_text()
+    places = [page.index(f">{words}<") for words in ("all", *(f"difficulty {n}" for n in range(12)))]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("name", ["responses.jsonl", "labels.json"])
+def test_what_is_not_utf8_gets_a_line(
+    name: str, tmp_path: Path, files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_bytes(b"\xff")
+    assert main(["report", f"--output={tmp_path}/r", *files, f"--labels=a={tmp_path}/labels.json"]) == 2
+    assert f"{tmp_path / name}: not UTF-8" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -171,6 +191,8 @@ def test_a_browser_runs_nothing_of_it_and_shows_it(tmp_path: Path) -> None:
         ('{\n"a": ', "line 2: not JSON"),
         ("[]", "lacks policies, headline"),
         (json.dumps(evaluation(3, True) | {"headline": None}), "lacks headline"),
+        (json.dumps(evaluation(3, True) | {"policies": {"auto": 1, "on": 1}}), "lacks off"),
+        ("\udcff", "not UTF-8"),
     ],
 )
 def test_bad_evaluations(
@@ -178,7 +200,7 @@ def test_bad_evaluations(
 ) -> None:
     path = tmp_path / "bad.json"
     if content is not None:
-        path.write_text(content)
+        path.write_text(content, errors="surrogateescape")
     output = tmp_path / "report"
     assert main(["report", f"--output={output}", *files, f"--stage=last={path}"]) == 2
     error = capsys.readouterr().err

@@ -158,6 +158,25 @@ def test_a_damaged_mark_is_no_mark(commands: Played) -> None:
     assert katlit() == 0
 
 
+@pytest.mark.parametrize("name", ["report.json", "pareto.png"])
+def test_a_report_without_one_of_its_files_is_written_again(commands: Played, name: str) -> None:
+    assert katlit() == 0
+    Path("out", name).unlink()
+    commands.called.clear()
+    assert katlit() == 0
+    assert commands.called == END
+
+
+def test_a_card_that_failed_is_not_overwritten_at_the_next_try(commands: Played) -> None:
+    commands.failing = "card"
+    assert katlit() == 2
+    assert commands.words[-1][-1] == "--overwrite"
+    commands.failing = ""
+    assert katlit() == 0
+    assert commands.called[-4:] == END + END
+    assert "--overwrite" not in commands.words[-1]  # the user may have changed it since
+
+
 @pytest.mark.parametrize("named", ["recipe", "settings"])
 def test_data_that_have_changed_are_seen(commands: Played, named: str) -> None:
     Path("questions.jsonl").write_text("{}\n")

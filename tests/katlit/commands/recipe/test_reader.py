@@ -107,6 +107,13 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
         assert any(mistake.startswith(f"{line}: {words}") for mistake in found), (line, words, found)
 
 
+def test_a_launch_with_an_open_quotation_is_a_mistake(tmp_path: Path) -> None:
+    path = written(tmp_path, 'model: student\nstages:\n  distill:\n    launch: "srun \'x"\n')
+    _, (mistake,) = read_recipe(path)
+    assert mistake.startswith(f"{path}:4: stages.distill.launch: ")
+    assert "No closing quotation" in mistake
+
+
 def test_changes_reach_whole_keys_of_settings_and_empty_stages(tmp_path: Path) -> None:
     path = written(tmp_path, "model: student\nstages: {distill: }\n")
     changes = ["stages.distill.set.trainer.x=a=b", "prompts.class_path=P", "prompts.init_args.dataset.path=z"]

@@ -35,4 +35,9 @@ def test_the_table_has_before_and_after_in_few_digits() -> None:
         "policy        accuracy        tokens    think rate",
         "  auto  0.123 -> 0.500  25.9 -> 25.9  0.00 -> 1.00",
     ]
+    assert table({"distill": {"auto": FIGURES}}).splitlines() == [
+        "distill:",
+        "policy  accuracy  tokens  think rate",
+        "  auto     0.123    25.9        0.00",
+    ]
     assert table({}) == ""

@@ -75,6 +75,17 @@ def test_a_long_text_may_end_in_the_answer(reward: MathReward) -> None:
     assert [verdict.value for verdict in reward([sample("5", answer) for answer in answers])] == [1, 1]
 
 
+ENORMOUS = ["1E99999999", '{"answer": 1E99999999}', r"1.5\times 10^{-99999}", "(1e+99999, 2)", "2**10000"]
+
+
+@pytest.mark.parametrize("answer", ENORMOUS)
+def test_an_enormous_exponent_is_wrong_at_once(answer: str) -> None:
+    alone = MathReward()
+    assert [alone([sample(reference, answer)])[0].value for reference in ("12", "x+1")] == [0, 0]
+    assert "_pool" not in vars(alone)  # no worker has looked at it
+    assert alone([sample("10^{99999}", "$10^{99999}$")])[0].value == 1
+
+
 ENDLESS = [r"\boxed{9^{9^{9^{9}}}}", r"\prod_{k=1}^{10^8} k", r"\binom{10^9}{5\cdot10^8}", "(1+x)^{10^6}"]
 
 

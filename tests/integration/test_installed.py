@@ -107,7 +107,9 @@ def run(command: list[str], folder: Path) -> str:
 
 def test_the_wheel_holds_all_packages_and_settings(wheel: Path) -> None:
     held = set(zipfile.ZipFile(wheel).namelist())
-    found = [path.relative_to(ROOT) for path in (ROOT / "katlit").rglob("*.py")]
+    found = [
+        path.relative_to(ROOT) for path in (ROOT / "katlit").rglob("*.*") if path.suffix in (".py", ".jinja")
+    ]
     for name, kind in (("modules", "py"), ("datamodules", "py"), ("configs", "py"), ("configs", "yaml")):
         found += ["katlit" / path.relative_to(ROOT) for path in (ROOT / name).rglob(f"*.{kind}")]
     assert {name for name in held if ".dist-info/" not in name} == set(map(str, found))

@@ -56,7 +56,7 @@ class Machine:
         given = dict(word.removeprefix("--").split("=", 1) for word in words if "=" in word)
         if words[0] == "report":
             figures = {"headline": {"token_ratio": 0.7, "accuracy_gap": 0.0}, "of": self.evaluations()}
-            for name in ("report.json", "report.md", "pareto.png"):
+            for name in command.REPORT_FILES:
                 self.write(Path("out", name), json.dumps(figures))
         elif words[0] == "card":
             self.write(Path(words[1], "README.md"), str(self.evaluations()))

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from katlit.errors import UserError
+from katlit.parallel.abandoned_builds import warn_of_abandoned_builds
 
 
 class ZeroStrategy(DeepSpeedStrategy):
@@ -70,6 +71,7 @@ class ZeroStrategy(DeepSpeedStrategy):
 
     @override
     def setup_environment(self) -> None:
+        warn_of_abandoned_builds()
         if not self._on_cpu():
             super().setup_environment()
             return

@@ -149,8 +149,8 @@ class KatCLI(LightningCLI):
         """The command line with the list of callbacks as the changes make it."""
         if not changes:
             return args
-        quiet = [word for word in args if not word.startswith("--print_config")]
-        settings = parser.parse_args(quiet)[args[0]].as_dict()
+        unprinted = [word for word in args if not word.startswith("--print_config")]
+        settings = parser.parse_args(unprinted)[args[0]].as_dict()
         return [*args, named_callbacks.changed(settings, changes), f"--{named_callbacks.SECTION}={{}}"]
 
     @override

@@ -11,11 +11,9 @@ from faulty_chat import faulty_chat
 from scripted_agents import reply, role_of, total
 from serving import serving
 
-from benchmarks._smollm2 import model_directory
 from katlit.cli import main
 from katlit.datamodules.agents.roles import _TEMPLATES, Part
 from katlit.datamodules.records import read_records
-from katlit.errors import UserError
 from katlit.text.protocol import Mode
 
 ROOT = Path(__file__).parents[2]
@@ -92,15 +90,6 @@ def test_the_table_of_placeholders_is_that_of_the_code() -> None:
     told = {row.split("`")[1]: re.findall(r"`\{(\w+)\}`", row) for row in table.splitlines() if "`{" in row}
     for part, (_, known, _) in _TEMPLATES.items():
         assert sorted(known) == sorted(["question", *told.get(part.value, [])])
-
-
-@pytest.fixture
-def smollm2() -> Path:
-    pytest.importorskip("vllm", exc_type=ImportError)
-    try:
-        return model_directory()
-    except UserError as error:
-        pytest.skip(str(error))
 
 
 @pytest.mark.soak

@@ -11,10 +11,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks._smollm2 import model_directory
 from katlit.cli import main
 from katlit.datamodules.records import Record, read_records
-from katlit.errors import UserError
 from katlit.rollout.record_files import read_records as read_rollouts
 from katlit.text.protocol import MARKERS, Mode
 
@@ -73,15 +71,6 @@ def said() -> Iterator[Said]:
     logging.getLogger("katlit").addHandler(handler)
     yield handler
     logging.getLogger("katlit").removeHandler(handler)
-
-
-@pytest.fixture(scope="module")
-def smollm2() -> Path:
-    pytest.importorskip("vllm", exc_type=ImportError)
-    try:
-        return model_directory()
-    except UserError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")

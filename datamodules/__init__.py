@@ -10,6 +10,7 @@ from katlit.datamodules.sources.base import PromptSource
 from katlit.datamodules.sources.cleaned import CleanedPrompts
 from katlit.datamodules.sources.curriculum import Curriculum, CurriculumStage
 from katlit.datamodules.sources.files import FilePrompts
+from katlit.datamodules.sources.json_prompts import JSONPrompts
 from katlit.datamodules.sources.tasks import TaskFamily, TaskPrompts
 from katlit.datamodules.teachers.cached_teacher import CachedTeacher
 
@@ -22,6 +23,7 @@ __all__ = [
     "DistillData",
     "DualRegime",
     "FilePrompts",
+    "JSONPrompts",
     "Labeller",
     "MajorityVote",
     "PromptData",

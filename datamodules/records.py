@@ -44,6 +44,7 @@ _OPTIONAL = {
     "critic_score": _SCORE,
     "verified": BOOLEAN,
     "forced": BOOLEAN,
+    "rewritten": BOOLEAN,
     "teacher": TEXT,
     "source": TEXT,
     "seed": INTEGER,
@@ -71,6 +72,7 @@ class Record:
     critic_score: float | None = None
     verified: bool = False
     forced: bool = False  # the mode came by prefill: judge and marker are no targets
+    rewritten: bool = False  # not in its teacher's words, so stage 1 has no divergence from them
     teacher: str = ""
     source: str = ""
     seed: int = 0

@@ -10,6 +10,7 @@ from katlit.batch import Prompt
 from katlit.datamodules.dialects.base import Ballot
 from katlit.datamodules.labelling.base import Labeller
 from katlit.datamodules.labelling.chat_model import ChatModel, Reply
+from katlit.datamodules.labelling.json_answers import json_records
 from katlit.datamodules.labelling.replies import accept, log_labels, record_of
 from katlit.datamodules.labelling.seeds import draws, request_seeds
 from katlit.datamodules.labelling.votes import (
@@ -46,6 +47,9 @@ class DualRegime(Labeller):
             so that the student goes on well from either (our choice).
         think_share: Share of think-on records to reach by dropping records of the larger class
             (the paper has 0.348); null keeps all.
+        json_share: Share of the verified records that come once more, asking for a JSON object, and whose
+            answer becomes one, see `MajorityVote`. They are not the teacher's words: only their cross-entropy
+            is trained (our choice).
         seed: Seed of all sampling.
     """
 
@@ -55,6 +59,7 @@ class DualRegime(Labeller):
     epsilon: float = 0.0
     forced: float = 0.5
     think_share: float | None = None
+    json_share: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -62,7 +67,7 @@ class DualRegime(Labeller):
         teachers_of(self.teacher, _TEACHER)
         require(self.tries >= 1, "tries", self.tries, "at least 1")
         require(self.ballots >= 0, "ballots", self.ballots, "0 or more")
-        for key in ("epsilon", "forced"):
+        for key in ("epsilon", "forced", "json_share"):
             value = getattr(self, key)
             require(0 <= value <= 1, key, value, "a share from 0 to 1")
         if self.think_share is not None:
@@ -102,6 +107,7 @@ class DualRegime(Labeller):
             regimes = [record.regime for record in records]
             kept = subsample_to_share(regimes, self.think_share, self.seed)
             records = [records[index] for index in kept]
+        records += json_records(records, accuracy, self.json_share, self.seed)
         log_labels("dual regime", len(prompts), drawn, solved, records, start)
         return records
 

@@ -7,17 +7,13 @@ from dataclasses import replace
 from random import Random
 
 from katlit.batch import Prompt
+from katlit.datamodules.json_requests import asking_for_json
 from katlit.datamodules.labelling.seeds import draws
 from katlit.datamodules.records import Record
 from katlit.rewards import Reward, Sample, verdicts_of
 from katlit.rewards.math.answers import final_expression
 from katlit.text.protocol import ParsedResponse
 
-REQUESTS = (
-    'Answer with a JSON object that has the key "answer".',
-    'Reply in JSON: {"answer": ...}',
-    'Give the answer as JSON, with the key "answer".',
-)
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
 _MOST_CHARACTERS = 200  # of a final answer
 
@@ -56,12 +52,14 @@ def _final(record: Record) -> str:
 
 
 def _as_json(record: Record, final: str, random: Random) -> Record:
-    turns = [dict(turn) for turn in record.messages]
-    last = next(turn for turn in reversed(turns) if turn["role"] == "user")
-    question, request = last["content"].strip(), random.choice(REQUESTS)
-    last["content"] = "\n".join([question, request] if random.random() < 0.5 else [request, question])
     value = final if _NUMBER.fullmatch(final) else json.dumps(final, ensure_ascii=False)
-    return replace(record, messages=turns, answer=f'{{"answer": {value}}}', source=f"{record.source}+json")
+    return replace(
+        record,
+        messages=asking_for_json(record.messages, random),
+        answer=f'{{"answer": {value}}}',
+        source=f"{record.source}+json",
+        rewritten=True,
+    )
 
 
 def _prompt(record: Record) -> Prompt:

@@ -47,7 +47,7 @@ def _encode_prompt(record: Record, dialect: Dialect) -> list[int]:
 
 
 def encode_pair(record: Record, student: KatlitDialect, teacher: Dialect) -> DistillDocument:
-    """Encode a record for student and teacher, each in its dialect."""
+    """Encode a record for student and teacher, each in its dialect; none of a rewritten one's targets is paired."""
     response = record.response()
     prompt, teacher_prompt = _encode_prompt(record, student), _encode_prompt(record, teacher)
     pieces = student.lay_out(response)
@@ -59,7 +59,9 @@ def encode_pair(record: Record, student: KatlitDialect, teacher: Dialect) -> Dis
             teacher_prompt + [token for piece in teacher_pieces for token in piece.token_ids],
             len(teacher_prompt),
         ),
-        [
+        []
+        if record.rewritten
+        else [
             (len(prompt) + left, len(teacher_prompt) + right)
             for left, right in pair_targets(pieces, teacher_pieces)
         ],

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from katlit.datamodules.labelling.json_answers import REQUESTS, json_records
+from katlit.datamodules.json_requests import REQUESTS
+from katlit.datamodules.labelling.json_answers import json_records
 from katlit.datamodules.records import Record
 from katlit.rewards import Reward
 from katlit.text.protocol import Mode
@@ -49,8 +50,9 @@ def test_the_object_holds_what_the_answer_comes_to(
     assert json.loads(asked.answer) == expected
     assert request_of(asked)[0] in REQUESTS
     assert record.messages[-1]["content"] == "How much?\n"
-    unchanged = replace(asked, messages=record.messages, answer=record.answer, source=record.source)
-    assert unchanged == record
+    assert asked.rewritten
+    same = {name: getattr(record, name) for name in ("messages", "answer", "source", "rewritten")}
+    assert replace(asked, **same) == record
 
 
 @pytest.mark.parametrize(

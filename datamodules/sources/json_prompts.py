@@ -46,6 +46,7 @@ class JSONPrompts(PromptSource):
 
     def _drawn(self, prompt: Prompt) -> Prompt:
         random = Random(f"{self.seed}/JSON/{prompt['id']}")  # noqa: S311 (reproducible data)
-        if random.random() >= self.share or prompt.get("tools") or prompt["reference"].lstrip().startswith("{"):
+        fixed = prompt.get("tools") or prompt["reference"].lstrip().startswith("{")
+        if fixed or random.random() >= self.share:
             return prompt
         return {**prompt, "messages": asking_for_json(prompt["messages"], random)}

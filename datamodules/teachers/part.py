@@ -47,7 +47,7 @@ def _encode_prompt(record: Record, dialect: Dialect) -> list[int]:
 
 
 def encode_pair(record: Record, student: KatlitDialect, teacher: Dialect) -> DistillDocument:
-    """Encode a record for student and teacher, each in its dialect; none of a rewritten one's targets is paired."""
+    """Encode a record for student and teacher, each in its dialect; a rewritten one has no pairs."""
     response = record.response()
     prompt, teacher_prompt = _encode_prompt(record, student), _encode_prompt(record, teacher)
     pieces = student.lay_out(response)

@@ -1,5 +1,4 @@
 import itertools
-import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +18,7 @@ from katlit.datamodules.dialects.dialects import BALLOT_TEMPLATE, PlainDialect, 
 from katlit.datamodules.dialects.habits import ThinkingSettings
 from katlit.datamodules.dialects.ours import KatlitDialect
 from katlit.datamodules.jsonl import write_rows
-from katlit.datamodules.records import Record, read_records
+from katlit.datamodules.records import Record
 from katlit.datamodules.teachers.part import encode_pair
 from katlit.errors import UserError
 from katlit.model.pretrained import load_tokenizer
@@ -82,13 +81,6 @@ def test_one_tokenizer_pairs_every_target_with_itself(
 
 
 @pytest.mark.parametrize("record", [THINK, DIRECT])
-def test_what_the_teacher_did_not_say_is_trained_without_it(protocols: dict[str, Protocol]) -> None:
-    dialect = KatlitDialect(protocols["byte-small"])
-    own, rewritten = (encode_pair(replace(DIRECT, rewritten=value), dialect, dialect) for value in (False, True))
-    assert own.pairs
-    assert rewritten == replace(own, pairs=[])
-
-
 def test_the_judge_is_read_and_the_same_follows_whether_it_was_forced_or_not(
     protocols: dict[str, Protocol], record: Record
 ) -> None:
@@ -232,18 +224,6 @@ def test_batches_hold_both_sides_and_the_right_pairs(
             teacher.decode([token])[:1] for token in theirs
         ]
     assert 0 <= data.unpaired_share < 0.2
-
-
-def test_a_share_of_the_records_asks_for_an_object(build: Any, make_engine: Any) -> None:
-    data = build(make_engine(by_size))
-    data.labeller = replace(data.labeller, json_share=1.0)
-    data.prepare_data()
-    records = read_records(data.records_path())
-    asking = [record for record in records if record.rewritten]
-    assert [json.loads(record.answer) for record in asking] == [
-        {"answer": int(record.reference)} for record in records if not record.rewritten
-    ]
-    assert len(asking) * 2 == len(records)
 
 
 def test_nothing_is_sampled_twice(build: Any, make_engine: Any) -> None:

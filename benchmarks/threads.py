@@ -1,8 +1,8 @@
 """What threads cost a small model on a CPU: training the demo's student, alone and beside a busy program.
 
 `katlit` lets one thread alone compute a small model (`katlit/stage/threads.py`), and threads that wait sleep
-(OMP_WAIT_POLICY=passive where the environment says nothing). Three processes of each kind take turns: `one`
-thread, two that sleep while they wait, and two as OpenMP's own default has them, which spin. The last line is
+(OMP_WAIT_POLICY=passive where the environment says nothing). Three processes of each kind take turns:
+`one` thread, two that sleep while they wait, and two as OpenMP's own default has them, which spin. The last line is
 one JSON object: steps per second of one thread over those of `sleeping` and `spinning` ones, `idle` and `busy`.
 """
 

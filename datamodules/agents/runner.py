@@ -1,8 +1,10 @@
 """All queries at once: while one agent waits for another, the engine has the requests of other queries."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import gc
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 from katlit.batch import Prompt
@@ -48,6 +50,16 @@ async def run_all(
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
     return [results[number] for number in range(len(items))]
+
+
+@contextmanager
+def settled() -> Iterator[None]:
+    """Spare the collector of garbage all that exists: to look at torch stops the work for half a second."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 class Verifier:

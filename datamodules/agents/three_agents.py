@@ -16,7 +16,7 @@ from katlit.datamodules.agents.estimate import cost_of, log_estimate
 from katlit.datamodules.agents.queries import Query, Tagged, query_of, tag
 from katlit.datamodules.agents.report import log_outcomes, reject_all, report_rows, trace_rows
 from katlit.datamodules.agents.roles import Part, Role, Team, require_roles
-from katlit.datamodules.agents.runner import Verifier, run_all
+from katlit.datamodules.agents.runner import Verifier, run_all, settled
 from katlit.datamodules.agents.synthesis import Ask, Outcome, Verify, synthesize
 from katlit.datamodules.agents.voices import Voice, Voices
 from katlit.datamodules.labelling.base import Labeller
@@ -229,6 +229,7 @@ class ThreeAgents(Labeller):
             for model in models:
                 stack.enter_context(model)
             verifier = stack.enter_context(Verifier(accuracy))
+            stack.enter_context(settled())
             return asyncio.run(run())
 
     async def _tag(self, voices: Voices, _: Verifier, prompt: Prompt) -> Tagged:

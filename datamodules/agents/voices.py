@@ -1,5 +1,6 @@
 """How the requests of many agents at a time get to their models, and what was replied before does not."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
@@ -98,6 +99,7 @@ class Voices:
             said = await self._send(model, request)
             self.asked += 1
             model.keep(key, said)
+            await asyncio.sleep(0)  # the next request goes out before more is done with this reply
         self._known.add(id(model))
         reply = model.read(said, thinking, told)
         return Said(reply, model.prompt_tokens(request.asked, said))

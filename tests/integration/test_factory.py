@@ -61,9 +61,10 @@ def test_the_printed_commands_label_and_show_a_trace(
 def test_the_printed_settings_and_the_printed_class_work(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (settings,), (program,) = blocks("yaml"), blocks("python")
+    (settings, routes), (program,) = blocks("yaml"), blocks("python")
     (tmp_path / "mine.py").write_text(program)
     (tmp_path / "more.yaml").write_text(settings)
+    (tmp_path / "routes.yaml").write_text(routes)  # which no query takes
     config = (ROOT / "configs/factory/three_agents.yaml").read_text("utf-8")
     (tmp_path / "mine.yaml").write_text(config.replace("katlit.datamodules.ThreeAgents", "mine.TwoTries"))
     monkeypatch.syspath_prepend(tmp_path)
@@ -74,7 +75,7 @@ def test_the_printed_settings_and_the_printed_class_work(
 
     with faulty_chat(answer) as server:
         words[words.index("factory/three_agents.yaml")] = "mine.yaml"
-        more = ["-c", "more.yaml", f"{DATA}.engine.init_args.url={server.url}"]
+        more = ["-c", "more.yaml", "-c", "routes.yaml", f"{DATA}.engine.init_args.url={server.url}"]
         assert main([*words, *more]) == 0, capsys.readouterr().err
     (file,) = (tmp_path / "outputs/cache").glob("traces-*.jsonl")
     traces = list(map(json.loads, file.read_text().splitlines()))

@@ -70,9 +70,9 @@ def test_the_next_request_goes_out_before_a_reply_is_read(
     model = EndpointModel("m", endpoint, sampling, 8, "{question}", ThinkingSettings(), None)
 
     async def ask() -> None:
-        async with Voices({Part.SOLVER: Voice(model, sampling)}) as voices:
+        async with Voices([{Part.SOLVER: Voice(model, sampling)}]) as voices:
             turns = [{"role": "user", "content": "?"}]
-            await asyncio.gather(*(voices.ask(sums[0], Part.SOLVER, turns, seed) for seed in range(3)))
+            await asyncio.gather(*(voices.ask(sums[0], 0, Part.SOLVER, turns, seed) for seed in range(3)))
 
     asyncio.run(ask())
     assert done[:3] == ["sent", "kept", "sent"]

@@ -42,10 +42,10 @@ SETTINGS = {
     "hard queries": Errors(solves=0.2, mends=0.3, spoils=0.1, accepts=0.1, rejects=0.1),
 }
 SENT, ALLOWED, DELAY = 2000, (16, 64), 0.05
-DRAFT = "It is 4."
+DRAFT = {"content": "It is 4."}
 ANSWERS = {  # by the words of the templates
-    b"Judge a solution": '{"score": 5, "reasons": "so"}',
-    b"Below is a draft": "Two and two make four, as counting shows. " * 55 + "\nFinal answer:\n4",
+    b"Judge a solution": {"content": '{"score": 5, "reasons": "so"}'},
+    b"Below is a draft": {"content": "4", "reasoning": "Two and two make four, as counting shows. " * 55},
 }
 
 
@@ -73,11 +73,11 @@ class Stub(asyncio.Protocol):
             return
         self._received = b""
         self._events.append((time.perf_counter(), 1))
-        answer = next((text for mark, text in ANSWERS.items() if mark in body), DRAFT)
+        answer = next((said for mark, said in ANSWERS.items() if mark in body), DRAFT)
         asyncio.get_running_loop().call_later(DELAY, self._answer, answer)
 
-    def _answer(self, text: str) -> None:
-        choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    def _answer(self, said: dict[str, str]) -> None:
+        choice = {"message": {"role": "assistant"} | said, "finish_reason": "stop"}
         usage = {"prompt_tokens": CHAIN, "completion_tokens": CHAIN}
         body = json.dumps({"choices": [choice], "usage": usage}).encode()
         head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -122,7 +122,11 @@ def mean_in_flight(events: list[tuple[float, int]]) -> float:
 def throughput(port: int, server: Connection, allowed: int, folder: Path) -> dict[str, float]:
     """Have agents answer over HTTP, and keep what they say."""
     endpoint = ChatEndpoint(
-        f"http://127.0.0.1:{port}/v1", key_variable=None, limits=EndpointLimits(concurrency=allowed)
+        f"http://127.0.0.1:{port}/v1",
+        None,
+        {"reasoning_effort": "high"},
+        {"reasoning_effort": "none"},
+        limits=EndpointLimits(concurrency=allowed),
     )
     sampling, replies = SamplingParameters(), ReplyCache(folder)
     model = EndpointModel("m", endpoint, sampling, 64, "{question}", ThinkingSettings(), replies)

@@ -1,10 +1,14 @@
 """How far a long preparation is: a line in the log now and then."""
 
 import logging
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
+
+import torch.distributed as dist
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +33,37 @@ def reported(items: Sequence[T], work: str) -> Iterator[T]:
             left = timedelta(seconds=round((len(items) - done) / rate))
             logger.info("%s: %d of %d, %.1f a second, %s left", work, done, len(items), rate, left)
         yield item
+
+
+@contextmanager
+def told_while(work: str, tell: Callable[[str], object] = logger.info) -> Iterator[None]:
+    """Tell from time to time that something is still under way, and in the end that it is done.
+
+    Nothing is told where it is quick, and of several processes only the first one tells.
+
+    Args:
+        work: What the lines are about.
+        tell: Takes a line.
+    """
+    start = time.monotonic()
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(SECONDS):
+            tell(f"{work}: {time.monotonic() - start:.0f} s so far")
+
+    watcher = threading.Thread(target=watch, name="told-while", daemon=True)
+    first = not dist.is_initialized() or dist.get_rank() == 0
+    if first:
+        watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if first:
+            watcher.join()
+    if first and (seconds := time.monotonic() - start) >= SECONDS:
+        tell(f"{work}: done after {seconds:.0f} s")
 
 
 class Progress:

@@ -19,8 +19,11 @@ Split = Literal["train", "heldout"]
 # Draws in a row without a new question after which a task family counts as exhausted: at that point fewer
 # than about one question in a thousand draws is new.
 _PATIENCE = 5_000
-# The virtual length of a procedural data set; items are generated on demand, so it costs nothing.
-_ENDLESS = 2**31 - 1
+# The length of a procedural data set at first, and by what it grows when all are drawn. Most generate their
+# items on demand, but gsm_symbolic, list_functions and acre make something for each of them at once, and
+# word_ladder refuses more than 20,000.
+_LENGTH = 2**14
+_GROWTH = 16
 
 
 @dataclass(frozen=True)  # no slots: jsonargparse merges a partial override by vars()
@@ -147,14 +150,28 @@ def task_entries(family: TaskFamily, seed: str) -> Iterator[dict[str, Any]]:
     """
     if find_spec("reasoning_gym") is None:
         raise UserError("TaskPrompts: reasoning-gym is not installed; install katlit[tasks]")
+    number = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4], "big") % 2**31
+    return _entries(family, number, _tasks(family, number, _LENGTH), _LENGTH)
+
+
+def _entries(family: TaskFamily, seed: int, tasks: Any, length: int) -> Iterator[dict[str, Any]]:
+    """The items of a data set, and then those of longer ones of the same seed, from there on."""
+    index = 0
+    while True:
+        while index < length:
+            yield tasks[index]
+            index += 1
+        length *= _GROWTH
+        tasks = _tasks(family, seed, length)
+
+
+def _tasks(family: TaskFamily, seed: int, length: int) -> Any:
     import reasoning_gym
 
-    number = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4], "big") % 2**31
     try:
-        tasks = reasoning_gym.create_dataset(family.dataset, size=_ENDLESS, seed=number, **family.config)
+        return reasoning_gym.create_dataset(family.dataset, size=length, seed=seed, **family.config)
     except (ValueError, TypeError, AssertionError) as error:
         raise UserError(f"TaskPrompts: {family.label}, data set '{family.dataset}': {error}") from error
-    return (tasks[index] for index in range(_ENDLESS))
 
 
 def _prompt(family: TaskFamily, entry: dict[str, Any]) -> Prompt:

@@ -12,6 +12,7 @@ COLUMNS = (
     "question", "reference", "difficulty", "judge", "thinking", "answer", "mode", "correct", "rewards",
     "reward", "judge_advantage", "answer_advantage", "tokens",
 )  # fmt: skip
+DIGITS = 4  # after the point; `RolloutLog` keeps all
 
 
 class SampleTable(StepCallback):
@@ -39,6 +40,13 @@ class SampleTable(StepCallback):
         if not trainer.is_global_zero or not samples:
             return
         table: dict[str, list[Any]] = {"step": [step] * len(samples)}
-        table |= {column: [sample[column] for sample in samples] for column in COLUMNS}
+        table |= {column: [_shown(sample[column]) for sample in samples] for column in COLUMNS}
         for logger in trainer.loggers:
             log_table(logger, "rollouts", table, step)
+
+
+def _shown(value: Any) -> Any:
+    """A cell of the table: numbers, those of each reward too, with the digits that are read."""
+    if isinstance(value, dict):
+        return {name: _shown(part) for name, part in value.items()}
+    return round(value, DIGITS) if isinstance(value, float) else value

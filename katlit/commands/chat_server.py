@@ -32,6 +32,7 @@ def started(model: str, max_model_len: int | None, further: Sequence[str] = ()) 
     # Only here, since torch takes seconds to import.
     from katlit.engines.vllm.server.process import ServerProcess, free_port
     from katlit.engines.vllm.serving import require_vllm, serving
+    from katlit.progress import told_while
 
     port = free_port(_HOST)
     server = serving(Path(model), _HOST, port, max_model_len, further)
@@ -43,12 +44,13 @@ def started(model: str, max_model_len: int | None, further: Sequence[str] = ()) 
         log = Path(folder) / "log"
         process = ServerProcess(server.directory, server.options, variables, log, Path(folder))
         try:
-            while not _is_well(port):
-                if process.ended():
-                    raise UserError(
-                        f"vLLM did not start: {process.last_error()}; `katlit serve` shows it all"
-                    )
-                time.sleep(_POLL_SECONDS)
+            with told_while("vLLM starts", lambda line: sys.stderr.write(f"{line}\n")):
+                while not _is_well(port):
+                    if process.ended():
+                        raise UserError(
+                            f"vLLM did not start: {process.last_error()}; `katlit serve` shows it all"
+                        )
+                    time.sleep(_POLL_SECONDS)
             yield f"http://{_HOST}:{port}"
         finally:
             process.stop()

@@ -35,10 +35,11 @@ from katlit.tracking.mlflow import mlflow_loggers
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 
 
-ALWAYS = (StopWhereNotFinite, WarnWhereRounded, OptimizerLog, MetricsFile)  # callbacks of every run
+# Callbacks of every run.
+ALWAYS = (StopWhereNotFinite, WarnWhereRounded, OptimizerLog, MetricsFile, ShortResults)
 
 
-class KatTrainer(ShortResults):
+class KatTrainer(Trainer):
     """Lightning's Trainer with `label`, which builds the data and trains nothing."""
 
     named_devices: list[int] | None = None  # which devices of a machine the settings name
@@ -238,9 +239,7 @@ def run(
             subclass_mode_model=True,
             subclass_mode_data=True,
             trainer_class=trainer_class,
-            trainer_defaults={
-                "callbacks": [StopWhereNotFinite(), WarnWhereRounded(), OptimizerLog(), MetricsFile()]
-            },
+            trainer_defaults={"callbacks": [callback() for callback in ALWAYS]},
             save_config_callback=TrackConfig,
             save_config_kwargs={"save_to_log_dir": False},
             auto_configure_optimizers=False,

@@ -175,9 +175,13 @@ class Backbone(nn.Module):
             if self.depth is not None:
                 deepen(model, self.depth)
             if self.lora is not None:
-                new = range(self._first_new_token, len(protocol.tokenizer))
-                self._trained_rows = trained_rows(self.lora, protocol, new)
+                self._trained_rows = self.adapted_rows(self.lora)
                 add_adapters(model, self.lora, self._trained_rows)
+
+    def adapted_rows(self, lora: LoraSettings) -> list[int]:
+        """Tokens whose rows are trained beside adapters; see `katlit.model.lora.trained_rows`."""
+        protocol = self.load_tokenizer()
+        return trained_rows(lora, protocol, range(self._first_new_token, len(protocol.tokenizer)))
 
     @property
     def is_materialized(self) -> bool:

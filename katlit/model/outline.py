@@ -9,8 +9,9 @@ from katlit.errors import UserError
 from katlit.model.backbone import Backbone
 from katlit.model.depth import deeper_config
 from katlit.model.experts import check_experts
+from katlit.model.lora import add_adapters
 from katlit.model.pretrained import build_model, load_config
-from katlit.model.shape import Shape, shape_of
+from katlit.model.shape import Adapters, Shape, adapters_of, shape_of
 
 _BARE = "backbone.config"
 
@@ -23,6 +24,34 @@ def backbone_shape(backbone: Backbone) -> Shape:
     Raises:
         UserError: where it would not materialise: no model is named, or one whose experts are not known.
     """
+    model = _outline_of(backbone)
+    check_experts(model)
+    depth = backbone.mtp_depth
+    if depth is None:
+        depth = getattr(model.config, "num_nextn_predict_layers", 0) or 0 if backbone.init_from else 0
+    return shape_of(model, depth)
+
+
+def backbone_adapters(backbone: Backbone) -> Adapters | None:
+    """What LoRA would add to the model that a backbone would materialise; None without it.
+
+    Raises:
+        UserError: where the model has no such layers, or as `backbone_shape`.
+    """
+    if backbone.lora is None:
+        return None
+    model = _outline_of(backbone)
+    rows = backbone.adapted_rows(backbone.lora) if _has_tokenizer(backbone) else []
+    with torch.device("meta"):
+        add_adapters(model, backbone.lora, rows)
+    return adapters_of(model)
+
+
+def _has_tokenizer(backbone: Backbone) -> bool:
+    return (backbone.init_from or backbone.model or backbone.tokenizer) is not None
+
+
+def _outline_of(backbone: Backbone) -> PreTrainedModel:
     source = backbone.init_from or backbone.model
     if source is None and backbone.config is None:
         raise UserError("backbone: give model (a name or directory), config or init_from")
@@ -31,14 +60,8 @@ def backbone_shape(backbone: Backbone) -> Shape:
     if backbone.depth is not None:
         config = AutoConfig.for_model(**settings)
         settings = config.to_dict() | deeper_config(config, backbone.depth)
-    named = source is not None or backbone.tokenizer is not None
-    tokens = len(backbone.load_tokenizer().tokenizer) if named else 0
-    depth = backbone.mtp_depth
-    if depth is None:
-        depth = settings.get("num_nextn_predict_layers") or 0 if backbone.init_from else 0
-    model = _outline(settings, tokens, key if source else _BARE)
-    check_experts(model)
-    return shape_of(model, depth)
+    tokens = len(backbone.load_tokenizer().tokenizer) if _has_tokenizer(backbone) else 0
+    return _outline(settings, tokens, key if source else _BARE)
 
 
 def model_shape(source: str, key: str) -> Shape:

@@ -90,6 +90,35 @@ class Shape:
         return self.mtp_parameters + self.mtp_depth * (self.embedding - self.idle // self.layers)
 
 
+@dataclass(frozen=True)
+class Adapters:
+    """What LoRA adds to a model, whose own parameters are frozen then; see `katlit.model.lora`.
+
+    Attributes:
+        parameters: All that are trained, in float32: adapters, and the markers' rows of embedding and head.
+        inputs: Widths of the inputs of all adapted layers, added up.
+        ranks: Their ranks, added up.
+        rows: Whether rows of the tables are trained, for which each table is copied.
+    """
+
+    parameters: int
+    inputs: int
+    ranks: int
+    rows: bool
+
+
+def adapters_of(model: PreTrainedModel) -> Adapters:
+    """Measure the adapters of a model that `add_adapters` has given some."""
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    first = [weight.shape for name, weight in trained.items() if ".lora_A." in name]
+    return Adapters(
+        parameters=sum(weight.numel() for weight in trained.values()),
+        inputs=sum(width for _, width in first),
+        ranks=sum(rank for rank, _ in first),
+        rows=any(".trainable_tokens_delta." in name for name in trained),
+    )
+
+
 def _numel(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 

@@ -9,6 +9,8 @@ from katlit.tracking.redaction import redact
 
 logger = logging.getLogger(__name__)
 
+_UNDER = "tags.`mlflow.parentRunId` = '{}'"  # MLflow's filter for the runs below one, the newest comes first
+
 
 def start_parent_run(tracking_uri: str, experiment: str, name: str, tags: Mapping[str, str]) -> str:
     """Create the run that the stages of one experiment hang under.
@@ -47,7 +49,7 @@ def close_killed_runs(tracking_uri: str, run_id: str) -> None:
     try:
         client = client_of(tracking_uri)
         experiments = [one.experiment_id for one in client.search_experiments()]
-        under = client.search_runs(experiments, f"tags.`mlflow.parentRunId` = '{run_id}'")
+        under = client.search_runs(experiments, _UNDER.format(run_id))
         for run in [*under, client.get_run(run_id)]:
             if run.info.status == "RUNNING":
                 client.set_terminated(run.info.run_id, "KILLED")
@@ -56,15 +58,22 @@ def close_killed_runs(tracking_uri: str, run_id: str) -> None:
 
 
 def page_of(tracking_uri: str, run_id: str) -> str:
-    """Path of a run's charts in MLflow's pages, behind the address that `mlflow ui` prints.
+    """Path of an experiment's charts in MLflow's pages, behind the address that `mlflow ui` prints.
+
+    That is the page of the newest run below the parent run with a reward, else the list of all runs, which
+    MLflow shows with the stages folded up.
 
     Args:
         tracking_uri: Where the run is.
-        run_id: The run.
+        run_id: The parent run.
     """
     with refusals(tracking_uri):
-        experiment = client_of(tracking_uri).get_run(run_id).info.experiment_id
-    return f"/#/experiments/{experiment}/runs?workflowType=machine_learning"
+        client = client_of(tracking_uri)
+        experiment = client.get_run(run_id).info.experiment_id
+        under = client.search_runs([experiment], _UNDER.format(run_id))
+    rewarded = [run.info.run_id for run in under if "rollout/reward" in run.data.metrics]
+    place = f"/{rewarded[0]}/model-metrics" if rewarded else ""
+    return f"/#/experiments/{experiment}/runs{place}?workflowType=machine_learning"
 
 
 def log_to_run(tracking_uri: str, run_id: str, files: Sequence[Path], metrics: Mapping[str, float]) -> None:

@@ -1,11 +1,13 @@
 import logging
+import re
+import time
 from itertools import accumulate
 from types import SimpleNamespace
 
 import pytest
 
 from katlit import progress
-from katlit.progress import Progress, reported
+from katlit.progress import Progress, reported, told_while
 
 
 def test_a_line_comes_every_ten_seconds_with_rate_and_time_left(
@@ -41,3 +43,40 @@ def test_a_batch_tells_what_was_there_the_rate_the_kept_share_and_the_time_left(
         "think-on: 19 of 20 replies, 0.2 a second, 0:00:04 left",
         "think-on: 2 of 2 replies, 0.2 a second, 75% of 20 judged kept, 0:00:00 left",
     ]
+
+
+def test_what_takes_long_is_told_while_it_runs_and_when_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(progress, "SECONDS", 0.01)
+    with told_while("a start", lines.append):
+        while not lines:
+            time.sleep(0.01)
+    assert re.fullmatch(r"a start: \d s so far", lines[0])
+    assert re.fullmatch(r"a start: done after \d s", lines[-1])
+
+
+def test_what_is_quick_or_another_processes_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    with told_while("a start", lines.append):
+        pass
+    monkeypatch.setattr(progress, "SECONDS", 0.01)
+    monkeypatch.setattr(progress.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(progress.dist, "get_rank", lambda: 1)
+    with told_while("a start", lines.append):
+        time.sleep(0.03)
+    assert lines == []
+
+
+def test_what_fails_is_not_told_to_be_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(progress, "SECONDS", 0.01)
+
+    @told_while("a start", lines.append)
+    def start() -> None:
+        while not lines:
+            time.sleep(0.01)
+        raise ValueError("no room")
+
+    with pytest.raises(ValueError, match="no room"):
+        start()
+    assert {line.partition(": ")[2] for line in lines} == {"0 s so far"}

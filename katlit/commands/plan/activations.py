@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from katlit.commands.plan.precision import Precision
-from katlit.model.shape import Shape
+from katlit.model.shape import Adapters, Shape
 
 _FLOAT32 = 4
 _INT64 = 8
@@ -112,6 +112,18 @@ def kept_bytes(shape: Shape, precision: Precision, batch: Batch, *, with_mtp: bo
     routing = layers * batch.tokens * shape.experts * (precision.stream + _FLOAT32)
     final = batch.tokens * _norm(shape.hidden, precision) + stream
     return kept + routing + final + depth * mtp_bytes(shape, precision, batch)
+
+
+def adapter_bytes(adapters: Adapters, shape: Shape, precision: Precision, batch: Batch) -> int:
+    """What LoRA keeps beside: of each adapted layer what is between its two matrices, in float32.
+
+    Where the stream is in half precision, each has a float32 copy of its input too. Trained rows make a copy
+    of the output head.
+    """
+    wide = adapters.ranks + (adapters.inputs if precision.stream != _FLOAT32 else 0)
+    layers = shape.layers if batch.checkpointing else 1  # one of them at a time
+    head = shape.embedding * precision.weights if adapters.rows else 0
+    return batch.tokens * wide * _FLOAT32 // layers + head
 
 
 def cast_bytes(shape: Shape, precision: Precision) -> int:

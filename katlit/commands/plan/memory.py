@@ -8,7 +8,7 @@ from katlit.commands.plan.activations import Batch
 from katlit.commands.plan.precision import BYTES, Precision
 from katlit.commands.plan.states import Split, companions, states
 from katlit.model.frozen import Placement
-from katlit.model.shape import Shape
+from katlit.model.shape import Adapters, Shape
 from katlit.stage.needs import Loss
 
 # Resident in a process on the CPU before there are weights, as measured: torch, Lightning, transformers.
@@ -35,6 +35,7 @@ class Job:
         memory: Memory of one device, in bytes.
         engine_sleeps: Whether the engine takes them only while nothing is trained.
         only_new: Whether, of the model's own layers, only the new ones are trained, and nothing beside them.
+        adapters: What LoRA trains in place of the model's own parameters; None: those are trained.
         parts: In how many parts a loss is computed.
         unknown_engine: Class of the engine, where it does not say what it takes.
         tokens_key: Setting that bounds the tokens of a forward pass.
@@ -56,6 +57,7 @@ class Job:
     memory: int
     engine_sleeps: bool = False
     only_new: bool = False
+    adapters: Adapters | None = None
     parts: int = 1
     unknown_engine: str | None = None
     tokens_key: str = "data.init_args.batches.batch_tokens"
@@ -63,7 +65,9 @@ class Job:
 
     @property
     def trained(self) -> int:
-        """Parameters with a gradient."""
+        """Parameters with a gradient, those of adapters left out."""
+        if self.adapters is not None:
+            return self.shape.mtp_parameters if self.trains_mtp else 0
         own = self.shape.new_layers * self.shape.layer if self.only_new else self.shape.parameters
         return own + (self.shape.mtp_parameters if self.trains_mtp else 0)
 
@@ -99,9 +103,12 @@ class Plan:
 def plan(job: Job) -> Plan:
     """Count the memory of a run on one device."""
     shape, precision, batch = job.shape, job.precision, job.batch
-    state = states(shape, job.trained, precision, job.split)
+    adapters = None if job.adapters is None else job.adapters.parameters
+    state = states(shape, job.trained, precision, job.split, adapters)
     frozen = companions(job.companions, BYTES[job.companion_dtype], job.placement, job.split.devices)
     kept = activations.kept_bytes(shape, precision, batch, with_mtp=job.trains_mtp)
+    if job.adapters is not None:
+        kept += activations.adapter_bytes(job.adapters, shape, precision, batch)
     working = max(activations.working_bytes(model, precision, batch) for model in (shape, *job.companions))
     return Plan(
         parameters=state.parameters,

@@ -11,6 +11,7 @@ from katlit.model.frozen import Placement
 from katlit.model.shape import Shape
 
 GIB = 2**30
+_RETURNED = "MALLOC_MMAP_THRESHOLD_=1048576 in the environment"
 
 _ROWS = {
     "libraries": "libraries of the process",
@@ -49,6 +50,7 @@ def render(job: Job) -> str:
     checkpointing = "gradient checkpointing" if batch.checkpointing else "no gradient checkpointing"
     lines = [
         f"model      {describe(job.shape)}",
+        *_adapters(job),
         *(f"companion  {describe(companion)}" for companion in job.companions),
         f"devices    {split.devices} × {size(job.memory)}, {split.strategy}",
         f"batch      {batch.tokens:,} tokens a device in rows of {batch.row_tokens:,}, {checkpointing}",
@@ -61,9 +63,18 @@ def render(job: Job) -> str:
         *_unknown(job),
         f"{size(planned.total):>12}  at the peak, on each device",
     ]
+    if job.libraries:
+        lines.append(f"{'unknown':>12}  freed memory that the C library keeps; {_RETURNED} has it given back")
     if planned.host:
         lines.append(f"{size(planned.host):>12}  in host memory, for each device")
     return "\n".join([*lines, "", *_verdict(job, planned)])
+
+
+def _adapters(job: Job) -> list[str]:
+    """A line on what is trained in place of the model."""
+    if job.adapters is None:
+        return []
+    return [f"adapters   {_billions(job.adapters.parameters)} parameters, the model's own are frozen"]
 
 
 def _unknown(job: Job) -> list[str]:

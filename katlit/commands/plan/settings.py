@@ -16,7 +16,7 @@ from katlit.commands.plan.states import Split, Strategy, strategy_precision
 from katlit.engines.base import RolloutEngine
 from katlit.errors import UserError, require
 from katlit.model.frozen import frozen_dtype
-from katlit.model.outline import backbone_shape, model_shape
+from katlit.model.outline import backbone_adapters, backbone_shape, model_shape
 from katlit.parallel.fsdp2 import Fsdp2Strategy
 from katlit.parallel.zero import ZeroStrategy
 from katlit.stage.module import KatModule
@@ -99,6 +99,7 @@ def read_job(module: KatModule, settings: Namespace, overrides: Overrides) -> Jo
     return Job(
         shape=shape,
         losses=needs.losses,
+        adapters=backbone_adapters(module.backbone),
         parts=needs.parts,
         trains_mtp=module.trains_mtp,
         companions=tuple(companions),

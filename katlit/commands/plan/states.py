@@ -9,6 +9,7 @@ from katlit.model.frozen import Placement
 from katlit.model.shape import Shape
 
 Strategy = Literal["single", "ddp", "z1", "z2", "z3", "fsdp2"]
+_FLOAT32 = 4
 MAX_LIVE = 10**9  # parameters that DeepSpeed's stage 3 keeps gathered at most, its default
 
 
@@ -52,40 +53,48 @@ def strategy_precision(dtype: str, word: str, strategy: Strategy) -> Precision:
     return precision_of(dtype, word, zero=strategy.startswith("z"), fsdp2=strategy == "fsdp2")
 
 
-def states(shape: Shape, trained: int, precision: Precision, split: Split) -> States:
+def states(
+    shape: Shape, trained: int, precision: Precision, split: Split, adapters: int | None = None
+) -> States:
     """Count the lasting memory, and what a strategy gathers.
 
     Args:
         shape: Shape of the model.
-        trained: Parameters with a gradient.
+        trained: Parameters with a gradient, the adapters' left out.
         precision: Bytes of each number.
         split: Strategy and devices.
+        adapters: Parameters of LoRA adapters, in float32, beside frozen weights; None: there are none.
     """
-    weights = precision.weights
-    gradients = split.share(trained * weights, "z2", "z3", "fsdp2")
+    weights, beside = precision.weights, _FLOAT32 * (adapters or 0)
+    gradients = split.share(trained * weights + beside, "z2", "z3", "fsdp2")
     if split.strategy == "ddp":
         gradients *= 2  # DDP's buckets are a copy
-    optimizer = split.share(trained * (precision.master + precision.states), "z1", "z2", "z3", "fsdp2")
+    kept = trained * (precision.master + precision.states) + 2 * beside
+    updated = trained * max(weights, precision.master) + beside
     whole = States(
-        parameters=split.share(shape.total * weights, "z3", "fsdp2"),
+        parameters=split.share(shape.total * weights + beside, "z3", "fsdp2"),
         gradients=gradients,
-        optimizer=optimizer,
-        gathered=_gathered(shape, trained, precision, split),
-        update=split.share(trained * max(weights, precision.master), "z1", "z2", "z3", "fsdp2"),
+        optimizer=split.share(kept, "z1", "z2", "z3", "fsdp2"),
+        gathered=_gathered(shape, trained + (adapters or 0), precision, split, frozen=adapters is not None),
+        update=split.share(updated, "z1", "z2", "z3", "fsdp2"),
     )
     return _offloaded(whole, split)
 
 
-def _gathered(shape: Shape, trained: int, precision: Precision, split: Split) -> int:
+def _gathered(shape: Shape, trained: int, precision: Precision, split: Split, *, frozen: bool) -> int:
     """Whole weights and gradients that come and go.
 
     FSDP2 holds embedding, head and norms, and two layers (one is fetched ahead); as gradients the former and
-    one layer; with mixed precision both in half, and the largest unit's gradients once more to be reduced in
-    float32. DeepSpeed holds two buckets of gradients and, at stage 3, the parameters it lets live.
+    one layer, unless they are frozen; with mixed precision both in half, and the largest unit's gradients
+    once more to be reduced in float32. DeepSpeed holds two buckets of gradients and, at stage 3, the
+    parameters it lets live.
     """
     if split.strategy == "fsdp2" and split.devices > 1:
-        reduced = 4 * max(shape.root, shape.layer) if precision.mixed else 0
-        return precision.compute * (2 * shape.root + 3 * shape.layer) + reduced
+        weights = precision.compute * (shape.root + 2 * shape.layer)
+        if frozen:
+            return weights
+        reduced = _FLOAT32 * max(shape.root, shape.layer) if precision.mixed else 0
+        return weights + precision.compute * (shape.root + shape.layer) + reduced
     if split.strategy not in ("z1", "z2", "z3"):
         return 0
     live = min(shape.total, max(MAX_LIVE, shape.embedding + shape.layer)) if split.strategy == "z3" else 0

@@ -217,5 +217,5 @@ def _conclude(recipe: Recipe, seconds: dict[str, float], uri: str, parent: str) 
         f"\ntokens of auto / on: {ratios['token_ratio']:.2f}   "
         f"accuracy auto - on: {ratios['accuracy_gap']:+.3f}   {sum(seconds.values()) / 60:.1f} minutes\n"
         f"{recipe.output}/report.html has the rest; `mlflow ui --backend-store-uri {uri}` opens MLflow, "
-        f"the runs are at http://127.0.0.1:5000{page_of(uri, parent)}\n"
+        f"the charts are at http://127.0.0.1:5000{page_of(uri, parent)}\n"
     )

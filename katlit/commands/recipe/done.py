@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from katlit.commands.recipe.own_code import own_files
 from katlit.commands.recipe.steps import Step
 from katlit.commands.settings_files import settings_file
 from katlit.output import replace_file
@@ -62,7 +63,7 @@ class Marks:
 
 
 def keys_of(steps: Sequence[Step], output: Path, marks: Marks) -> Iterator[str]:
-    """The key of each step: its words, the files and models that these name, and the starts of what it reads.
+    """The key of each step: its words, files, models and own classes that they name, starts of what it reads.
 
     Each is made when it is asked for, so that a step's key is of what is there when the step begins.
 
@@ -82,7 +83,7 @@ def keys_of(steps: Sequence[Step], output: Path, marks: Marks) -> Iterator[str]:
 
 
 def _contents(words: Sequence[str], output: Path) -> list[str]:
-    """Fingerprints of the files and models that a command line names, in its settings files too."""
+    """Fingerprints of the files, models and own classes that a command line and its settings files name."""
     texts = {word.partition("=")[2] for word in words if "=" in word}
     found = []
     for before, word in zip(["", *words], words, strict=False):
@@ -95,7 +96,7 @@ def _contents(words: Sequence[str], output: Path) -> list[str]:
     files = {Path(text) for text in named if os.path.isfile(text)}  # noqa: PTH113
     models = {Path(text) for text in named if os.path.isfile(f"{text}/config.json")}  # noqa: PTH113
     places = sorted(place for place in files | models if not place.is_relative_to(output))
-    return found + [_fingerprint(place) for place in places]
+    return found + [_fingerprint(place) for place in [*places, *own_files(named)]]
 
 
 def _fingerprint(place: Path) -> str:

@@ -29,6 +29,7 @@ from katlit.errors import UserError
 from katlit.metrics.tally import Tally
 from katlit.model.mtp import MTP_PREFIX
 from katlit.model.shape import Shape
+from katlit.progress import told_while
 
 # Set just before vLLM is imported, and taken back by `close`. In one process, weights are handed over by
 # reference and the start takes seconds. Logging is the program's: no handlers, no record factory of vLLM's.
@@ -123,7 +124,7 @@ class VLLMEngine(RolloutEngine):
         os.environ.update(_ENVIRONMENT)
         logging.getLogger("vllm").setLevel(self.log_level)
         distributed = dist.is_initialized()
-        with preserved_process(), self._own_group(), self._compilation():
+        with preserved_process(), self._own_group(), self._compilation(), told_while("vLLM starts"):
             if distributed:
                 _name_rank()
             import vllm

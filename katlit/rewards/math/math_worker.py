@@ -13,13 +13,27 @@ import math
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from types import CodeType
 from typing import Any
 
 from math_verify import LatexExtractionConfig, parse, verify
-from sympy import Basic, Eq, Expr, Float, I, Rational, UnevaluatedExpr
+from sympy import (
+    Add,
+    Basic,
+    Eq,
+    Expr,
+    Float,
+    I,
+    Mul,
+    Pow,
+    Rational,
+    UnevaluatedExpr,
+    factorial,
+    preorder_traversal,
+)  # fmt: skip
 from sympy.parsing import sympy_parser
 
 OUTSIDE = {"subprocess.Popen", "os.system", "os.exec", "os.fork", "os.posix_spawn", "socket.connect"}
@@ -31,10 +45,22 @@ PERCENT = UnevaluatedExpr(Rational(1, 100))
 DIGITS = 60  # that constants are computed to
 EXACT = Rational(1, 10**40)  # relative: nearer constants are equal
 ROUNDED = Rational(1, 10**6)  # the same, where a decimal is part of one
+WRITTEN = 100_000  # most digits of a number that is written out: sympy would take hours for 9^(9^9)
+# The digits of what is made of parts with some digits each.
+BOUNDS: dict[type, Callable[[list[float]], float]] = {
+    Add: lambda parts: max(parts) + math.log10(len(parts)),
+    Mul: sum,
+    Pow: lambda parts: parts[0] * 10 ** min(parts[1], 300),
+    factorial: lambda parts: parts[0] * 10 ** min(parts[0], 300),  # n! < n^n
+}
 
 
 class UnreadableReferenceError(Exception):
     """The reference is nothing that math-verify reads."""
+
+
+class TooLongError(Exception):
+    """Two numbers are too long to be written out, and are not written in the same way."""
 
 
 def forbid_evaluation(event: str, arguments: tuple[Any, ...]) -> None:
@@ -54,7 +80,42 @@ def is_number(code: CodeType) -> bool:
 
 def expressions(text: str) -> list[Any]:
     """What the text may mean; nothing where it cannot be read."""
-    return [imaginary(one) for one in parse(f"$${text}$$", LATEX, "no_fallback", parsing_timeout=None)]
+    found = parse(f"$${text}$$", LATEX, "no_fallback", parsing_timeout=None)
+    return [one if is_too_long(one) else imaginary(one) for one in found]
+
+
+def is_too_long(expression: Any) -> bool:
+    """Whether part of an expression, which must not be evaluated for that, has more than `WRITTEN` digits."""
+    return any(digits(one) > WRITTEN for one in preorder_traversal(expression))
+
+
+def digits(expression: Any) -> float:
+    """A bound on the digits of the numbers that an expression comes to, about, and of their reciprocals.
+
+    Only arithmetic is counted: variables, and what functions make of numbers, have none.
+    """
+    if isinstance(expression, Rational):
+        return math.log10(max(abs(expression.p), expression.q))
+    if isinstance(expression, Float):
+        return abs(math.log10(abs(expression))) if expression else 0.0
+    bound = BOUNDS.get(type(expression))
+    return bound([digits(one) for one in expression.args]) if bound else 0.0
+
+
+def compare_long(golds: list[Any], candidates: list[Any]) -> tuple[bool, str]:
+    """Whether two numbers are the same of which one at least cannot be written out."""
+    if not any(map(is_too_long, golds)) or not any(map(is_too_long, candidates)):
+        return False, f"only one of them has more than {WRITTEN} digits"
+    if any(shortened(gold) == shortened(candidate) for gold in golds for candidate in candidates):
+        return True, "the same power"
+    raise TooLongError
+
+
+def shortened(expression: Any) -> Any:
+    """The expression with all parts evaluated that can be."""
+    if not is_too_long(expression):
+        return expression.doit()
+    return expression.func(*map(shortened, expression.args), evaluate=False)
 
 
 def imaginary(expression: Any) -> Any:
@@ -72,6 +133,8 @@ def compare(reference: str, answer: str) -> tuple[bool, str]:
         raise UnreadableReferenceError
     if not candidates:
         return False, "not an expression"
+    if any(map(is_too_long, [*golds, *candidates])):
+        return compare_long(golds, candidates)
     for gold in golds:
         for candidate in candidates:
             if verify(
@@ -109,6 +172,8 @@ def same_constant(gold: Any, candidate: Any) -> bool:
 def within(text: str, low: str, high: str) -> tuple[bool, str]:
     """Whether an expression is a number between two fractions."""
     for expression in expressions(text):
+        if is_too_long(expression):
+            return False, f"more than {WRITTEN} digits"
         constant = expression.rhs if isinstance(expression, Eq) else expression
         if isinstance(constant, Basic) and constant.is_number:
             value = constant.doit().evalf(DIGITS)

@@ -29,6 +29,7 @@ _SCRIPT = Path(__file__).with_name("math_worker.py")
 _BASE = re.compile(r"([0-9A-F]+)\s*_\s*\{?(\d{1,2})\}?")
 _CLOCK = re.compile(r"\d{1,2}(?::\d{2})+")
 _TWO_NUMBERS = re.compile(r"\d\s+\d")
+_TOWER = re.compile(r"\^\s*\{[^{}]*\^")
 
 
 class MathReward(Reward):
@@ -43,7 +44,8 @@ class MathReward(Reward):
     Integers, decimals, fractions, mixed numbers and percentages, alone or in lists, are compared exactly
     (`numerals`). Everything else, algebra, roots, intervals, sets, matrices, relations, goes to math-verify
     and sympy in worker processes, which read LaTeX and evaluate no Python; an answer that takes longer, or
-    more memory, than they are given is unjudged, neither right nor wrong.
+    more memory, than they are given is unjudged, neither right nor wrong. A number of more than 100,000
+    digits, such as 10^{9^9}, is never written out: it is wrong, unless the reference is one too.
 
     Our choices, where usage differs:
     - A decimal of six significant digits stands for what it is rounded from: 0.333333 is 1/3, 0.33 is not.
@@ -232,7 +234,8 @@ def _request(
     reference: str, answer: str, number: Numeral | None, given: Numeral | None
 ) -> Verdict | dict[str, str]:
     """What to ask a worker."""
-    if has_enormous_exponent(answer) and not has_enormous_exponent(reference):
+    expected = has_enormous_exponent(reference) or _TOWER.search(reference)
+    if has_enormous_exponent(answer) and not expected:
         return Verdict(0.0, "an exponent of more than four digits")
     if _TWO_NUMBERS.search(answer) and not given:
         return Verdict(0.0, "two numbers with nothing between them")  # to sympy "5 6" is 11

@@ -1,10 +1,13 @@
 from collections import Counter
 from dataclasses import replace
+from itertools import islice
+from typing import Any
 
 import pytest
 
 from katlit.batch import Prompt
-from katlit.datamodules.sources.tasks import TaskFamily, TaskPrompts, in_heldout
+from katlit.datamodules.sources import tasks
+from katlit.datamodules.sources.tasks import TaskFamily, TaskPrompts, in_heldout, task_entries
 from katlit.errors import UserError
 
 EASY = TaskFamily("sums", "basic_arithmetic", 1, 2.0, {"min_terms": 2, "max_terms": 2})
@@ -36,6 +39,31 @@ def test_a_seed_may_be_a_text() -> None:
     )
     assert first == again
     assert len({*first} & {*other}) < 5
+
+
+@pytest.mark.parametrize("name", ["gsm_symbolic", "list_functions", "word_ladder"])
+def test_a_data_set_is_no_longer_than_it_needs_to_be(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import reasoning_gym
+
+    create, sizes = reasoning_gym.create_dataset, []
+
+    def created(dataset: str, size: int, **config: Any) -> Any:
+        sizes.append(size)
+        return create(dataset, size=min(size, 20_000), **config)
+
+    monkeypatch.setattr(reasoning_gym, "create_dataset", created)
+    assert len(TaskPrompts([TaskFamily(name, name, 1, 1.0)], size=20).load()) == 20
+    assert max(sizes) <= 20_000
+
+
+@pytest.mark.parametrize("name", ["basic_arithmetic", "gsm_symbolic"])
+def test_a_longer_data_set_goes_on_where_a_shorter_one_ends(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = TaskFamily(name, name, 1, 1.0)
+    whole = [entry["question"] for entry in islice(task_entries(family, "a"), 50)]
+    monkeypatch.setattr(tasks, "_LENGTH", 2)
+    assert [entry["question"] for entry in islice(task_entries(family, "a"), 50)] == whole
 
 
 def test_references_score_full_marks() -> None:

@@ -34,3 +34,11 @@ def test_batches_without_rollouts_and_other_ranks_leave_nothing(logger: Any) -> 
     SampleTable().on_train_batch_end(trainer(logger, 1), Mock(), None, {"input_ids": None}, 0)
     SampleTable().on_train_batch_end(trainer(logger, 1, global_zero=False), Mock(), None, BATCH, 0)
     assert tables(logger) == []
+
+
+def test_numbers_have_the_digits_that_are_read(logger: Any) -> None:
+    row = dict.fromkeys(COLUMNS, "x") | {"reward": 1.123456, "tokens": 12345, "rewards": {"math": 0.98765}}
+    SampleTable().on_train_batch_end(trainer(logger, 1), Mock(), None, {"samples": [row]}, 0)
+    (table,) = tables(logger)
+    numbers = [table[name] for name in ("reward", "tokens", "rewards")]
+    assert numbers == [[1.1235], [12345], [{"math": 0.9877}]]

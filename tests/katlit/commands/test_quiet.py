@@ -13,7 +13,8 @@ from tqdm import tqdm
 from katlit.callbacks.model_size import ModelSize, in_one_line
 from katlit.commands import quiet
 from katlit.commands.quiet import VERBOSE_VARIABLE, without_verbosity
-from katlit.commands.trainer import KatTrainer
+from katlit.commands.short_results import ShortResults
+from katlit.commands.trainer import ALWAYS, KatTrainer
 
 RANK_ZERO = "lightning.pytorch.utilities.rank_zero"
 NOISE = [
@@ -125,13 +126,22 @@ class ValidatedData(TinyData):
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 @pytest.mark.parametrize("verbose", [False, True])
 def test_results_are_lines_of_few_digits(
-    verbose: bool, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    verbose: bool,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level(logging.INFO, "katlit")
+    monkeypatch.setenv(VERBOSE_VARIABLE, str(int(verbose)))
+    assert ShortResults in ALWAYS
     trainer = KatTrainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        callbacks=[ShortResults()],
     )
-    trainer.validate(Validated(), datamodule=ValidatedData(), verbose=verbose)
+    trainer.validate(Validated(), datamodule=ValidatedData())
     assert ("Validate metric" in capsys.readouterr().out) is verbose
     assert ("val/loss 0.1235" in caplog.messages) is not verbose
     assert not any("auto_accuracy" in message for message in caplog.messages)

@@ -10,7 +10,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from katlit.errors import UserError
 from katlit.model.backbone import Backbone
 from katlit.model.depth import DepthSettings
-from katlit.model.outline import backbone_shape, config_shape, model_shape
+from katlit.model.lora import LoraSettings
+from katlit.model.outline import backbone_adapters, backbone_shape, config_shape, model_shape
+from katlit.model.shape import Adapters, adapters_of
 
 
 def numel(module: nn.Module) -> int:
@@ -30,6 +32,29 @@ def test_parameters_are_those_of_the_model(config: dict[str, object], tmp_path: 
     assert shape.total == numel(backbone)
     assert shape.mtp_parameters == numel(backbone.mtp)
     assert config_shape(backbone.causal_lm.config, 2) == shape
+
+
+@pytest.mark.parametrize("markers", [True, False])
+@pytest.mark.parametrize("config", [QWEN, LLAMA, TIED, QWEN2_MOE])
+def test_adapters_are_those_of_the_model(config: dict[str, object], markers: bool, tmp_path: Path) -> None:
+    backbone = tiny_backbone(tmp_path, config, mtp_depth=1)
+    assert backbone_adapters(backbone) is None
+    if not markers:  # an export has their rows
+        backbone.materialize()
+        backbone.export(tmp_path / "model")
+        backbone = Backbone(init_from=str(tmp_path / "model"))
+    targets = ["q_proj", "up_proj"]
+    backbone.lora = LoraSettings(rank=4, target_modules=targets, train_markers=markers)
+    adapters = backbone_adapters(backbone)
+    assert not backbone.is_materialized
+    backbone.materialize()
+    assert adapters == adapters_of(backbone.causal_lm)
+    trained = {name: one for name, one in backbone.causal_lm.named_parameters() if one.requires_grad}
+    adapted = [one for name, one in trained.items() if "lora_A" in name]
+    assert adapters == Adapters(
+        sum(one.numel() for one in trained.values()), sum(one.shape[1] for one in adapted), 4 * len(adapted),
+        markers,
+    )  # fmt: skip
 
 
 def test_an_exported_model_brings_its_mtp_modules(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What MLflow is told of runs; 315 lines because all tests share a database, which is slow to create."""
+"""What MLflow is told of runs; 320 lines because all tests share a database, which is slow to create."""
 
 import json
 import os
@@ -157,7 +157,8 @@ def test_an_experiment_is_of_training_unless_its_owner_says_otherwise(uri: str, 
 
 
 def test_the_charts_begin_with_reward_accuracy_think_rate_and_tokens(uri: str, client: MlflowClient) -> None:
-    logger = KatMLFlowLogger("charts", tracking_uri=uri)
+    parent = start_parent_run(uri, "charts", "parent", {})
+    logger = KatMLFlowLogger("charts", tracking_uri=uri, parent_run_id=parent)
     rollout = ("mean_tokens", "accuracy", "think_rate", "reward")
     names = ["history/solved", *(f"rollout/{name}" for name in rollout)]
     logger.log_metrics({name: float(number) for number, name in enumerate(names)}, 1)
@@ -165,6 +166,10 @@ def test_the_charts_begin_with_reward_accuracy_think_rate_and_tokens(uri: str, c
     metrics = client.get_run(str(logger.run_id)).data.metrics
     assert [metrics[name] for name in sorted(metrics)][:5] == [4.0, 2.0, 3.0, 1.0, 0.0]
     assert set(names) < set(metrics)
+    later = KatMLFlowLogger("charts", tracking_uri=uri, parent_run_id=parent)
+    later.log_metrics({"val/accuracy": 1.0}, 1)
+    later.finalize("success")
+    assert f"/runs/{logger.run_id}/model-metrics?" in page_of(uri, parent)
 
 
 def test_a_run_goes_on_where_it_stopped(uri: str, client: MlflowClient) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from katlit.engines.vllm.server.client import ServerClient, ServerDownError
 from katlit.engines.vllm.server.process import ServerProcess
 from katlit.errors import UserError
+from katlit.progress import told_while
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +87,8 @@ class Supervisor:
         checkpoint = self.checkpoint
         self._process = self._launch(checkpoint.directory)
         try:
-            self._wait_until_up(self._process)
+            with told_while("vLLM's server starts"):
+                self._wait_until_up(self._process)
             self._process.forget_log()
             self._prepare()
             self._client.post("/update_weight_version", {"new_version": checkpoint.version})

@@ -9,8 +9,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from katlit.commands.plan import activations
 from katlit.commands.plan.activations import Batch
 from katlit.commands.plan.precision import precision_of
+from katlit.model.lora import LoraSettings, add_adapters
 from katlit.model.mtp import MTPModule, future_embeddings
-from katlit.model.shape import shape_of
+from katlit.model.shape import adapters_of, shape_of
 
 ROWS, LENGTH = 4, 32
 WIDTHS: dict[str, Any] = {
@@ -95,6 +96,18 @@ def test_a_model_keeps_its_layers_and_the_final_norm() -> None:
     # The output is not kept by the model itself but by the loss that multiplies it; rotary tables are small.
     output = ROWS * LENGTH * 64 * 4
     assert planned - output == pytest.approx(kept_by_model(model, autocast=False), rel=0.02)
+
+
+@pytest.mark.parametrize(("dtype", "word"), [("float32", "32-true"), ("bfloat16", "bf16-true")])
+def test_adapters_keep_what_is_between_their_matrices(dtype: str, word: str) -> None:
+    model = build("qwen2", 3, dtype, "sdpa")
+    bare = kept_by_model(model, autocast=False)
+    add_adapters(model, LoraSettings(rank=8), [])
+    adapters = adapters_of(model)
+    model.requires_grad_(True)  # else less of the frozen layers is kept than the plan counts
+    precision = precision_of(dtype, word, zero=False)
+    planned = activations.adapter_bytes(adapters, shape_of(model), precision, Batch(ROWS * LENGTH, LENGTH))
+    assert planned == pytest.approx(kept_by_model(model, autocast=False) - bare, rel=2e-3)
 
 
 def test_an_mtp_module_keeps_a_layer_and_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from katlit.cli import main
 from katlit.commands.plan.settings import memory_size
 from katlit.errors import UserError
 
+ROWS = ("gradients", "optimizer state")
 README = (Path(__file__).parents[4] / "README.md").read_text(encoding="utf-8")
 
 
@@ -47,6 +48,19 @@ def test_a_stage_is_planned_without_trainer_devices_or_files(
     assert "512 tokens a device in rows of 512, no gradient checkpointing" in shown
     assert "fits: " in shown
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_of_lora_the_adapters_are_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = stage(tmp_path, lora={"rank": 4})
+    assert main(["plan", "-c", path, "--memory=1GiB", "--trainer.strategy=auto"]) == 0
+    shown = capsys.readouterr().out
+    (number,) = re.findall(
+        r"^adapters   ([\d.]+)M parameters, the model's own are frozen$", shown, re.MULTILINE
+    )
+    gradients, states = (float(re.findall(rf"([\d.]+) MiB  {what}", shown)[0]) for what in ROWS)
+    # twice in the buckets of DDP
+    assert gradients == pytest.approx(8 * float(number) * 1e6 / 2**20, abs=0.1)
+    assert states == pytest.approx(8 * float(number) * 1e6 / 2**20, abs=0.1)
 
 
 @pytest.mark.parametrize("command", re.findall(r"^katlit (plan .*)$", README, re.MULTILINE))

@@ -62,6 +62,22 @@ def test_strategies_of_torch(strategy: Strategy, expected: States) -> None:
     assert states(SHAPE, 284, FLOAT32, Split(strategy, 4)) == expected
 
 
+@pytest.mark.parametrize(
+    ("strategy", "expected"),
+    [
+        # weights 428 · 2 and of the adapters 100 · 4, of which alone are gradients and states
+        ("single", States(856 + 400, 400, 800, 0, 400)),
+        ("ddp", States(856 + 400, 800, 800, 0, 400)),
+        # gathered are the 128 outside the layers and two layers, but no gradients of them
+        ("fsdp2", States(214 + 100, 100, 200, (128 + 200) * 2, 100)),
+        ("z3", States(214 + 100, 100, 200, (2 * 100 + 428) * 2, 100)),
+    ],
+)
+def test_beside_adapters_weights_are_frozen(strategy: Strategy, expected: States) -> None:
+    half = precision_of("bfloat16", "bf16-true", zero=False)
+    assert states(SHAPE, 0, half, Split(strategy, 1 if strategy == "single" else 4), 100) == expected
+
+
 def test_mixed_precision_of_fsdp2_gathers_in_half() -> None:
     mixed = strategy_precision("float32", "bf16-mixed", "fsdp2")
     assert mixed == Precision(4, 2, 2, 0, 8)

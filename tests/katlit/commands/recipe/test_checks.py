@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 
 from katlit.cli import main
+from katlit.commands.recipe.reader import read_recipe
+from katlit.commands.recipe.steps import steps
+from katlit.commands.settings_files import settings_file
 
 ROOT = Path(__file__).parents[4]
 RECIPE = """\
@@ -135,6 +138,13 @@ def test_what_init_writes_fits(place: Path, capsys: pytest.CaptureFixture[str]) 
 def test_a_packaged_recipe_fits(name: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bring(place)
     require_fits(f"recipe/{name}.yaml", name, capsys)
+
+
+def test_no_step_is_started_on_the_node_of_the_rollout_server() -> None:
+    recipe, mistakes = read_recipe(settings_file("recipe/cluster-40b.yaml"), [])
+    last = [step for step in steps(recipe) if step.name in ("step_srpo", "evaluate-step_srpo")]
+    assert ["--exclude=node8" in step.launch for step in last] == [True, True], mistakes
+    assert any("http://node8:" in word for word in last[0].words)
 
 
 def require_fits(recipe: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -177,15 +177,18 @@ def test_a_card_that_failed_is_not_overwritten_at_the_next_try(commands: Played)
     assert "--overwrite" not in commands.words[-1]  # the user may have changed it since
 
 
-@pytest.mark.parametrize("named", ["recipe", "settings"])
-def test_data_that_have_changed_are_seen(commands: Played, named: str) -> None:
-    Path("questions.jsonl").write_text("{}\n")
+@pytest.mark.parametrize("named", ["recipe", "settings", "class"])
+def test_data_and_classes_that_have_changed_are_seen(commands: Played, named: str) -> None:
+    changing = Path("mine.py" if named == "class" else "questions.jsonl")
+    changing.write_text("{}\n")
     if named == "recipe":
         Path("mine.yaml").write_text(RECIPE + "prompts: questions.jsonl\n")
-    else:
+    elif named == "settings":
         Path("own.yaml").write_text("data: {init_args: {prompts: {init_args: {path: questions.jsonl}}}}\n")
+    else:
+        Path("own.yaml").write_text("model: {init_args: {reward: mine.Reward}}\n")
     assert katlit() == 0
-    Path("questions.jsonl").write_text("{}\n{}\n")
+    changing.write_text("{}\n{}\n")
     commands.called.clear()
     assert katlit() == 0
     assert commands.called == NAMES[1:] + END

@@ -3,6 +3,7 @@
 import logging
 import os
 import random
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
+from katlit import progress
 from katlit.engines import HFEngine, SamplingParameters, VLLMEngine, VLLMOptions
 from katlit.engines.vllm import engine as module
 from katlit.errors import UserError
@@ -38,8 +40,15 @@ def process() -> dict[str, object]:
 
 
 @pytest.mark.vllm
-def test_the_process_is_left_as_it_was(qwen2_directory: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_process_is_left_as_it_was_and_a_slow_start_is_told(
+    qwen2_directory: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     pytest.importorskip("vllm", exc_type=ImportError)
+    monkeypatch.setattr(progress, "SECONDS", 0.5)
+    caplog.set_level(logging.INFO, "katlit")
     before, variables = process(), dict(os.environ)
     first = engine()
     first.start(qwen2_directory)
@@ -56,8 +65,11 @@ def test_the_process_is_left_as_it_was(qwen2_directory: Path, capfd: pytest.Capt
     assert {k for k in os.environ if k not in variables} <= {
         name for name in os.environ if name.startswith("VLLM_") and name not in module._ENVIRONMENT
     }
+    assert re.fullmatch(r"vLLM starts: \d+ s so far", caplog.messages[0])
+    assert re.fullmatch(r"vLLM starts: done after \d+ s", caplog.messages[-1])
     out, err = capfd.readouterr()
-    assert (out, [line for line in err.splitlines() if "NUMA binding" not in line]) == ("", [])
+    rest = [line for line in err.splitlines() if not re.search("NUMA binding|^vLLM starts: ", line)]
+    assert (out, rest) == ("", [])
     reference = HFEngine(max_context=64)
     reference.start(qwen2_directory)
     assert [c.token_ids for c in reference.generate([[1, 2, 3]], GREEDY)] == [c.token_ids for c in greedy]

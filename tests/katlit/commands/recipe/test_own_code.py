@@ -1,0 +1,46 @@
+"""Which files belong to the classes that settings name."""
+
+from pathlib import Path
+
+import pytest
+
+from katlit.commands.recipe.own_code import own_files
+
+FILES = {
+    "mine.py": "import json, torch\nfrom parts import helper\nimport mine\n",
+    "parts/__init__.py": "",
+    "parts/helper.py": "from . import other\nfrom .deep.down import x\n",
+    "parts/other.py": "no Python",
+    "parts/deep/down.py": "from ...too.far import x",  # `deep` has no __init__
+    "alone.py": "from . import mine\0",
+    "katlit/mine.py": "",
+    "torch.py": "",  # the installed one comes first
+}
+HELPERS = ["parts/__init__.py", "parts/deep/down.py", "parts/helper.py", "parts/other.py"]
+
+
+@pytest.mark.parametrize(
+    ("text", "files"),
+    [
+        ("mine.Reward", ["mine.py", *HELPERS]),
+        ("parts.helper.Reward", HELPERS),
+        ("parts.Reward", ["parts/__init__.py"]),
+        ("parts.deep.down.Reward", ["parts/__init__.py", "parts/deep/down.py"]),
+        ("alone.Reward", ["alone.py"]),
+        ("torch.nn.Linear", []),
+        ("json.loads", []),
+        ("katlit.mine.Reward", []),
+        ("questions.jsonl", []),
+        ("mine", []),
+        ("../mine.py", []),
+        ("1.5", []),
+    ],
+)
+def test_own_files_are_those_of_the_class_and_of_what_it_imports(
+    text: str, files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, code in FILES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(code)
+    assert own_files([text]) == [tmp_path / name for name in files]

@@ -30,7 +30,7 @@ LAYERS = [
     {"modules", "datamodules"},
     {"callbacks"},
     {"commands"},
-    {"cli"},
+    {"cli", "factory"},
 ]
 LAYER_OF = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 # Imported inside functions only, so that `katlit --help` is quick.

@@ -81,8 +81,11 @@ def slip(prompt: Prompt, think: str, unsaid: Sequence[str]) -> str | None:
         think: The chain of thought.
         unsaid: Such words, in lower case.
     """
+    lowered = think.lower()
+    if not any(word in lowered for word in unsaid):  # quick, and nearly always so
+        return None
     asked = set(_WORD.findall(conversation_text(prompt).lower()))
-    said = set(_WORD.findall(think.lower()))
+    said = set(_WORD.findall(lowered))
     return next((word for word in unsaid if word in said and word not in asked), None)
 
 

@@ -31,17 +31,18 @@ class Cost:
     price: float | None
 
 
-def cost_of(made: Sequence[tuple[Query, Outcome]], engines: Mapping[Part, RolloutEngine]) -> Cost:
+def cost_of(made: Sequence[tuple[Query, Outcome]], teams: Sequence[Mapping[Part, RolloutEngine]]) -> Cost:
     """Add up what was said about queries.
 
     Args:
         made: The queries, and what became of them.
-        engines: What the agents are reached by.
+        teams: What the agents are reached by, in each team.
     """
-    steps = [step for query, outcome in made for step in steps_of(query, outcome)]
+    said = [(query.team, step) for query, outcome in made for step in steps_of(query, outcome)]
+    steps = [step for _, step in said]
     prices: list[float] = []
-    for step in steps:
-        engine = engines[step.part]
+    for team, step in said:
+        engine = teams[team][step.part]
         price = engine.cost(step.prompt_tokens, step.tokens) if isinstance(engine, ChatEndpoint) else None
         if price is not None:
             prices.append(price)

@@ -48,12 +48,14 @@ class Query:
         judged: The same with the verifier that was chosen; without a reference where none can check it.
         mode: Whether the response thinks.
         tagged: The votes.
+        team: Who works on it, as a place in the list of teams.
     """
 
     prompt: Prompt
     judged: Prompt
     mode: Mode
     tagged: Tagged
+    team: int = 0
 
 
 async def tag(prompt: Prompt, team: Team, votes: int, rules: RuleTagger, ask: Ask) -> Tagged:
@@ -88,7 +90,12 @@ async def tag(prompt: Prompt, team: Team, votes: int, rules: RuleTagger, ask: As
 
 
 def query_of(
-    prompt: Prompt, tagged: Tagged, mode: Mode, rules: RuleTagger, problem: Callable[[Prompt], str | None]
+    prompt: Prompt,
+    tagged: Tagged,
+    mode: Mode,
+    rules: RuleTagger,
+    problem: Callable[[Prompt], str | None],
+    team: int = 0,
 ) -> Query:
     """Choose by the tags who checks the answers to a query.
 
@@ -101,10 +108,11 @@ def query_of(
         mode: Its mode.
         rules: The rules.
         problem: `reference_problem` of the reward that checks answers.
+        team: Who works on it.
     """
     if not prompt["reference"].strip():
-        return Query(prompt, prompt, mode, tagged)
+        return Query(prompt, prompt, mode, tagged, team)
     opinions = tagged.merged.tags, rules.tag(prompt)
     verifier = next(filter(None, (verifier_of(prompt, tags, problem) for tags in opinions)), None)
     judged: Prompt = {**prompt, "reference": ""} if verifier is None else {**prompt, "verifier": verifier}
-    return Query(prompt, judged, mode, tagged)
+    return Query(prompt, judged, mode, tagged, team)

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict
 from typing import Any, TypeAlias
 
@@ -18,13 +18,14 @@ Made: TypeAlias = Sequence[tuple[Query, Outcome]]
 """The queries, and what became of them."""
 
 
-def reject_all(made: Made, models: Mapping[Part, ChatModel]) -> None:
-    """Count at each model what was not kept of its replies."""
+def reject_all(made: Made, teams: Sequence[Mapping[Part, ChatModel]]) -> None:
+    """Count at each model what was not kept of its replies; the teams are those that queries name."""
     for query, outcome in made:
         for step in steps_of(query, outcome):
             if step.fault is not None:
                 text = "\n".join(filter(None, [step.think, step.text]))
-                models[step.part].rejections.add(step.fault, query.mode, query.prompt["id"], step.note, text)
+                model = teams[query.team][step.part]
+                model.rejections.add(step.fault, query.mode, query.prompt["id"], step.note, text)
 
 
 def steps_of(query: Query, outcome: Outcome) -> list[Step]:
@@ -49,12 +50,12 @@ def dropped(outcome: Outcome) -> str | None:
     return f"{answers[-1].part} {answers[-1].fault}"
 
 
-def trace_rows(made: Made, models: Mapping[Part, str]) -> Iterator[dict[str, Any]]:
+def trace_rows(made: Made, teams: Sequence[Mapping[Part, str]]) -> Iterator[dict[str, Any]]:
     """Return a row for each query: its tags, its mode, who said what, and what came of it.
 
     Args:
         made: The queries, and what became of them.
-        models: Who plays the parts.
+        teams: Which models play the parts, in each team.
     """
     for query, outcome in made:
         merged = query.tagged.merged
@@ -71,14 +72,14 @@ def trace_rows(made: Made, models: Mapping[Part, str]) -> Iterator[dict[str, Any
             "tags": asdict(merged.tags)
             | {"spread": merged.spread, "ties": list(merged.ties), "lost": query.tagged.lost},
             "steps": [
-                {"role": step.part.value, "model": models[step.part]}
+                {"role": step.part.value, "model": teams[query.team][step.part]}
                 | {name: value for name, value in asdict(step).items() if name != "part"}
                 for step in steps_of(query, outcome)
             ],
         }
 
 
-def report_rows(made: Made, models: Mapping[Part, str]) -> Iterator[dict[str, Any]]:
+def report_rows(made: Made, teams: Sequence[Mapping[Part, str]]) -> Iterator[dict[str, Any]]:
     """Return the counts: a row for each source and mode, then a row for each agent."""
     groups: dict[tuple[str, Mode], list[Outcome]] = {}
     for query, outcome in made:
@@ -91,20 +92,26 @@ def report_rows(made: Made, models: Mapping[Part, str]) -> Iterator[dict[str, An
             "scores": _counts(outcome.score for outcome in kept if outcome.score is not None),
             "dropped": _counts(why for outcome in outcomes if (why := dropped(outcome)) is not None),
         }  # fmt: skip
-    lost: dict[Part, list[str]] = {part: [] for part in models}
-    steps: dict[Part, list[Step]] = {part: [] for part in models}
+    yield from _agent_rows(made, teams)
+
+
+def _agent_rows(made: Made, teams: Sequence[Mapping[Part, str]]) -> Iterator[dict[str, Any]]:
+    agents = dict.fromkeys((part, team[part]) for part in teams[0] for team in teams)
+    lost: dict[tuple[Part, str], list[str]] = {agent: [] for agent in agents}
+    steps: dict[tuple[Part, str], list[Step]] = {agent: [] for agent in agents}
     for query, outcome in made:
+        models = teams[query.team]
         for step in steps_of(query, outcome):
-            steps[step.part].append(step)
+            steps[step.part, models[step.part]].append(step)
         for part, kind in losses_of(query, outcome):
-            lost[part].append(kind)
-    for part, said in steps.items():
+            lost[part, models[part]].append(kind)
+    for (part, model), said in steps.items():
         yield {
-            "role": part.value, "model": models[part], "replies": len(said),
+            "role": part.value, "model": model, "replies": len(said),
             "prompt_tokens": sum(step.prompt_tokens for step in said),
             "reply_tokens": sum(step.tokens for step in said),
             "faults": _counts(step.fault.value for step in said if step.fault is not None),
-            "lost": _counts(lost[part]),
+            "lost": _counts(lost[part, model]),
         }  # fmt: skip
 
 
@@ -123,3 +130,11 @@ def log_outcomes(made: Made, seconds: float) -> None:
         "agents: %d of %d queries kept, think share %.3f; dropped: %s; %d replies of %d tokens, %.1f s",
         len(kept), len(made), share, told, len(steps), sum(step.tokens for step in steps), seconds,
     )  # fmt: skip
+
+
+def tell_unused(key: str, names: Iterable[str], domains: Set[str]) -> None:
+    """Say which domains that a setting names no query has."""
+    unused = [name for name in names if name.strip().casefold() not in domains]
+    if unused:
+        told = "%s: no query is of domain %s; the tags know %s"
+        logger.warning(told, key, ", ".join(map(repr, unused)), ", ".join(map(repr, sorted(domains))))

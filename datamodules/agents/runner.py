@@ -1,14 +1,21 @@
 """All queries at once: while one agent waits for another, the engine has the requests of other queries."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import gc
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 from katlit.batch import Prompt
-from katlit.datamodules.labelling.chat_model import Reply
+from katlit.datamodules.labelling.chat_model import ChatModel, Reply
+from katlit.errors import UserError
 from katlit.progress import Progress
 from katlit.rewards import Reward, Sample, Verdict, verdicts_of
+
+logger = logging.getLogger(__name__)
 
 _AT_WORK = 4096  # queries; each has one request at most on its way
 ItemT = TypeVar("ItemT")
@@ -48,6 +55,36 @@ async def run_all(
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
     return [results[number] for number in range(len(items))]
+
+
+def require_all(models: Sequence[ChatModel], failed: Sequence[str]) -> None:
+    """End the run where agents gave no reply that may give one another time; else chance has a say.
+
+    Args:
+        models: All models; where another pass asks for what is missing, a warning does.
+        failed: Why each query is not finished; empty where it is.
+
+    Raises:
+        UserError: naming the most frequent reason.
+    """
+    reasons = Counter(filter(None, failed))
+    if not reasons:
+        return
+    ((reason, count),) = reasons.most_common(1)
+    told = f"{reasons.total()} of {len(failed)} queries are not finished, {count} for {reason}"
+    if not any(model.partial for model in models):
+        raise UserError(f"{told}; run again, which asks only for what is missing")
+    logger.warning("%s; what is missing is asked for again when the records are made", told)
+
+
+@contextmanager
+def settled() -> Iterator[None]:
+    """Spare the collector of garbage all that exists: to look at torch stops the work for half a second."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 class Verifier:

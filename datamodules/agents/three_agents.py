@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,9 +13,10 @@ from katlit.batch import Prompt
 from katlit.datamodules.agents import templates
 from katlit.datamodules.agents.estimate import cost_of, log_estimate
 from katlit.datamodules.agents.queries import Query, Tagged, query_of, tag
-from katlit.datamodules.agents.report import log_outcomes, reject_all, report_rows, trace_rows
+from katlit.datamodules.agents.report import log_outcomes, reject_all, report_rows, tell_unused, trace_rows
 from katlit.datamodules.agents.roles import Part, Role, Team, require_roles
-from katlit.datamodules.agents.runner import Verifier, run_all
+from katlit.datamodules.agents.routes import Route, route_of, teams_of
+from katlit.datamodules.agents.runner import Verifier, require_all, run_all, settled
 from katlit.datamodules.agents.synthesis import Ask, Outcome, Verify, synthesize
 from katlit.datamodules.agents.voices import Voice, Voices
 from katlit.datamodules.labelling.base import Labeller
@@ -26,7 +26,7 @@ from katlit.datamodules.labelling.seeds import draws
 from katlit.datamodules.records import Record
 from katlit.datamodules.tagging import PAPER_THINK_SHARE, RuleTagger, choose_modes
 from katlit.engines.base import RolloutEngine
-from katlit.errors import UserError, require
+from katlit.errors import require
 from katlit.rewards import Reward
 from katlit.text.protocol import Mode
 
@@ -64,6 +64,7 @@ class ThreeAgents(Labeller):
         rubric: What the critic scores by, from 1 to 5.
         approve: Least score of what is kept.
         rounds: Most attempts of the thinker, and of the answerer.
+        routes: Queries whose tags have other agents answer; the first one that takes a query counts.
         same_script: Whether replies must be in a script of the question or its reference.
         unsaid: Words that no chain of thought may have unless its question has them.
         forced: Share of the records whose mode is forced by prefill, see `DualRegime`.
@@ -85,6 +86,7 @@ class ThreeAgents(Labeller):
         rubric: str = templates.RUBRIC,
         approve: int = 4,
         rounds: int = 3,
+        routes: list[Route] | None = None,
         same_script: bool = True,
         unsaid: Sequence[str] = ("draft", "objection", "objections"),
         forced: float = 0.5,
@@ -103,12 +105,15 @@ class ThreeAgents(Labeller):
             }
         )  # fmt: skip
         self.team = Team(roles, rubric, approve, rounds, same_script, tuple(unsaid), seed)
+        self.routes = routes or []
+        self.teams = teams_of(self.team, self.routes)
         self.votes = votes
         self.rules = rules
         self.think_share = think_share
         self.think_share_by_domain = think_share_by_domain or {}
         self.forced = forced
-        self._kinds = list(dict.fromkeys((role.model, role.engine) for role in roles.values()))
+        every = [role for team in self.teams for role in team.roles.values()]
+        self._kinds = list(dict.fromkeys((role.model, role.engine) for role in every))
         self._asked = 0  # requests whose replies were not known
         self._estimated = False
         self._queries: dict[str, Query] = {}
@@ -124,21 +129,30 @@ class ThreeAgents(Labeller):
 
     def settings(self) -> dict[str, Any]:
         """Return all but the names of the models and what they are reached by."""
-        models = {
-            part.value: self._kinds.index((role.model, role.engine)) for part, role in self.team.roles.items()
-        }
+        models, *others = [
+            {part.value: self._number(role) for part, role in team.roles.items()} for team in self.teams
+        ]
+        routes = [
+            route.settings() | team.settings() | {"models": numbers}
+            for route, team, numbers in zip(self.routes, self.teams[1:], others, strict=True)
+        ]
         own = {
             "votes": self.votes, "rules": vars(self.rules), "forced": self.forced, "models": models,
             "shares": [self.think_share, self.think_share_by_domain],
             "contexts": [engine.max_context for engine in self.engines() if engine is not None],
         }  # fmt: skip
-        return self.team.settings() | own
+        return self.team.settings() | own | ({"routes": routes} if routes else {})
+
+    def _number(self, role: Role) -> int:
+        """The place of a role's model in `models()`."""
+        return self._kinds.index((role.model, role.engine))
 
     def check(self, prompts: Sequence[Prompt], models: Sequence[ChatModel]) -> None:
         """Refuse what a chat template cannot write, and budgets that leave no room."""
         super().check(prompts, models)
-        for voice in self._voices(models).values():
-            voice.model.engine.require_room(voice.sampling)
+        for team in self._voices(models):
+            for voice in team.values():
+                voice.model.engine.require_room(voice.sampling)
 
     def survey(self, prompts: Sequence[Prompt], models: Sequence[ChatModel], accuracy: Reward) -> None:
         """Tag the queries, and choose which of them think; of many, say first what the work will cost."""
@@ -146,9 +160,11 @@ class ThreeAgents(Labeller):
             self._estimated = True
             self._estimate(prompts, models, accuracy)
         queries = self._choose(prompts, models, accuracy)
-        self._require_all(models, [query.tagged.failed for query in queries])
+        require_all(models, [query.tagged.failed for query in queries])
         if not any(model.partial for model in models):
-            self._tell_unused({query.tagged.merged.tags.domain for query in queries})
+            domains = {query.tagged.merged.tags.domain for query in queries}
+            tell_unused("think_share_by_domain", self.think_share_by_domain, domains)
+            tell_unused("routes", (name for route in self.routes for name in route.domains), domains)
         self._queries = {query.prompt["id"]: query for query in queries}
 
     def _choose(
@@ -162,16 +178,16 @@ class ThreeAgents(Labeller):
             merged = [each.merged for each in tagged]
             modes = choose_modes(merged, self.think_share_by_domain, self.team.seed, self.think_share)
         return [
-            query_of(prompt, each, mode, self.rules, accuracy.reference_problem)
+            query_of(
+                prompt,
+                each,
+                mode,
+                self.rules,
+                accuracy.reference_problem,
+                route_of(self.routes, each.merged.tags),
+            )
             for prompt, each, mode in zip(prompts, tagged, modes, strict=True)
         ]
-
-    def _tell_unused(self, domains: set[str]) -> None:
-        """Say which shares are of domains that no query has."""
-        unused = [name for name in self.think_share_by_domain if name.strip().casefold() not in domains]
-        if unused:
-            told = "think_share_by_domain: no query is of domain %s; the tags know %s"
-            logger.warning(told, ", ".join(map(repr, unused)), ", ".join(map(repr, sorted(domains))))
 
     def _estimate(self, prompts: Sequence[Prompt], models: Sequence[ChatModel], accuracy: Reward) -> None:
         """Finish the first queries, and say what they took and what the others will.
@@ -181,7 +197,9 @@ class ThreeAgents(Labeller):
         start, before = time.monotonic(), self._asked
         queries = self._choose(prompts[:_FIRST], models, accuracy)
         outcomes = self._work(models, accuracy, self._synthesize, queries, "agents: the first queries")
-        engines = {part: voice.model.engine for part, voice in self._voices(models).items()}
+        engines = [
+            {part: voice.model.engine for part, voice in team.items()} for team in self._voices(models)
+        ]
         cost = cost_of(list(zip(queries, outcomes, strict=True)), engines)
         seconds = time.monotonic() - start if self._asked > before else None
         log_estimate(cost, self._asked - before, seconds, _FIRST, len(prompts) - _FIRST)
@@ -191,23 +209,25 @@ class ThreeAgents(Labeller):
         start = time.monotonic()
         queries = [self._queries[prompt["id"]] for prompt in prompts]
         outcomes = self._work(models, accuracy, self._synthesize, queries, "agents")
-        self._require_all(models, [outcome.failed for outcome in outcomes])
+        require_all(models, [outcome.failed for outcome in outcomes])
         self._made = list(zip(queries, outcomes, strict=True))
-        reject_all(self._made, {part: voice.model for part, voice in self._voices(models).items()})
+        asked = [{part: voice.model for part, voice in team.items()} for team in self._voices(models)]
+        reject_all(self._made, asked)
         records = [self._record(query, outcome) for query, outcome in self._made if outcome.reply is not None]
         log_outcomes(self._made, time.monotonic() - start)
         return records
 
     def beside(self) -> dict[str, Iterable[dict[str, Any]]]:
         """Return the traces of all queries, and what was counted."""
-        models = {part: role.model for part, role in self.team.roles.items()}
+        models = [{part: role.model for part, role in team.roles.items()} for team in self.teams]
         return {"traces": trace_rows(self._made, models), "agents": report_rows(self._made, models)}
 
-    def _voices(self, models: Sequence[ChatModel]) -> dict[Part, Voice]:
-        return {
-            part: Voice(models[self._kinds.index((role.model, role.engine))], role.sampling)
-            for part, role in self.team.roles.items()
-        }
+    def _voices(self, models: Sequence[ChatModel]) -> list[dict[Part, Voice]]:
+        """The agents of each team."""
+        return [
+            {part: Voice(models[self._number(role)], role.sampling) for part, role in team.roles.items()}
+            for team in self.teams
+        ]
 
     def _work(
         self,
@@ -229,39 +249,31 @@ class ThreeAgents(Labeller):
             for model in models:
                 stack.enter_context(model)
             verifier = stack.enter_context(Verifier(accuracy))
+            stack.enter_context(settled())
             return asyncio.run(run())
 
     async def _tag(self, voices: Voices, _: Verifier, prompt: Prompt) -> Tagged:
         with voices.query():
-            return await tag(prompt, self.team, self.votes, self.rules, partial(voices.ask, prompt))
+            return await tag(prompt, self.team, self.votes, self.rules, partial(voices.ask, prompt, 0))
 
-    async def respond(self, prompt: Prompt, mode: Mode, ask: Ask, verify: Verify) -> Outcome:
+    async def respond(self, prompt: Prompt, mode: Mode, team: Team, ask: Ask, verify: Verify) -> Outcome:
         """Find a response to a query; a subclass may have another way.
 
         Args:
             prompt: The query; without a reference where nothing can check an answer.
             mode: Whether the response is to think.
+            team: The agents, as the routes have them for this query.
             ask: Has an agent reply.
             verify: Judges an answer by the reference.
         """
-        return await synthesize(prompt, mode, self.team, ask, verify)
+        return await synthesize(prompt, mode, team, ask, verify)
 
     async def _synthesize(self, voices: Voices, verifier: Verifier, query: Query) -> Outcome:
         prompt = query.judged
         verify = partial(verifier.verify, prompt)
         with voices.query():
-            return await self.respond(prompt, query.mode, partial(voices.ask, prompt), verify)
-
-    def _require_all(self, models: Sequence[ChatModel], failed: Sequence[str]) -> None:
-        """End the run where agents gave no reply that may give one another time; else chance has a say."""
-        reasons = Counter(filter(None, failed))
-        if not reasons:
-            return
-        ((reason, count),) = reasons.most_common(1)
-        told = f"{reasons.total()} of {len(failed)} queries are not finished, {count} for {reason}"
-        if not any(model.partial for model in models):
-            raise UserError(f"{told}; run again, which asks only for what is missing")
-        logger.warning("%s; what is missing is asked for again when the records are made", told)
+            team, ask = self.teams[query.team], partial(voices.ask, prompt, query.team)
+            return await self.respond(prompt, query.mode, team, ask, verify)
 
     def _record(self, query: Query, outcome: Outcome) -> Record:
         if outcome.reply is None:
@@ -270,7 +282,7 @@ class ThreeAgents(Labeller):
         votes = query.tagged.ballots
         record = record_of(
             query.prompt, query.mode, outcome.reply, outcome.judge, votes,
-            self.team.roles[part].model, self.team.seed,
+            self.teams[query.team].roles[part].model, self.team.seed,
         )  # fmt: skip
         tags = query.tagged.merged.tags
         return replace(

@@ -1,6 +1,7 @@
 """How the requests of many agents at a time get to their models, and what was replied before does not."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -31,11 +32,12 @@ class Voices:
     """All agents; an asynchronous context manager, for the lines to their servers.
 
     Args:
-        voices: The agents by what they do.
+        teams: The agents by what they do, in each team.
     """
 
-    def __init__(self, voices: dict[Part, Voice]) -> None:
-        self.voices = voices
+    def __init__(self, teams: Sequence[Mapping[Part, Voice]]) -> None:
+        self._teams = teams
+        self._all = [voice for team in teams for voice in team.values()]
         self.asked = 0  # requests that were not known
         self._lines: dict[int, ChatLine] = {}  # of each endpoint, by its identity
         self._batches: dict[int, Batches] = {}
@@ -45,7 +47,7 @@ class Voices:
 
     async def __aenter__(self) -> "Voices":
         await self._stack.__aenter__()
-        for voice in self.voices.values():
+        for voice in self._all:
             engine: RolloutEngine = voice.model.engine
             if isinstance(engine, ChatEndpoint) and id(engine) not in self._lines:
                 self._lines[id(engine)] = await self._stack.enter_async_context(engine.open_line())
@@ -57,7 +59,7 @@ class Voices:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for model in {id(voice.model): voice.model for voice in self.voices.values()}.values():
+        for model in {id(voice.model): voice.model for voice in self._all}.values():
             if isinstance(model, EndpointModel):
                 model.hang_up(self._lines[id(model.engine)])
         await self._stack.__aexit__(kind, error, traceback)
@@ -74,11 +76,14 @@ class Voices:
     def _all_wait(self) -> bool:
         return sum(batches.number for batches in self._batches.values()) == self._working
 
-    async def ask(self, prompt: Prompt, part: Part, messages: list[dict[str, Any]], seed: int) -> Said:
+    async def ask(
+        self, prompt: Prompt, team: int, part: Part, messages: list[dict[str, Any]], seed: int
+    ) -> Said:
         """Have an agent reply, unless it is known what it replied.
 
         Args:
             prompt: The query, for the tools that it offers.
+            team: Which team the agent is of.
             part: What the agent does.
             messages: What it is told.
             seed: Seed of the reply.
@@ -86,7 +91,7 @@ class Voices:
         Raises:
             NoReplyError: where there is no reply.
         """
-        voice, thinking = self.voices[part], THINKING[part]
+        voice, thinking = self._teams[team][part], THINKING[part]
         model = voice.model
         told = Prompt(**{**prompt, "messages": messages})
         if part not in (Part.SOLVER, Part.THINKER, Part.ANSWERER):
@@ -98,6 +103,7 @@ class Voices:
             said = await self._send(model, request)
             self.asked += 1
             model.keep(key, said)
+            await asyncio.sleep(0)  # the next request goes out before more is done with this reply
         self._known.add(id(model))
         reply = model.read(said, thinking, told)
         return Said(reply, model.prompt_tokens(request.asked, said))

@@ -4,7 +4,6 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
 from types import TracebackType
 from typing import Any
 
@@ -119,7 +118,7 @@ class EndpointModel(ChatModel):
         tally = self._endpoint.chat(
             [ChatRequest(_body(asked, sampling), seed) for asked, seed in requests],
             name_at_endpoint(self.directory),
-            lambda number, reply: keep(number, asdict(reply)),
+            lambda number, reply: keep(number, reply._asdict()),
             known=known,
         )
         self._count_all(tally)
@@ -131,7 +130,7 @@ class EndpointModel(ChatModel):
         """Ask on a line to the endpoint; see `ChatLine.ask`."""
         single = ChatRequest(_body(request.asked, request.sampling), request.seed)
         reply = await line.ask(name_at_endpoint(self.directory), single, known=known)
-        return reply if isinstance(reply, Lost) else asdict(reply)
+        return reply if isinstance(reply, Lost) else reply._asdict()
 
     def hang_up(self, line: ChatLine) -> None:
         """Count what became of the requests on a line that ends."""

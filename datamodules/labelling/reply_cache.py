@@ -12,6 +12,7 @@ import os
 import time
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,6 +56,8 @@ class ReplyCache:
         self._own_path = folder
         self._end = 0  # of that file
         self._synced = 0.0
+        self._disk: ThreadPoolExecutor | None = None  # it may take a tenth of a second: others go on
+        self._sync: Future[None] | None = None
 
     def get(self, key: str) -> Any | None:
         """Return the value of a key; None where there is none.
@@ -91,16 +94,34 @@ class ReplyCache:
         self._end += len(line)
 
     def _append(self, line: bytes) -> None:
-        if self._own is None:
-            self._own = self._create()
+        if self._own is None or self._disk is None:
+            self._own, self._disk = self._create(), ThreadPoolExecutor(1)
         if os.write(self._own, line) != len(line):
-            os.close(self._own)
-            self._own = None  # no line may follow a part of one
+            self._leave()  # no line may follow a part of one
             raise OSError(0, "only a part was written: the disk is full")
         now = time.monotonic()
         if now - self._synced >= _SECONDS:
-            os.fsync(self._own)
+            self._wait()
+            self._sync = self._disk.submit(os.fsync, self._own)
             self._synced = now
+
+    def _wait(self) -> None:
+        """Wait until what was last sent to the disk is there."""
+        sync, self._sync = self._sync, None
+        if sync is not None:
+            sync.result()
+
+    def _leave(self) -> None:
+        """Make sure that the file of this process is on the disk, and close it."""
+        if self._own is None or self._disk is None:
+            return
+        own, self._own = self._own, None
+        self._disk.shutdown()
+        try:
+            self._wait()
+            os.fsync(own)
+        finally:
+            os.close(own)
 
     def _create(self) -> int:
         """A file that no other process has, after all others."""
@@ -115,10 +136,8 @@ class ReplyCache:
 
     def close(self) -> None:
         """Make sure that all is on the disk, and forget what is known; a later `get` reads anew."""
-        if self._own is not None:
-            os.fsync(self._own)
-            os.close(self._own)
-        self._own, self._places = None, None
+        self._places = None
+        self._leave()
 
     def _index(self) -> dict[str, _Place]:
         if self._places is None:

@@ -1,13 +1,12 @@
-"""Which tagged queries think, and which model answers a query; pure functions."""
+"""Which tagged queries think; pure functions."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from math import floor
 from random import Random
 
-from katlit.datamodules.tagging.tags import HARDEST, MergedTags, Tags
-from katlit.errors import UserError, require
+from katlit.datamodules.tagging.tags import MergedTags
+from katlit.errors import require
 from katlit.text.protocol import Mode
 
 PAPER_THINK_SHARE = 0.348
@@ -64,45 +63,3 @@ def _rounded(exact: Mapping[str, float]) -> dict[str, int]:
     missing = round(sum(exact.values())) - sum(numbers.values())
     by_remainder = sorted(exact, key=lambda name: (numbers[name] - exact[name], name))
     return numbers | {name: numbers[name] + 1 for name in by_remainder[:missing]}
-
-
-@dataclass(frozen=True)  # no slots: jsonargparse merges a partial override by vars()
-class Route:
-    """Sends queries to a model by their tags.
-
-    Attributes:
-        model: Name of the model, as the agents know it.
-        domains: Domains that it answers; all if none are given.
-        easiest: Least difficulty that it answers.
-        hardest: Greatest difficulty that it answers.
-    """
-
-    model: str
-    domains: list[str] = field(default_factory=list)
-    easiest: int = 1
-    hardest: int = HARDEST
-
-    def __post_init__(self) -> None:
-        """Refuse a range of difficulties that holds none."""
-        possible = 1 <= self.easiest <= self.hardest <= HARDEST
-        require(possible, "route", f"{self.easiest} to {self.hardest}", f"difficulties from 1 to {HARDEST}")
-
-    def takes(self, tags: Tags) -> bool:
-        """Whether a query of these tags goes to the model."""
-        in_domain = not self.domains or tags.domain in self.domains
-        return in_domain and self.easiest <= tags.difficulty <= self.hardest
-
-
-def route_of(routes: Sequence[Route], tags: Tags) -> str:
-    """Return the model of the first route that takes a query.
-
-    Raises:
-        UserError: where none does.
-    """
-    for route in routes:
-        if route.takes(tags):
-            return route.model
-    raise UserError(
-        f"routes: none takes domain {tags.domain!r} of difficulty {tags.difficulty}; end with a route "
-        "without domains and difficulties"
-    )

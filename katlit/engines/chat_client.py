@@ -1,6 +1,7 @@
 """What is said to an OpenAI-compatible server, by the hundred: conversations in, replies out."""
 
 import asyncio
+import json
 import logging
 import math
 import os
@@ -27,12 +28,18 @@ _MINUTE = 60.0  # between two warnings of what is asked again
 _HOPELESS = 16  # requests in a row without a reply, or all that are in flight if these are more
 
 
-@dataclass(frozen=True, slots=True)
-class ChatRequest:
+class ChatRequest(NamedTuple):
     """A conversation as the body of a request has it, and how the reply is drawn."""
 
     body: Mapping[str, Any]
     seed: int
+
+
+class Message(NamedTuple):
+    """A request as it is sent."""
+
+    data: bytes
+    max_tokens: float
 
 
 class Lost(NamedTuple):
@@ -156,7 +163,9 @@ class ChatClient:
     def session(self) -> aiohttp.ClientSession:
         """Return a new session, of the running loop."""
         key = self._key()
-        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        headers = {"Content-Type": "application/json"}
+        if key is not None:
+            headers["Authorization"] = f"Bearer {key}"
         connector = aiohttp.TCPConnector(limit=0)
         no_limit = aiohttp.ClientTimeout(total=None)
         return aiohttp.ClientSession(connector=connector, timeout=no_limit, headers=headers)
@@ -174,24 +183,25 @@ class ChatClient:
 
     async def _work(self, session: aiohttp.ClientSession, queue: Queue) -> None:
         for number, request in queue.waiting:
-            reply = await self.ask(session, queue, request)
+            reply = await self.ask(session, queue, self.write(queue, request))
             if isinstance(reply, Reply):
                 queue.keep(number, reply)
 
-    async def ask(self, session: aiohttp.ClientSession, queue: Queue, request: ChatRequest) -> Reply | Lost:
-        """Ask until there is a reply, and count.
+    def write(self, queue: Queue, request: ChatRequest) -> Message:
+        """Write a request of a queue out; what waits for its turn can then go at once."""
+        body = {"model": queue.model} | dict(request.body) | {"seed": request.seed} | dict(queue.more)
+        body = {name: value for name, value in body.items() if value is not None}
+        return Message(json.dumps(body).encode(), float(body.get("max_tokens", 0)))
+
+    async def ask(self, session: aiohttp.ClientSession, queue: Queue, message: Message) -> Reply | Lost:
+        """Ask until there is a reply, and count; return it, or why there is none in the end.
 
         Args:
             session: See `session`.
             queue: What the request is one of.
-            request: What is asked.
-
-        Returns:
-            The reply, or why there is none in the end.
+            message: The request.
         """
-        body = {"model": queue.model} | dict(request.body) | {"seed": request.seed} | dict(queue.more)
-        body = {name: value for name, value in body.items() if value is not None}
-        reply = await self._reply(session, queue, body)
+        reply = await self._reply(session, queue, message)
         if isinstance(reply, Lost):
             (queue.tally.refused if reply.refused else queue.tally.failed)[reply.reason] += 1
             queue.tally.lost[reply.kind] += 1
@@ -204,13 +214,11 @@ class ChatClient:
                 )
         return reply
 
-    async def _reply(
-        self, session: aiohttp.ClientSession, queue: Queue, body: dict[str, Any]
-    ) -> Reply | Lost:
+    async def _reply(self, session: aiohttp.ClientSession, queue: Queue, message: Message) -> Reply | Lost:
         for attempt in range(1, self._retries + 2):
-            reserved = await self._wait_for_turn(queue, body)
+            reserved = await self._wait_for_turn(queue, message.max_tokens)
             try:
-                reply = await self._attempt(session, queue, body)
+                reply = await self._attempt(session, queue, message.data)
             except _AttemptError as error:
                 queue.tally.faults[error.kind] += 1
                 lost = Lost(str(error), isinstance(error, _RefusedError), error.kind)
@@ -240,21 +248,22 @@ class ChatClient:
             told = "%s: %d replies in %d attempts so far; the last error: %s"
             logger.warning(told, self._url, tally.answered, tally.attempts, reason)
 
-    async def _wait_for_turn(self, queue: Queue, body: Mapping[str, Any]) -> float:
-        """Wait as the limits and the server want it; the tokens that are reserved."""
+    async def _wait_for_turn(self, queue: Queue, most: float) -> float:
+        """Wait as the limits and the server want it; the tokens that are reserved, at first the most."""
         answered = queue.tally.answered
-        reserved = queue.tokens / answered if answered else float(body.get("max_tokens", 0))
+        reserved = queue.tokens / answered if answered else most
         now = time.monotonic()
         wait = max(self._requests.reserve(1, now), self._tokens.reserve(reserved, now))
-        await asyncio.sleep(wait)
+        if wait > 0:
+            await asyncio.sleep(wait)
         while (rest := queue.rest - time.monotonic()) > 0:
             await asyncio.sleep(rest + backoff(1, 1.0, self._random))
         return reserved
 
-    async def _attempt(self, session: aiohttp.ClientSession, queue: Queue, body: Mapping[str, Any]) -> Reply:
+    async def _attempt(self, session: aiohttp.ClientSession, queue: Queue, data: bytes) -> Reply:
         queue.tally.attempts += 1
         try:
-            async with asyncio.timeout(self._timeout), session.post(self._url, json=body) as answer:
+            async with asyncio.timeout(self._timeout), session.post(self._url, data=data) as answer:
                 status, text = answer.status, await answer.text(errors="replace")
         except TimeoutError:
             raise _AgainError("time-out", f"no answer within {self._timeout:g} s (limits.timeout)") from None

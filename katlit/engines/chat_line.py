@@ -65,12 +65,13 @@ class ChatLine:
         Raises:
             UserError: where the server refuses the key, or answers nothing that is a reply.
         """
+        queue = self._queue(model)
+        message = self._client.write(queue, request)
         async with self._gate:
             if self._session is None:  # what is known already needs no server and no key
                 self._session = await self._stack.enter_async_context(self._client.session())
-            queue = self._queue(model)
             queue.known = queue.known or known
-            return await self._client.ask(self._session, queue, request)
+            return await self._client.ask(self._session, queue, message)
 
 
 def _keep_nothing(number: int, reply: Reply) -> None:

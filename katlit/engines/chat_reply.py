@@ -1,15 +1,13 @@
 """What an OpenAI-compatible server replies, read strictly."""
 
 import json
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 NO_REPLY = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 """What reading raises where there is none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """A reply; all of it is text."""
 
     content: str
@@ -26,7 +24,9 @@ def read_reply(text: str) -> Reply:
     Raises:
         One of `NO_REPLY`: where it is no reply.
     """
-    answer = json.loads(_whole(json.dumps(json.loads(text), ensure_ascii=False)))
+    answer = json.loads(text)
+    if "\\ud" in text.lower():  # half of a character can only have been escaped
+        answer = json.loads(_whole(json.dumps(answer, ensure_ascii=False)))
     choice = answer["choices"][0]
     message, usage = choice["message"], answer.get("usage") or {}
     return Reply(

@@ -2,7 +2,9 @@
 
 import json
 import re
+import runpy
 import shlex
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from serving import serving
 from katlit.cli import main
 from katlit.datamodules.agents.roles import _TEMPLATES, Part
 from katlit.datamodules.records import read_records
+from katlit.errors import UserError
 from katlit.text.protocol import Mode
 
 ROOT = Path(__file__).parents[2]
@@ -61,9 +64,10 @@ def test_the_printed_commands_label_and_show_a_trace(
 def test_the_printed_settings_and_the_printed_class_work(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (settings,), (program,) = blocks("yaml"), blocks("python")
+    (settings, routes), (_, program) = blocks("yaml"), blocks("python")
     (tmp_path / "mine.py").write_text(program)
     (tmp_path / "more.yaml").write_text(settings)
+    (tmp_path / "routes.yaml").write_text(routes)  # which no query takes
     config = (ROOT / "configs/factory/three_agents.yaml").read_text("utf-8")
     (tmp_path / "mine.yaml").write_text(config.replace("katlit.datamodules.ThreeAgents", "mine.TwoTries"))
     monkeypatch.syspath_prepend(tmp_path)
@@ -74,7 +78,7 @@ def test_the_printed_settings_and_the_printed_class_work(
 
     with faulty_chat(answer) as server:
         words[words.index("factory/three_agents.yaml")] = "mine.yaml"
-        more = ["-c", "more.yaml", f"{DATA}.engine.init_args.url={server.url}"]
+        more = ["-c", "more.yaml", "-c", "routes.yaml", f"{DATA}.engine.init_args.url={server.url}"]
         assert main([*words, *more]) == 0, capsys.readouterr().err
     (file,) = (tmp_path / "outputs/cache").glob("traces-*.jsonl")
     traces = list(map(json.loads, file.read_text().splitlines()))
@@ -83,6 +87,48 @@ def test_the_printed_settings_and_the_printed_class_work(
     assert not any(trace["kept"] for trace in thinking)  # the critic is never satisfied
     for trace in thinking:
         assert sum(step["role"] == "solver" for step in trace["steps"]) == 2
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    """The records, the traces, the counts and what was rejected."""
+    files = folder.glob("*distill-*.jsonl")
+    return {path.name: path.read_bytes() for path in files}
+
+
+def test_the_printed_program_shares_the_work_among_tasks(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task ends with an error; started again, the program goes on to what one process writes."""
+    program = blocks("python")[0].replace("SlurmPipelineExecutor", "LocalPipelineExecutor")
+    program = re.sub(r"job_name.*mem_per_cpu_gb=8", "workers=1", program, flags=re.DOTALL)
+    program = program.replace("tasks=64", "tasks=2")
+    (tmp_path / "factory.py").write_text(program)
+    broken = Counter({"thinker": 1})
+
+    def faults(body: dict[str, Any]) -> tuple[str, ...]:
+        broken[role_of(body)] -= 1
+        return ("no key",) if broken[role_of(body)] == 0 else ()
+
+    def marks() -> list[str]:
+        return sorted(path.parent.parent.name for path in tmp_path.rglob("completions/*"))
+
+    with faulty_chat(reply) as server:
+        words = [*words, f"{DATA}.engine.init_args.url={server.url}"]
+        assert main([*words, f"{DATA}.cache_dir=one"]) == 0
+        asked = server.attempts.copy()
+        server.attempts.clear()
+        monkeypatch.setattr("sys.argv", ["factory.py", *words[1:]])
+        server.faults = faults
+        with pytest.raises(UserError, match="status 401"):
+            runpy.run_path("factory.py", run_name="__main__")
+        assert marks().count("label") < 2
+        runpy.run_path("factory.py", run_name="__main__")
+    assert written(tmp_path / "outputs/cache") == written(tmp_path / "one")
+    assert server.attempts.keys() == asked.keys()
+    again = [key for key, number in server.attempts.items() if number > 1]
+    in_flight = 256
+    assert 1 <= len(again) <= in_flight
+    assert marks() == ["label", "label", "records", "survey", "survey"]
 
 
 def test_the_table_of_placeholders_is_that_of_the_code() -> None:

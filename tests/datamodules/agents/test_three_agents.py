@@ -21,6 +21,8 @@ from katlit.datamodules.jsonl import write_rows
 from katlit.datamodules.labelling.reply_cache import ReplyCache
 from katlit.datamodules.records import Record, read_records
 from katlit.engines import ChatEndpoint, EndpointLimits, TokenPrices, chat_client
+from katlit.engines.chat_client import ChatClient
+from katlit.engines.chat_reply import Reply
 from katlit.errors import UserError
 from katlit.text.protocol import Mode
 
@@ -214,7 +216,7 @@ def test_the_bytes_are_the_same_for_any_number_of_processes(
 
 def killed(make: Callable[[], DistillData], kills: Iterable[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Label, and be killed after so many replies, time and again."""
-    put, left = ReplyCache.put, 0
+    put, attempt, left = ReplyCache.put, ChatClient._attempt, 0
 
     def put_until_killed(cache: ReplyCache, key: str, value: Any) -> None:
         nonlocal left
@@ -223,7 +225,13 @@ def killed(make: Callable[[], DistillData], kills: Iterable[int], monkeypatch: p
         left -= 1
         put(cache, key, value)
 
+    async def send_until_killed(*what: Any) -> Reply:
+        if left == 0:
+            raise KilledError
+        return await attempt(*what)
+
     monkeypatch.setattr(ReplyCache, "put", put_until_killed)
+    monkeypatch.setattr(ChatClient, "_attempt", send_until_killed)
     for kill in kills:
         left = kill
         with pytest.raises(KilledError):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -92,6 +93,30 @@ def test_every_flipped_bit_and_every_cut_line_is_named(written: Path) -> None:
             ReplyCache(written.parent).get(KEYS[0])
     written.write_bytes(whole[:second] + whole[end + 1 :])  # the mend
     assert values(written.parent) == [0, None, 2, 3]
+
+
+def test_a_busy_disk_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free, waited = Event(), list[bool]()
+    monkeypatch.setattr(os, "fsync", lambda file: waited.append(free.wait(5)))
+    cache = ReplyCache(tmp_path)
+    for number, key in enumerate(KEYS):
+        cache.put(key, {"number": number})
+    free.set()
+    cache.close()
+    assert waited == [True, True]  # one in a second, and one at the end
+    assert values(tmp_path) == [0, 1, 2, 3]
+
+
+def test_a_disk_that_fails_later_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(file: int) -> None:
+        raise OSError(5, "it is broken")
+
+    cache = ReplyCache(tmp_path)
+    monkeypatch.setattr(os, "fsync", fail)
+    cache.put(KEYS[0], 1)
+    monkeypatch.undo()
+    with pytest.raises(OSError, match="it is broken"):
+        cache.close()
 
 
 def test_a_full_disk_is_told_and_what_was_written_is_kept(

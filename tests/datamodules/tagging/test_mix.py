@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from katlit.datamodules.tagging import MergedTags, Route, Tags, choose_modes, merge_tags, route_of
+from katlit.datamodules.tagging import MergedTags, Tags, choose_modes, merge_tags
 from katlit.errors import UserError
 from katlit.text.protocol import Mode
 
@@ -52,21 +52,3 @@ def test_lots_depend_on_the_seed_alone() -> None:
 def test_shares_that_are_none_are_refused(shares: dict[str, float]) -> None:
     with pytest.raises(UserError, match="a share from 0 to 1"):
         choose_modes([merged(2)], shares)
-
-
-ROUTES = [Route("coder", ["code"], easiest=3), Route("small", hardest=2), Route("large")]
-
-
-@pytest.mark.parametrize(
-    ("domain", "difficulty", "model"),
-    [("code", 3, "coder"), ("code", 2, "small"), ("math", 3, "large"), ("math", 1, "small")],
-)
-def test_the_first_route_that_fits_answers(domain: str, difficulty: int, model: str) -> None:
-    assert route_of(ROUTES, Tags(True, domain, difficulty, True, "math")) == model
-
-
-def test_routes_must_take_all_and_ranges_hold_something() -> None:
-    with pytest.raises(UserError, match="none takes domain 'math' of difficulty 3"):
-        route_of(ROUTES[:2], merged(2).tags)
-    with pytest.raises(UserError, match="route: 3 to 2"):
-        Route("a", easiest=3, hardest=2)

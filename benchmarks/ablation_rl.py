@@ -76,7 +76,7 @@ def train(variant: str, name: str, seed: int, steps: int, start: Path) -> Run:
         "-c", "configs/logger/csv.yaml",
         *VARIANTS[variant],
         f"--model.init_args.backbone.init_args.init_from={start}",
-        f"--data.init_args.train.init_args.size={EXPERIMENT.questions}",
+        f"--data.init_args.train.init_args.source.init_args.size={EXPERIMENT.questions}",
         f"--data.init_args.validation={json.dumps(VALIDATION)}",
         f"--trainer.default_root_dir={folder}",
         f"--trainer.max_steps={steps}",

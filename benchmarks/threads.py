@@ -1,9 +1,10 @@
 """What threads cost a small model on a CPU: training the demo's student, alone and beside a busy program.
 
-`katlit` lets one thread alone compute a small model (`katlit/stage/threads.py`), and threads that wait sleep
-(OMP_WAIT_POLICY=passive where the environment says nothing). Three processes of each kind take turns:
-`one` thread, two that sleep while they wait, and two as OpenMP's own default has them, which spin. The last line is
-one JSON object: steps per second of one thread over those of `sleeping` and `spinning` ones, `idle` and `busy`.
+`katlit fit` lets one thread alone compute a small model (`katlit.callbacks.few_threads`), and threads that
+wait sleep (OMP_WAIT_POLICY=passive where the environment says nothing). Three processes of each kind take
+turns: `one` thread, two that sleep while they wait, and two as OpenMP's own default has them, which spin. The
+last line is one JSON object: steps per second of one thread over those of `sleeping` and `spinning` ones,
+`idle` and `busy`.
 """
 
 import json
@@ -28,7 +29,7 @@ KINDS = {
 
 
 def main() -> None:
-    """Run the kinds in turn, in processes of their own, for OpenMP reads its settings only as it is loaded."""
+    """Run the kinds in turn, in processes of their own: OpenMP reads its settings only as it is loaded."""
     ratios = {}
     for name, busy in (("idle", 0), ("busy", 1)):
         with _busy_programs(busy):

@@ -7,13 +7,15 @@ from katlit.datamodules.json_requests import asking_for_json
 from katlit.datamodules.sources.base import PromptSource
 from katlit.errors import require
 
+_NO_OBJECTS = ("code", "tool_calls")  # verifiers that read no answer out of an object
+
 
 class JSONPrompts(PromptSource):
     """Another source's queries, a share of which ask for a JSON object with the key "answer" (our choice).
 
     Rewards read the answer out of the object. Stage 3 needs some where stage 2 has some (`json_share`), or
-    what it learns it learns for free text alone. Queries that offer tools, or whose reference is an object
-    itself, stay as they are.
+    what it learns it learns for free text alone. Queries whose answer is code or a call of a tool, or an
+    object already, stay as they are.
 
     Args:
         source: The queries.
@@ -46,7 +48,7 @@ class JSONPrompts(PromptSource):
 
     def _drawn(self, prompt: Prompt) -> Prompt:
         random = Random(f"{self.seed}/JSON/{prompt['id']}")  # noqa: S311 (reproducible data)
-        fixed = prompt.get("tools") or prompt["reference"].lstrip().startswith("{")
-        if fixed or random.random() >= self.share:
+        other = prompt["verifier"] in _NO_OBJECTS or prompt["reference"].lstrip().startswith("{")
+        if other or prompt.get("tools") or random.random() >= self.share:
             return prompt
         return {**prompt, "messages": asking_for_json(prompt["messages"], random)}

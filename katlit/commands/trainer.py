@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from katlit.callbacks.checkpoint import StepCheckpoint, newest_checkpoint
 from katlit.callbacks.checkpoint_files import damage
+from katlit.callbacks.few_threads import FewThreads
 from katlit.callbacks.finite import StopWhereNotFinite
 from katlit.callbacks.metrics_file import MetricsFile
 from katlit.callbacks.model_size import in_one_line
@@ -36,7 +37,7 @@ set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 
 
 # Callbacks of every run.
-ALWAYS = (StopWhereNotFinite, WarnWhereRounded, OptimizerLog, MetricsFile, ShortResults)
+ALWAYS = (FewThreads, StopWhereNotFinite, WarnWhereRounded, OptimizerLog, MetricsFile, ShortResults)
 
 
 class KatTrainer(Trainer):

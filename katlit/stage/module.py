@@ -26,7 +26,6 @@ from katlit.parallel.collectives import add_over_data_ranks
 from katlit.parallel.within_step import backward_within_step
 from katlit.stage.needs import Needs
 from katlit.stage.optimization import Optimization, build_optimizer, build_schedule, follow_settings
-from katlit.stage.threads import choose_threads
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +62,6 @@ class KatModule(LightningModule):
             return
         self.backbone.materialize()
         self.backbone.mtp.requires_grad_(self.trains_mtp)
-        choose_threads(self.backbone)
         with torch.device("cpu"):  # Hugging Face's loader refuses the strategy's device
             self.load_companions()
         if self.device_mesh is not None:
@@ -101,6 +99,7 @@ class KatModule(LightningModule):
                 f"trainer.accumulate_grad_batches: {parts}, but an epoch has {batches} batches; choose a "
                 "divisor, or another limit_train_batches or fast_dev_run"
             )
+
         if self.trainer.ckpt_path is not None:
             self._follow_settings()
 

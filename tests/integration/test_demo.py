@@ -28,7 +28,7 @@ SMALL = {
     },
     "stages.step_srpo.set": {
         "trainer.max_steps": 3,
-        "data.init_args.train.init_args.size": 40,
+        "data.init_args.train.init_args.source.init_args.size": 40,
         "data.init_args.batch_size": 4,
     },
     "evaluation.set": {"data.init_args.test.init_args.size": 24},

@@ -50,7 +50,12 @@ def test_a_share_asks_in_the_last_question_by_seed_and_query() -> None:
 
 
 def test_calls_and_questions_for_an_object_stay_as_they_are() -> None:
-    prompts = [prompt_of(1, tools=[TOOL]), prompt_of(2, reference=' {"a": 1}')]
+    prompts = [
+        prompt_of(1, tools=[TOOL]),
+        prompt_of(2, reference=' {"a": 1}'),
+        prompt_of(3, verifier="code", reference='["assert f(1) == 2"]'),
+        prompt_of(4, verifier="tool_calls", reference="[]"),
+    ]
     assert JSONPrompts(Given(prompts), 1.0).load() == Given(prompts).read()
 
 

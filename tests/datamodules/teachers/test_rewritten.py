@@ -46,7 +46,10 @@ def test_a_share_of_a_teachers_records_asks_for_an_object(
     assert [json.loads(record.answer) for record in asking] == [{"answer": int(r.answer)} for r in own]
 
     data.setup("fit")
-    assert 0 < data.unpaired_share < 1
+    targets = {False: 0, True: 0}
+    for record, document in zip(records, data.encode(records), strict=True):
+        targets[record.rewritten] += sum(document.loss_mask)
+    assert data.unpaired_share == targets[True] / sum(targets.values())
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5])

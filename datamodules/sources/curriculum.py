@@ -54,8 +54,8 @@ class Curriculum:
                         f"Curriculum: id '{prompt['id']}' is one question in stages[{before}] "
                         f"({self.stages[before].prompts.name}) and another in stages[{number}] "
                         f"({self.stages[number].prompts.name}); give the rows of one an id of their own, or "
-                        "rename its file (ids come from the file's name where rows have none); of JSONPrompts, "
-                        "wrap both in it or none"
+                        "rename its file (ids come from the file's name where rows have none); wrap both "
+                        "in JSONPrompts, or none"
                     )
         return loaded
 

@@ -22,7 +22,8 @@ def json_records(records: Sequence[Record], accuracy: Reward, share: float, seed
     """A share of the verified records once more, asking for a JSON object and answering with one.
 
     The object has the key "answer" with what the record's answer comes to in the end, a number if it is one,
-    else a text. There is none of a record whose object the verifier does not accept, or that offers tools.
+    else a text. Half of the objects have a space before it, for a server's grammar may want one or allow
+    none. There is none of a record whose object the verifier does not accept, or that offers tools.
 
     Args:
         records: Records of any labeller.
@@ -56,7 +57,7 @@ def _as_json(record: Record, final: str, random: Random) -> Record:
     return replace(
         record,
         messages=asking_for_json(record.messages, random),
-        answer=f'{{"answer": {value}}}',
+        answer=f'{{"answer":{random.choice(("", " "))}{value}}}',
         source=f"{record.source}+json",
         rewritten=True,
     )

@@ -95,6 +95,7 @@ def test_a_share_of_the_records_by_seed_and_query(accuracy: Reward) -> None:
     assert json_records(records, accuracy, 0.0, 3) == []
     asking = [request_of(record) for record in some]
     assert set(asking) == {(request, place) for request in REQUESTS for place in (0, 1)}
+    assert {record.answer for record in some} == {'{"answer": 12}', '{"answer":12}'}
 
 
 def test_of_one_query_the_forced_record_is_drawn_apart(accuracy: Reward) -> None:

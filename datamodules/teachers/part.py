@@ -94,6 +94,7 @@ class TeacherPart:
             for number, record in enumerate(reported(records, "records encoded"))
             if record.regime in self.teacher.modes
         }
+        self._paired = {number for number, document in self.documents.items() if document.pairs}
         if records and not self.documents:
             (regime,) = self.teacher.modes
             raise UserError(
@@ -118,14 +119,14 @@ class TeacherPart:
     def tokens(self, rows: Sequence[Sequence[int]], starts: Mapping[int, int]) -> TeacherTokens:
         """Lay out what the teacher reads of a batch.
 
-        A row of the teacher holds its documents of a row of the student's; rows without any are left out, but
-        for one.
+        A row of the teacher holds its documents of a row of the student's, but for those without pairs; rows
+        without any are left out, but for one.
 
         Args:
             rows: Numbers of the records in each row of the student's.
             starts: Starts of each record there, where it starts in the flattened rows.
         """
-        own = [[number for number in row if number in self.documents] for row in rows]
+        own = [[number for number in row if number in self._paired] for row in rows]
         own = [row for row in own if row] or [[]]
         input_ids, position_ids = fill_rows(
             [[self.documents[number].teacher.token_ids for number in row] for row in own], self._pad_id

@@ -49,7 +49,16 @@ def test_a_share_of_a_teachers_records_asks_for_an_object(
     targets = {False: 0, True: 0}
     for record, document in zip(records, data.encode(records), strict=True):
         targets[record.rewritten] += sum(document.loss_mask)
-    assert data.unpaired_share == targets[True] / sum(targets.values())
+    assert data.unpaired_share == pytest.approx(targets[True] / sum(targets.values()))
+
+    numbers = range(len(records))
+    batch = data.build([[number] for number in numbers])
+    read = int((batch["teacher_position_ids"] == 0).any(dim=1).sum())
+    assert (
+        read
+        == len(own)
+        == len({int(row) for row in batch["teacher_targets"] // batch["teacher_input_ids"].shape[1]})
+    )
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5])

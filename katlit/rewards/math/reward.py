@@ -29,7 +29,7 @@ _SCRIPT = Path(__file__).with_name("math_worker.py")
 _BASE = re.compile(r"([0-9A-F]+)\s*_\s*\{?(\d{1,2})\}?")
 _CLOCK = re.compile(r"\d{1,2}(?::\d{2})+")
 _TWO_NUMBERS = re.compile(r"\d\s+\d")
-_TOWER = re.compile(r"[\d)]\s*\^\s*\{?\s*\d[\d\s{}]*\^")  # of numbers
+_TOWER = re.compile(r"[\d)]\s*\^\s*\{(?:\\(?:cdot|times|left)|[^{}A-Za-z\\])*\^\s*[{(]*\s*\d")  # of numbers
 
 
 class MathReward(Reward):

@@ -1,6 +1,7 @@
 """Which files belong to the classes that settings name."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,8 +63,12 @@ def test_a_file_that_cannot_be_read_is_left_to_the_step(
     step = Step("fit", "fit", ("fit", "--reward=mine.Reward"), (), tmp_path / "out", (), ())
     (readable,) = keys_of([step], tmp_path / "out", Marks(tmp_path))
 
-    def refuse(self: Path, *_: object, **__: object) -> None:
-        raise PermissionError(13, "Permission denied", str(self))
+    opened = Path.open
+
+    def refuse(self: Path, *how: Any, **named: Any) -> Any:
+        if self.name == "mine.py":
+            raise PermissionError(13, "Permission denied", str(self))
+        return opened(self, *how, **named)
 
     monkeypatch.setattr(Path, "open", refuse)
     (unreadable,) = keys_of([step], tmp_path / "out", Marks(tmp_path))

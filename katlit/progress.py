@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
 
-import torch.distributed as dist
+from lightning.fabric.utilities import rank_zero_only
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def reported(items: Sequence[T], work: str) -> Iterator[T]:
 def told_while(work: str, tell: Callable[[str], object] = logger.info) -> Iterator[None]:
     """Tell from time to time that something is still under way, and in the end that it is done.
 
-    Nothing is told where it is quick, and of several processes only the first one tells.
+    Nothing is told where it is quick, and of several processes only Lightning's first one tells.
 
     Args:
         work: What the lines are about.
@@ -53,7 +53,7 @@ def told_while(work: str, tell: Callable[[str], object] = logger.info) -> Iterat
             tell(f"{work}: {time.monotonic() - start:.0f} s so far")
 
     watcher = threading.Thread(target=watch, name="told-while", daemon=True)
-    first = not dist.is_initialized() or dist.get_rank() == 0
+    first = rank_zero_only.rank == 0
     if first:
         watcher.start()
     try:

@@ -113,16 +113,16 @@ class TaskPrompts(PromptSource):
         prompts: list[Prompt] = []
         misses = 0
         while len(prompts) < count:
-            entry = next(entries)
+            entry = next(entries, None)
+            if entry is None or misses > _PATIENCE:
+                raise UserError(
+                    f"TaskPrompts: {family.label} has only {len(prompts)} different {self.split} "
+                    f"questions, {count} were asked for; lower its share or the size, "
+                    f"or widen {family.config}"
+                )
             question = entry["question"]
             if question in seen or in_heldout(question, self.heldout_percent) != (self.split == "heldout"):
                 misses += 1
-                if misses > _PATIENCE:
-                    raise UserError(
-                        f"TaskPrompts: {family.label} has only {len(prompts)} different {self.split} "
-                        f"questions, {count} were asked for; lower its share or the size, "
-                        f"or widen {family.config}"
-                    )
                 continue
             misses = 0
             seen.add(question)
@@ -143,7 +143,9 @@ def _read_families(path: Path) -> list[TaskFamily]:
 
 
 def task_entries(family: TaskFamily, seed: str) -> Iterator[dict[str, Any]]:
-    """Return a level's questions without end, as reasoning-gym gives them, the same for the same seed.
+    """Return a level's questions, as reasoning-gym gives them, the same for the same seed.
+
+    They end where reasoning-gym refuses a longer data set; most have no end.
 
     Raises:
         UserError: where reasoning-gym is not installed or refuses the level.
@@ -162,7 +164,10 @@ def _entries(family: TaskFamily, seed: int, tasks: Any, length: int) -> Iterator
             yield tasks[index]
             index += 1
         length *= _GROWTH
-        tasks = _tasks(family, seed, length)
+        try:
+            tasks = _tasks(family, seed, length)
+        except UserError:  # too long for this one: a shorter one was made
+            return
 
 
 def _tasks(family: TaskFamily, seed: int, length: int) -> Any:

@@ -118,7 +118,9 @@ class KatCLI(LightningCLI):
     @staticmethod
     @override
     def subcommands() -> dict[str, set[str]]:
-        return LightningCLI.subcommands() | {"label": {"model", "datamodule"}}
+        """Those of Lightning and `label`, with the arguments that settings do not give; `-v` is `verbose`."""
+        offered = LightningCLI.subcommands() | {"label": {"model", "datamodule"}}
+        return {name: {*left_out, "verbose"} for name, left_out in offered.items()}
 
     @override
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:

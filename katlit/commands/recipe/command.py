@@ -212,10 +212,12 @@ def _conclude(recipe: Recipe, seconds: dict[str, float], uri: str, parent: str) 
     ratios = {name: report["headline"][name] for name in ("token_ratio", "accuracy_gap")}
     files = [recipe.output / name for name in REPORT_FILES]
     log_to_run(uri, parent, files, ratios)
+    page = page_of(uri, parent)
+    shown = "charts" if "model-metrics" in page else "runs"
     sys.stdout.write(
         f"\n{table(report.get('history', {}))}"
         f"\ntokens of auto / on: {ratios['token_ratio']:.2f}   "
         f"accuracy auto - on: {ratios['accuracy_gap']:+.3f}   {sum(seconds.values()) / 60:.1f} minutes\n"
         f"{recipe.output}/report.html has the rest; `mlflow ui --backend-store-uri {uri}` opens MLflow, "
-        f"the charts are at http://127.0.0.1:5000{page_of(uri, parent)}\n"
+        f"the {shown} are at http://127.0.0.1:5000{page}\n"
     )

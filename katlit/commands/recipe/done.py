@@ -100,12 +100,18 @@ def _contents(words: Sequence[str], output: Path) -> list[str]:
 
 
 def _fingerprint(place: Path) -> str:
-    """Of a file its content; of a folder with a model the names, sizes and times of its files."""
-    if place.is_file():
-        with place.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    files = (path for path in sorted(place.glob("*")) if path.is_file())
-    return repr([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files])
+    """Of a file its content; of a folder with a model the names, sizes and times of its files.
+
+    Of what cannot be read it is why not: the step itself will say so.
+    """
+    try:
+        if place.is_file():
+            with place.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        files = (path for path in sorted(place.glob("*")) if path.is_file())
+        return repr([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files])
+    except OSError as error:
+        return str(error.strerror)
 
 
 def _read(value: str) -> Any:

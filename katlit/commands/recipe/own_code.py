@@ -1,6 +1,7 @@
 """The user's own Python files that settings name by their classes."""
 
 import ast
+import os
 import re
 import sys
 import sysconfig
@@ -20,10 +21,10 @@ def own_files(texts: Iterable[str]) -> list[Path]:
     nor in Python's own. Nothing is imported.
 
     Args:
-        texts: Such as `mine.Reward`; one that names nothing is passed over.
+        texts: Such as `mine.Reward`; one that names nothing, or a file, is passed over.
     """
     found: dict[Path, str] = {}  # and the package that each one's relative imports start from
-    left = [text for text in texts if _DOTTED.fullmatch(text)]
+    left = [text for text in texts if _DOTTED.fullmatch(text) and not _is_file(text)]
     while left:
         for file, package in _files(left.pop()):
             if file not in found:
@@ -52,12 +53,16 @@ def _look_up(name: str, places: list[Path]) -> tuple[Path | None, list[Path]]:
     folders = []
     for place in places:
         folder = place / name
-        if (folder / "__init__.py").is_file():
+        if _is_file(folder / "__init__.py"):
             return folder / "__init__.py", [folder]
-        if (place / f"{name}.py").is_file():
+        if _is_file(place / f"{name}.py"):
             return place / f"{name}.py", []
-        folders += [folder] if folder.is_dir() else []
+        folders += [folder] if os.path.isdir(folder) else []  # noqa: PTH112
     return None, folders
+
+
+def _is_file(place: str | Path) -> bool:
+    return os.path.isfile(place)  # noqa: PTH113 (`Path.is_file` fails on a text that is too long for a name)
 
 
 def _is_own(file: Path) -> bool:
@@ -68,11 +73,14 @@ def _is_own(file: Path) -> bool:
 def _imported(file: Path, package: str) -> list[str]:
     """Full names of all that a file imports; none where it is no Python that can be read."""
     names: list[str] = []
-    with suppress(OSError, ImportError, SyntaxError, ValueError):  # the step itself will say so
-        for node in ast.walk(ast.parse(file.read_bytes())):
-            if isinstance(node, ast.Import):
-                names += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
+    nodes: list[ast.AST] = []
+    with suppress(OSError, SyntaxError, ValueError):  # the step itself will say so
+        nodes = list(ast.walk(ast.parse(file.read_bytes())))
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            with suppress(ImportError):  # it leads out of the package; another way may be tried beside it
                 module = resolve_name("." * node.level + (node.module or ""), package)
                 names += [f"{module}.{alias.name}" for alias in node.names]
     return names

@@ -13,9 +13,9 @@ import math
 import resource
 import signal
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
+from functools import lru_cache
 from types import CodeType
 from typing import Any
 
@@ -25,15 +25,22 @@ from sympy import (
     Basic,
     Eq,
     Expr,
+    FiniteSet,
     Float,
     I,
+    Integer,
+    Interval,
     Mul,
     Pow,
     Rational,
+    Symbol,
+    Tuple,
     UnevaluatedExpr,
     factorial,
+    log,
     preorder_traversal,
 )  # fmt: skip
+from sympy.core.relational import Relational
 from sympy.parsing import sympy_parser
 
 OUTSIDE = {"subprocess.Popen", "os.system", "os.exec", "os.fork", "os.posix_spawn", "socket.connect"}
@@ -46,13 +53,8 @@ DIGITS = 60  # that constants are computed to
 EXACT = Rational(1, 10**40)  # relative: nearer constants are equal
 ROUNDED = Rational(1, 10**6)  # the same, where a decimal is part of one
 WRITTEN = 100_000  # most digits of a number that is written out: sympy would take hours for 9^(9^9)
-# The digits of what is made of parts with some digits each.
-BOUNDS: dict[type, Callable[[list[float]], float]] = {
-    Add: lambda parts: max(parts) + math.log10(len(parts)),
-    Mul: sum,
-    Pow: lambda parts: parts[0] * 10 ** min(parts[1], 300),
-    factorial: lambda parts: parts[0] * 10 ** min(parts[0], 300),  # n! < n^n
-}
+EVALUATED = 300  # most digits of an exponent that is computed
+ARITHMETIC = (Rational, Float, Add, Mul, Pow, factorial)
 
 
 class UnreadableReferenceError(Exception):
@@ -60,7 +62,7 @@ class UnreadableReferenceError(Exception):
 
 
 class TooLongError(Exception):
-    """Two numbers are too long to be written out, and are not written in the same way."""
+    """What is compared has numbers that are too long to be written out, and nothing else decides."""
 
 
 def forbid_evaluation(event: str, arguments: tuple[Any, ...]) -> None:
@@ -86,9 +88,10 @@ def expressions(text: str) -> list[Any]:
 
 def is_too_long(expression: Any) -> bool:
     """Whether part of an expression, which must not be evaluated for that, has more than `WRITTEN` digits."""
-    return any(digits(one) > WRITTEN for one in preorder_traversal(expression))
+    return any(isinstance(one, Expr) and digits(one) > WRITTEN for one in preorder_traversal(expression))
 
 
+@lru_cache(maxsize=10_000)  # in a tower each exponent is asked for by all below it
 def digits(expression: Any) -> float:
     """A bound on the digits of the numbers that an expression comes to, about, and of their reciprocals.
 
@@ -96,19 +99,83 @@ def digits(expression: Any) -> float:
     """
     if isinstance(expression, Rational):
         return math.log10(max(abs(expression.p), expression.q))
-    if isinstance(expression, Float):
-        return abs(math.log10(abs(expression))) if expression else 0.0
-    bound = BOUNDS.get(type(expression))
-    return bound([digits(one) for one in expression.args]) if bound else 0.0
+    if isinstance(expression, Float):  # it may be beyond Python's own
+        return abs(float(log(abs(expression), 10))) if expression else 0.0
+    if isinstance(expression, Pow | factorial):  # n! < n^n
+        return digits(expression.args[0]) * size(expression.args[-1])
+    parts = list(map(digits, expression.args)) if isinstance(expression, Add | Mul) else [0.0]
+    return sum(parts) if isinstance(expression, Mul) else max(parts) + math.log10(len(parts))
+
+
+def size(exponent: Any) -> float:
+    """The absolute value of an exponent; where it is not known, a bound on it, at most 10^300."""
+    value = evaluated(exponent)
+    return 10 ** min(digits(exponent), EVALUATED) if value is None else value
+
+
+def evaluated(exponent: Any) -> float | None:
+    """The absolute value of an exponent that is a number, not a long one and made of none."""
+    if all(isinstance(one, ARITHMETIC) and digits(one) < EVALUATED for one in preorder_traversal(exponent)):
+        value = exponent.doit()
+        return abs(float(value)) if isinstance(value, Rational | Float) else None
+    return None
+
+
+def is_long_number(expression: Any) -> bool:
+    """Whether an expression surely is no number of at most `WRITTEN` digits, whatever its parts come to."""
+    if isinstance(expression, Relational) and isinstance(expression.lhs, Symbol):
+        return is_long_number(expression.rhs)
+    if isinstance(expression, FiniteSet | Interval | Tuple):
+        return any(map(is_long_number, expression.args))
+    return isinstance(expression, Expr) and least_digits(expression) > WRITTEN
+
+
+def least_digits(expression: Any) -> float:
+    """The digits that an expression has at least, about, as `digits` counts; 0 where that is not known."""
+    if isinstance(expression, Rational | Float):
+        return digits(expression)
+    if isinstance(expression, Pow):
+        return least_of_power(*expression.args)
+    if isinstance(expression, factorial):
+        return 0.9 * digits(expression) if is_natural(*expression.args) else 0.0  # n! > n^(0.9 n)
+    if not isinstance(expression, Add | Mul):
+        return 0.0
+    *others, longest = sorted(expression.args, key=digits)
+    if any(is_too_long(one) or (isinstance(expression, Mul) and one.doit() == 0) for one in others):
+        return 0.0  # they may cancel
+    return least_digits(longest) - sum(map(digits, others))
+
+
+def least_of_power(base: Any, exponent: Any) -> float:
+    """What `least_digits` is of a power."""
+    if is_too_long(base) or not (base.is_polynomial() and base.doit().free_symbols):
+        least = least_digits(base)
+    else:
+        least = digits(base)  # (1+x)^n has long coefficients
+    times = evaluated(exponent)
+    if times is None:
+        times = math.inf if is_natural(exponent) else 0.0
+    return least * times if least > 0 else 0.0
+
+
+def is_natural(expression: Any) -> bool:
+    """Whether an expression surely is a positive integer, or minus one."""
+    if isinstance(expression, Mul) and expression.args[0] == -1:
+        expression = Mul(*expression.args[1:], evaluate=False)
+    return all(
+        one > 0 if isinstance(one, Integer) else isinstance(one, Add | Mul | Pow | factorial)
+        for one in preorder_traversal(expression)
+    )
 
 
 def compare_long(golds: list[Any], candidates: list[Any]) -> tuple[bool, str]:
-    """Whether two numbers are the same of which one at least cannot be written out."""
-    if not any(map(is_too_long, golds)) or not any(map(is_too_long, candidates)):
-        return False, f"only one of them has more than {WRITTEN} digits"
+    """Whether two expressions are the same of which one at least cannot be written out."""
+    for some, others in ((golds, candidates), (candidates, golds)):
+        if any(map(is_long_number, some)) and not any(map(is_too_long, others)):
+            return False, f"only one of them has more than {WRITTEN} digits"
     if any(shortened(gold) == shortened(candidate) for gold in golds for candidate in candidates):
-        return True, "the same power"
-    raise TooLongError
+        return True, "the same long number"
+    raise TooLongError(f"part of an expression has more than {WRITTEN} digits")
 
 
 def shortened(expression: Any) -> Any:
@@ -172,14 +239,29 @@ def same_constant(gold: Any, candidate: Any) -> bool:
 def within(text: str, low: str, high: str) -> tuple[bool, str]:
     """Whether an expression is a number between two fractions."""
     for expression in expressions(text):
-        if is_too_long(expression):
-            return False, f"more than {WRITTEN} digits"
         constant = expression.rhs if isinstance(expression, Eq) else expression
+        if is_beyond(constant):
+            return False, f"more than {WRITTEN} digits"
         if isinstance(constant, Basic) and constant.is_number:
-            value = constant.doit().evalf(DIGITS)
+            value = (constant if is_too_long(constant) else constant.doit()).evalf(DIGITS)
             if value.is_real and Rational(Fraction(low)) <= value <= Rational(Fraction(high)):
                 return True, "equal to the digits given"
     return False, "not that number"
+
+
+def is_beyond(expression: Any) -> bool:
+    """Whether a number is larger, or nearer to 0, than what is written in digits.
+
+    Raises:
+        TooLongError: where it cannot be told, and a decimal of it would take too long as well.
+    """
+    if not is_too_long(expression):
+        return False
+    long = [one for one in preorder_traversal(expression) if isinstance(one, Expr) and digits(one) > WRITTEN]
+    if not is_long_number(expression) or any(isinstance(one, Add) for one in long):
+        raise TooLongError(f"part of an expression has more than {WRITTEN} digits")
+    towers = (one for one in long if isinstance(one, Pow) and evaluated(one.exp) is None)
+    return any(towers) or any(isinstance(one, factorial) for one in long)
 
 
 def answer_to(request: dict[str, str]) -> dict[str, Any]:
@@ -188,6 +270,8 @@ def answer_to(request: dict[str, str]) -> dict[str, Any]:
         equal, reason = within(**request) if "low" in request else compare(**request)
     except UnreadableReferenceError:
         return {"equal": False, "reason": "", "unreadable": True}
+    except TooLongError as error:
+        return {"equal": None, "reason": str(error)}
     except Exception as error:  # noqa: BLE001 (a library fed with anything)
         return {"equal": None, "reason": f"{type(error).__name__} while comparing"}
     return {"equal": equal, "reason": reason[:200]}

@@ -29,7 +29,7 @@ _SCRIPT = Path(__file__).with_name("math_worker.py")
 _BASE = re.compile(r"([0-9A-F]+)\s*_\s*\{?(\d{1,2})\}?")
 _CLOCK = re.compile(r"\d{1,2}(?::\d{2})+")
 _TWO_NUMBERS = re.compile(r"\d\s+\d")
-_TOWER = re.compile(r"\^\s*\{[^{}]*\^")
+_TOWER = re.compile(r"[\d)]\s*\^\s*\{(?:\\(?:cdot|times|left)|[^{}A-Za-z\\])*\^\s*[{(]*\s*\d")  # of numbers
 
 
 class MathReward(Reward):
@@ -45,7 +45,8 @@ class MathReward(Reward):
     (`numerals`). Everything else, algebra, roots, intervals, sets, matrices, relations, goes to math-verify
     and sympy in worker processes, which read LaTeX and evaluate no Python; an answer that takes longer, or
     more memory, than they are given is unjudged, neither right nor wrong. A number of more than 100,000
-    digits, such as 10^{9^9}, is never written out: it is wrong, unless the reference is one too.
+    digits, such as 10^{9^9}, is never written out: it is wrong, unless the reference is one too; where one is
+    only part of an answer, such as 30000!/29999!, the answer is unjudged.
 
     Our choices, where usage differs:
     - A decimal of six significant digits stands for what it is rounded from: 0.333333 is 1/3, 0.33 is not.

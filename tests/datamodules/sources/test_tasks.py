@@ -66,6 +66,13 @@ def test_a_longer_data_set_goes_on_where_a_shorter_one_ends(
     assert [entry["question"] for entry in islice(task_entries(family, "a"), 50)] == whole
 
 
+def test_a_data_set_that_can_be_no_longer_has_only_so_many_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "_LENGTH", 40)
+    monkeypatch.setattr(tasks, "_GROWTH", 1000)
+    with pytest.raises(UserError, match=r"ladders level 1 has only \d\d different train questions, 500"):
+        TaskPrompts([TaskFamily("ladders", "word_ladder", 1, 1.0)], size=500).load()
+
+
 def test_references_score_full_marks() -> None:
     import reasoning_gym
 

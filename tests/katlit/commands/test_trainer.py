@@ -103,6 +103,12 @@ def test_a_wrong_argument_is_one_line_that_names_it(
     _assert_one_line(capsys.readouterr().err, named)
 
 
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_lightnings_verbose_is_not_offered(command: str) -> None:
+    """What is shown is for `-v` to say, see `ShortResults`."""
+    assert "verbose" in trainer.KatCLI.subcommands()[command]
+
+
 def _assert_one_line(error: str, named: list[str]) -> None:
     lines = [line for line in error.splitlines() if line.startswith("katlit: error: ")]
     assert len(lines) == 1

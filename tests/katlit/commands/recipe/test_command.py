@@ -89,7 +89,9 @@ def test_a_second_call_repeats_nothing(commands: Played, capsys: pytest.CaptureF
     assert katlit() == 0
     assert commands.called == []
     assert len(commands.parents) == 1
-    assert "tokens of auto / on: 0.70" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "tokens of auto / on: 0.70" in told
+    assert "the runs are at http" in told  # no charts: no run has a reward
 
 
 def test_a_failure_is_gone_on_from(commands: Played, capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,19 +59,34 @@ def test_all_examples_are_found() -> None:
     assert len(EXAMPLES + HISTORIES) == read.count("class_path: katlit.datamodules.FilePrompts")
 
 
+def source_of(block: str) -> PromptSource:
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(PromptSource, "prompts")
+    source: PromptSource = parser.instantiate_classes(
+        parser.parse_object({"prompts": yaml.safe_load(block)})
+    ).prompts
+    return source
+
+
 def test_copies_are_left_out_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (block,) = re.findall(r"```yaml\n(.*?)```", REFERENCES, re.DOTALL)
+    block, _ = re.findall(r"```yaml\n(.*?)```", REFERENCES, re.DOTALL)
     texts = {"questions": ["What is 1 + 1?", "what is 1 + 1", "What is 2 + 2?"], "heldout": ["What is 2 + 2"]}
     for name, lines in texts.items():
         rows = [json.dumps({"question": line}) for line in lines]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
-    parser = ArgumentParser()
-    parser.add_subclass_arguments(PromptSource, "prompts")
-    settings = parser.parse_object({"prompts": yaml.safe_load(block)})
-    (left,) = parser.instantiate_classes(settings).prompts.load()
+    (left,) = source_of(block).load()
     assert left["id"] == "questions-0"
     assert len((tmp_path / "outputs/removed.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_share_asks_for_objects_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, block = re.findall(r"```yaml\n(.*?)```", REFERENCES, re.DOTALL)
+    questions = "\n".join(json.dumps({"question": f"What is {number} + 1?"}) for number in range(200))
+    (tmp_path / "questions.jsonl").write_text(questions)
+    asked = sum("JSON" in prompt["messages"][0]["content"] for prompt in source_of(block).load())
+    assert asked == pytest.approx(50, abs=20)
 
 
 def test_the_records_are_read_and_the_table_has_all_their_fields(tmp_path: Path) -> None:

@@ -52,3 +52,23 @@ class PromptSource(ABC):
             "reference": prompt["reference"] if prompt["reference"].strip() else "",
         }
         return read | {"tools": tools} if tools else read
+
+
+class SourceAround(PromptSource):
+    """A source that changes what another one yields, and is called as that one is.
+
+    Args:
+        source: The other one.
+    """
+
+    def __init__(self, source: PromptSource) -> None:
+        self.source = source
+
+    @property
+    def name(self) -> str:
+        """The other source's."""
+        return self.source.name
+
+    def place(self, prompt_id: str) -> str:
+        """As the other source says it."""
+        return self.source.place(prompt_id)

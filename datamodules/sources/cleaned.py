@@ -11,7 +11,7 @@ from katlit.batch import Prompt
 from katlit.datamodules.cleaning.duplicates import exact_duplicates, near_duplicates
 from katlit.datamodules.cleaning.leaks import leaks
 from katlit.datamodules.cleaning.words import Question
-from katlit.datamodules.sources.base import PromptSource
+from katlit.datamodules.sources.base import PromptSource, SourceAround
 from katlit.errors import UserError, require
 from katlit.output import replace_file, require_writable
 
@@ -30,7 +30,7 @@ class Removal(NamedTuple):
     share: float  # how much of it is the same
 
 
-class CleanedPrompts(PromptSource):
+class CleanedPrompts(SourceAround):
     """Another source's queries without duplicates, near duplicates and questions of evaluations (our choice).
 
     The first of several stays. Letters' case, punctuation and white space make no difference, other numbers
@@ -54,20 +54,11 @@ class CleanedPrompts(PromptSource):
     ) -> None:
         require(0 < near <= 1, "CleanedPrompts.near", near, "a share above 0, at most 1")
         require(0 < leak <= 1, "CleanedPrompts.leak", leak, "a share above 0, at most 1")
-        self.source = source
+        super().__init__(source)
         self.evaluation = evaluation or []
         self.near = near
         self.leak = leak
         self.report = report
-
-    @property
-    def name(self) -> str:
-        """The other source's."""
-        return self.source.name
-
-    def place(self, prompt_id: str) -> str:
-        """As the other source says it."""
-        return self.source.place(prompt_id)
 
     def load(self) -> list[Prompt]:
         """Load the queries, and leave out what is not new.

@@ -4,13 +4,13 @@ from random import Random
 
 from katlit.batch import Prompt
 from katlit.datamodules.json_requests import asking_for_json
-from katlit.datamodules.sources.base import PromptSource
+from katlit.datamodules.sources.base import PromptSource, SourceAround
 from katlit.errors import require
 
 _NO_OBJECTS = ("code", "tool_calls")  # verifiers that read no answer out of an object
 
 
-class JSONPrompts(PromptSource):
+class JSONPrompts(SourceAround):
     """Another source's queries, a share of which ask for a JSON object with the key "answer" (our choice).
 
     Rewards read the answer out of the object. Stage 3 needs some where stage 2 has some (`json_share`), or
@@ -25,18 +25,9 @@ class JSONPrompts(PromptSource):
 
     def __init__(self, source: PromptSource, share: float = 0.25, seed: str | int = 0) -> None:
         require(0 <= share <= 1, "JSONPrompts.share", share, "a share from 0 to 1")
-        self.source = source
+        super().__init__(source)
         self.share = share
         self.seed = seed
-
-    @property
-    def name(self) -> str:
-        """The other source's."""
-        return self.source.name
-
-    def place(self, prompt_id: str) -> str:
-        """As the other source says it."""
-        return self.source.place(prompt_id)
 
     def load(self) -> list[Prompt]:
         """Load the queries, and let some ask.

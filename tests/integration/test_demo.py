@@ -83,7 +83,7 @@ def test_the_recipe_from_end_to_end(tmp_path: Path) -> None:
     printed = katlit(tmp_path, recipe())
     assert printed.count("\n$ katlit ") == len(STEPS) + 2  # the report and the card
     assert [word for word in NOISE if word in printed] == []
-    lines = [line for line in printed.splitlines() if not line.endswith(" left")]  # of progress
+    lines = [line for line in printed.splitlines() if not line.endswith((" left", " so far"))]  # of progress
     assert len(lines) < MOST_LINES, printed
     assert "policy        accuracy        tokens    think rate\n" in printed
     demo = tmp_path / "outputs/demo"

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -83,7 +84,8 @@ def test_the_recipe_from_end_to_end(tmp_path: Path) -> None:
     printed = katlit(tmp_path, recipe())
     assert printed.count("\n$ katlit ") == len(STEPS) + 2  # the report and the card
     assert [word for word in NOISE if word in printed] == []
-    lines = [line for line in printed.splitlines() if not line.endswith((" left", " so far"))]  # of progress
+    waited = re.compile(r"vLLM starts: .*|.* left")  # lines of progress, more of them on a slow machine
+    lines = [line for line in printed.splitlines() if not waited.fullmatch(line)]
     assert len(lines) < MOST_LINES, printed
     assert "policy        accuracy        tokens    think rate\n" in printed
     demo = tmp_path / "outputs/demo"

@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SECONDS = 10.0  # between two lines
+LEAST_FIRST, MOST_FIRST = 3, 64  # replies, of which a hundredth of all tells the time left
 
 
 def reported(items: Sequence[T], work: str) -> Iterator[T]:
@@ -98,9 +99,15 @@ class Progress:
         self._shown = now
         rate = self._done / (now - self._start)
         done = self._known + self._done
-        left = timedelta(seconds=round((self._total - done) / rate))
         kept = f", {self.kept / self.judged:.0%} of {self.judged} judged kept" if self.judged else ""
         logger.info(
-            "%s: %d of %d %s, %.1f a second%s, %s left",
-            self._work, done, self._total, self._unit, rate, kept, left,
+            "%s: %d of %d %s, %.1f a second%s, %s",
+            self._work, done, self._total, self._unit, rate, kept, self._left(rate),
         )  # fmt: skip
+
+    def _left(self, rate: float) -> str:
+        """The time left; the first replies, which come while an engine warms up, tell nothing of it."""
+        waited_for = self._total - self._known
+        if self._done < min(MOST_FIRST, max(LEAST_FIRST, waited_for // 100), waited_for):
+            return "the time left is not known yet"
+        return f"{timedelta(seconds=round((waited_for - self._done) / rate))} left"

@@ -8,14 +8,19 @@ from typing import Any, Literal
 from lightning import LightningDataModule
 
 from katlit.batch import TokenBatch
+from katlit.datamodules.json_requests import asking_for_json
 from katlit.datamodules.loader import EpochLoader, share_of
 from katlit.datamodules.pretraining.solutions import result, solve, thinking
+from katlit.datamodules.pretraining.wordings import Wordings
 from katlit.datamodules.sources.tasks import Split, TaskFamily, in_heldout, task_entries
 from katlit.datamodules.student import student_protocol
+from katlit.datamodules.tool_turns import Turn
 from katlit.packing import Document, collate, plan_epoch
 from katlit.text.protocol import Mode, Response, Thinking
 
-Style = Literal["protocol", "chat", "plain"]
+Style = Literal["protocol", "chat", "plain", "wordings"]
+
+OBJECT_SHARE = 0.2  # of the questions in other words
 
 JUDGES = {Mode.THINK_ON: "It takes several steps", Mode.THINK_OFF: "It can be seen at once"}
 
@@ -38,12 +43,13 @@ class WorkedData(LightningDataModule):
 
     In the protocol half of the documents are judged (mode by the level's `think_share`), half answer a forced
     prompt. Without it a solution is `Steps:` and its lines, as often as `think_share` says, then `Answer:`
-    and the result.
+    and the result. In `wordings` it is a chat, the words around both are drawn, and one question in five asks
+    for its answer as a JSON object.
 
     Args:
         tokenizer: Directory of the tokenizer; markers are added where missing.
         levels: What to draw from, with replacement.
-        style: `protocol` for a teacher; `plain` and `chat` for a base that has never seen the protocol.
+        style: `protocol` for a teacher; the others for a base that has never seen the protocol.
         documents: Documents an epoch.
         validation_documents: Held-out documents to validate on.
         batch_tokens: Most tokens of a batch, padding included.
@@ -74,6 +80,7 @@ class WorkedData(LightningDataModule):
     def setup(self, stage: str) -> None:  # noqa: ARG002 (Lightning's signature)
         """Load the tokenizer."""
         self._protocol = student_protocol(self._tokenizer, "data.tokenizer", self.trainer)
+        self._wordings = Wordings(self._protocol)
 
     def train_dataloader(self) -> EpochLoader[list[Document], TokenBatch]:
         """New documents each epoch."""
@@ -104,6 +111,9 @@ class WorkedData(LightningDataModule):
             entry = next(questions[index])
             lines = solve(self._levels[index].task.dataset, entry["metadata"])
             thinks = random.random() < self._levels[index].think_share
+            if self._style == "wordings":
+                yield self._in_other_words(entry["question"], lines, random, steps=thinks)
+                continue
             if self._style != "protocol":
                 yield self._unruled(entry["question"], lines, steps=thinks)
                 continue
@@ -122,10 +132,22 @@ class WorkedData(LightningDataModule):
         work = "\n".join(["Steps:", thinking(lines), ""]) if steps else ""
         prompt = self._protocol.encode_content(question + "\n")
         if self._style == "chat":
-            turns = self._protocol.encode_prompt([{"role": "user", "content": question}])
-            prompt = turns[: turns.index(self._protocol.marker_ids["<judge>"])]
+            prompt = self._chat([{"role": "user", "content": question}])
         reply = [*self._protocol.encode_content(f"{work}Answer: {result(lines)}"), self._protocol.end_id]
         return _document(prompt, reply)
+
+    def _in_other_words(self, question: str, lines: list[str], random: Random, *, steps: bool) -> Document:
+        messages: list[Turn] = [{"role": "user", "content": question}]
+        answer = result(lines)
+        if random.random() < OBJECT_SHARE:
+            messages, answer = asking_for_json(messages, random), f'{{"answer": {answer}}}'
+        work = thinking(lines) if steps else ""
+        return self._wordings.document(self._chat(messages), work, answer, random)
+
+    def _chat(self, messages: list[Turn]) -> list[int]:
+        """A prompt without its first marker."""
+        prompt = self._protocol.encode_prompt(messages)
+        return prompt[: prompt.index(self._protocol.marker_ids["<judge>"])]
 
     def _spoken(self, question: str, lines: list[str], mode: Mode, forced: Thinking) -> Document:
         think = thinking(lines) if mode is Mode.THINK_ON else ""

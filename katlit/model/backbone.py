@@ -33,6 +33,7 @@ from katlit.model.pretrained import (
     load_model,
     load_tokenizer,
     output_weight,
+    redraw_alike,
 )
 from katlit.parallel.gather import is_rank_zero, whole_tensors
 from katlit.text.protocol import Protocol, prepare_tokenizer
@@ -166,7 +167,7 @@ class Backbone(nn.Module):
             self._record = base_record(self.init_from or self.model, "backbone")
             check_experts(model, self.router_loss_weight)
             require_documents_apart(model, "backbone")
-            grow_vocabulary(model, len(protocol.tokenizer), self._first_new_token, self.seed)
+            self._prepare_rows(model, protocol)
             if self.gradient_checkpointing:
                 model.gradient_checkpointing_enable({"use_reentrant": False})
             self.causal_lm = model
@@ -177,6 +178,19 @@ class Backbone(nn.Module):
             if self.lora is not None:
                 self._trained_rows = self.adapted_rows(self.lora)
                 add_adapters(model, self.lora, self._trained_rows)
+
+    def _prepare_rows(self, model: PreTrainedModel, protocol: Protocol) -> None:
+        """Make rows for new tokens, and markers of a base distinct that it has but never met."""
+        generator = torch.Generator().manual_seed(self.seed)
+        grow_vocabulary(model, len(protocol.tokenizer), self._first_new_token, generator)
+        if self.init_from is not None:
+            return
+        drawn = redraw_alike(model, sorted(protocol.marker_ids.values()), generator)
+        if drawn and self.lora is not None and not self.lora.train_markers:
+            raise UserError(
+                f"backbone.lora.train_markers: false, but {len(drawn)} markers have all but the same row, "
+                "as this base never met them; set it to true, or init_from to the export of a stage"
+            )
 
     def adapted_rows(self, lora: LoraSettings) -> list[int]:
         """Tokens whose rows are trained beside adapters; see `katlit.model.lora.trained_rows`."""

@@ -1,5 +1,8 @@
 """Worked solutions against plain arithmetic, and what the small models are trained on."""
 
+import json
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +84,36 @@ def test_documents(tmp_path: Path, style: str) -> None:
         assert {"<think_" in prompt for prompt, _ in pairs} == {True, False}  # forced and judged
     else:
         assert {"Steps:" in reply for _, reply in pairs} == {True, False}
+
+
+def test_in_other_words_only_the_solution_and_the_end_are_trained_on(tmp_path: Path) -> None:
+    data, protocol = data_of(tmp_path, "wordings")
+    documents = list(data._draw("train", 0))
+    headings, kinds = set[str](), set[tuple[bool, bool]]()
+    for document in documents:
+        tokens = zip(document.token_ids, document.loss_mask, strict=True)
+        parts = [
+            (trained, protocol.decode([id_ for id_, _ in part]))
+            for trained, part in groupby(tokens, itemgetter(1))
+        ]
+        (_, prompt), *_ = parts
+        learnt = "\n".join(text for trained, text in parts if trained).removesuffix("<|im_end|>").strip()
+        *steps, answer = learnt.splitlines()
+        asked = "JSON" in prompt.partition("<|im_end|>")[0]
+        value = str(json.loads(answer)["answer"]) if asked else answer
+        assert parts[-1][0]
+        assert prompt.startswith("<|im_start|>user\n")
+        assert not steps or (steps[-1].endswith(f"= {value}") and "check" in steps)
+        assert in_other_words(prompt.partition("assistant\n")[2])
+        headings.add(prompt.partition("assistant\n")[2])
+        kinds.add((asked, bool(steps)))
+    assert len(headings) > 55
+    assert kinds == {(True, True), (True, False), (False, True), (False, False)}
+
+
+def in_other_words(text: str) -> bool:
+    """Whether nothing in it can be taken for a part of a solution."""
+    return not set(text) & set("0123456789=+-*{}")
 
 
 def test_held_out_questions_are_only_validated_on(tmp_path: Path) -> None:

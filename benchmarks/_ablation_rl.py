@@ -17,8 +17,8 @@ METHOD = """# What the parts of stage 3 contribute
 This page says what the advantage estimators and their parts are worth. It was made by
 `python benchmarks/ablation_rl.py --steps {steps}` on the demo's task and models: {steps} steps each
 from one cold start (seed {plan.cold_start_seed}), seeds {seeds}; all variants of a seed are trained on the
-same questions. The settings are the demo's but for {plan.questions} training questions in place of 2,400: the
-demo's 60 steps are one epoch, and a history acts from the second one on. `grpo` and `hipo` keep forced modes,
+same questions. The settings are the demo's but for {plan.questions} training questions in place of 2,240: the
+demo's 56 steps are one epoch, and a history acts from the second one on. `grpo` and `hipo` keep forced modes,
 history and, where they have one, the bias.
 
 Evaluated on {plan.evaluation:,} held-out questions at temperature 1; the columns are of the policy auto.
@@ -41,7 +41,7 @@ class Experiment(NamedTuple):
 
     cold_start_seed: int = 1
     questions: int = 800  # to train on
-    evaluation: int = 1000  # held out
+    evaluation: int = 800  # held out
     validation: int = 500  # held out
     validate_every: int = 5  # steps
 

@@ -2,7 +2,7 @@
 
 `python benchmarks/ablation_distill.py [--seeds 1 2 3] [--steps 500]`, from the top of the repository; hours
 on two cores. For each seed the teacher labels once; each variant is then trained for as many steps on the
-same records from the same student, validated on all of the held-out records and asked the demo's 1,000
+same records from the same student, validated on all of the held-out records and asked the demo's 800
 held-out questions. The table goes to docs/ablation-distill.md; runs go to outputs/ablation/distill, and are
 not repeated. The last line is a JSON object.
 """

@@ -2,11 +2,11 @@
 
 `python benchmarks/ablation_rl.py [--seeds 1 2 3] [--steps 60]`, from the top of the repository; an hour or
 two on two cores. One cold start is made by the demo's own commands, or given as `--cold-start`; each variant
-is then trained from it on every seed, and asked the demo's 1,000 held-out questions. A seed brings other
+is then trained from it on every seed, and asked the demo's 800 held-out questions. A seed brings other
 questions and other samples; variants of one seed see the same questions.
 
-Of the demo's settings one is changed: 800 questions to train on instead of 2,400, because all of the demo's
-60 steps are one epoch, and a history acts from the second one on.
+Of the demo's settings one is changed: 800 questions to train on instead of 2,240, because all of the demo's
+56 steps are one epoch, and a history acts from the second one on.
 
 The table goes to docs/ablation-rl.md, the figure beside it; runs go to outputs/ablation/rl, and are not
 repeated: for another cold start, remove them. The last line is a JSON object.

@@ -99,7 +99,7 @@ def evaluated(directory: Path) -> dict[str, dict[str, Any]]:
 
 def questions() -> list[Prompt]:
     """The first of the evaluation's questions."""
-    source = TaskPrompts("configs/demo/levels.yaml", 1000, seed=1000, split="heldout", heldout_percent=20)
+    source = TaskPrompts("configs/demo/levels.yaml", 800, seed=1000, split="heldout", heldout_percent=20)
     return source.load()[:QUESTIONS]
 
 

@@ -15,7 +15,10 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SECONDS = 10.0  # between two lines
-LEAST_FIRST, MOST_FIRST = 3, 64  # replies, of which a hundredth of all tells the time left
+LEAST_FIRST, MOST_FIRST = (
+    3,
+    64,
+)  # replies by which the time left is told; between, a hundredth of those waited for
 
 
 def reported(items: Sequence[T], work: str) -> Iterator[T]:

@@ -1,4 +1,4 @@
-"""A worked solution in ever other words, so that a base's sums do not depend on them (our choice).
+"""A worked solution in words that change each time, so that a base does not depend on them (our choice).
 
 A base that has met one wording only unlearns its sums as soon as a later stage changes the words around them.
 """
@@ -23,6 +23,7 @@ class Wordings:
 
     Args:
         protocol: Its tokenizer; what is drawn are tokens of it that are neither special nor part of a sum.
+            Words that tell what follows are among them, so that it is the last one which counts.
     """
 
     def __init__(self, protocol: Protocol) -> None:
@@ -54,11 +55,11 @@ class Wordings:
 
     def _heading(self, cues: tuple[str, ...], random: Random) -> list[int]:
         """A word that tells what follows, between others, and a break."""
-        words = self._protocol.encode_content
+        encode = self._protocol.encode_content
         before, after = self._some(random, _MOST_BESIDE), self._some(random, _MOST_BESIDE)
         return [
-            *words(random.choice(_BEGINNINGS)), *before,
-            *words(random.choice(cues)), *after, *words(random.choice(_BREAKS)),
+            *encode(random.choice(_BEGINNINGS)), *before,
+            *encode(random.choice(cues)), *after, *encode(random.choice(_BREAKS)),
         ]  # fmt: skip
 
     def _some(self, random: Random, most: int) -> list[int]:

@@ -6,6 +6,7 @@ Shapes: B rows, L tokens, H width, V vocabulary. A row may hold several document
 Over 300 lines because each setting of a model is an argument that is documented here.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +39,8 @@ from katlit.model.pretrained import (
 from katlit.parallel.gather import is_rank_zero, whole_tensors
 from katlit.text.protocol import Protocol, prepare_tokenizer
 
+logger = logging.getLogger(__name__)
+
 _SAMPLING = TokenSampling()
 
 
@@ -66,7 +69,8 @@ class Backbone(nn.Module):
         dtype: Type of the weights.
         attention: Implementation of attention.
         gradient_checkpointing: Keep only each layer's input and recompute the rest in the backward pass.
-        seed: Seed of fresh weights, of the rows of new tokens and of adapters.
+        seed: Seed of fresh weights, of the rows of new tokens, of those that `redraw_alike` draws anew in
+            what no stage has exported, and of adapters.
         lora: Low-rank adaptation: all weights but the adapters', the markers' rows and the MTP modules are
             frozen. None: all are trained.
         router_loss_weight: Weight of the load-balancing loss of a mixture of experts
@@ -156,7 +160,8 @@ class Backbone(nn.Module):
 
         Raises:
             UserError: where a directory, its configuration or its tokenizer is missing, MTP is asked of a
-                model that has no Llama-like decoder, or documents of a packed row see each other.
+                model that has no Llama-like decoder, documents of a packed row see each other, or `lora`
+                trains no markers that the model never met.
         """
         if self.is_materialized:
             return
@@ -180,12 +185,15 @@ class Backbone(nn.Module):
                 add_adapters(model, self.lora, self._trained_rows)
 
     def _prepare_rows(self, model: PreTrainedModel, protocol: Protocol) -> None:
-        """Make rows for new tokens, and markers of a base distinct that it has but never met."""
+        """Make rows for new tokens, and tell markers apart that a base has but never met."""
         generator = torch.Generator().manual_seed(self.seed)
         grow_vocabulary(model, len(protocol.tokenizer), self._first_new_token, generator)
-        if self.init_from is not None:
+        if self._record["stages"]:  # these have trained the markers
             return
         drawn = redraw_alike(model, sorted(protocol.marker_ids.values()), generator)
+        if drawn and is_rank_zero():
+            names = protocol.tokenizer.convert_ids_to_tokens(drawn)
+            logger.info("%s had all but the same row, new ones were drawn", ", ".join(names))
         if drawn and self.lora is not None and not self.lora.train_markers:
             raise UserError(
                 f"backbone.lora.train_markers: false, but {len(drawn)} markers have all but the same row, "

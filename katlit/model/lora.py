@@ -42,7 +42,8 @@ class LoraSettings:
             trainer's log-probabilities apart from the sampler's.
         target_modules: Names of linear layers, or all of the decoder's.
         train_markers: Whether the rows of the protocol's markers, of its end of turn and of every token that
-            the model never saw are trained too, in embedding and head. The first stage needs it.
+            the model never saw are trained too, in embedding and head. The first stage needs it, and
+            where the base has markers that it never met, see `katlit.model.pretrained.redraw_alike`.
     """
 
     rank: int = 16

@@ -28,7 +28,7 @@ Attention = Literal["sdpa", "eager"]
 # Settings of models whose logits are not just `hidden @ weight.T`; our losses start from hidden states.
 _LOGIT_SETTINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
-# Of a row's length. Measured on a small model: 0.008 between tokens never met, 0.4 to 1.7 between others.
+# Of a row's length, see `redraw_alike`.
 _ALIKE = 0.05
 
 
@@ -182,7 +182,8 @@ def redraw_alike(model: PreTrainedModel, token_ids: Sequence[int], generator: to
 
     Reserved tokens of a base that saw none of them all have about the same row: a model takes one for another
     until many steps have parted them. Rows that lie within 0.05 of their length from another's of `token_ids`
-    are drawn as `grow_vocabulary` draws; those of trained tokens lie 0.4 of it or more apart.
+    are drawn as `grow_vocabulary` draws. In a small model trained ones were 0.4 of it or more apart,
+    and those never met 0.008. A single such token, or one like a row of others, is not found.
 
     Args:
         model: Tied or untied; both tables are looked at, and treated apart.
@@ -196,8 +197,10 @@ def redraw_alike(model: PreTrainedModel, token_ids: Sequence[int], generator: to
     for weight in _tables(model):
         rows = weight[list(token_ids)].float()
         distances = torch.cdist(rows, rows).fill_diagonal_(math.inf)
-        near = distances.amin(dim=1) < _ALIKE * rows.norm(dim=1)
+        near = distances.amin(dim=1) <= _ALIKE * rows.norm(dim=1)
         alike = [token for token, is_near in zip(token_ids, near.tolist(), strict=True) if is_near]
+        if not alike:
+            continue
         others = torch.ones(len(weight), dtype=torch.bool).index_fill_(
             0, torch.tensor(alike, dtype=torch.long), False
         )
@@ -215,7 +218,8 @@ def _tables(model: PreTrainedModel) -> list[Tensor]:
 def _drawn_rows(known: Tensor, number: int, generator: torch.Generator) -> Tensor:
     """Rows [number, H] about the mean of known ones [K, H], as far from it as they are."""
     noise = torch.randn(number, known.shape[1], generator=generator)
-    return (known.float().mean(dim=0) + known.float().std(dim=0) * noise).to(known.dtype)
+    values = known.float()
+    return (values.mean(dim=0) + values.std(dim=0) * noise).to(known.dtype)
 
 
 def output_weight(model: PreTrainedModel) -> Tensor:

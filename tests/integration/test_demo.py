@@ -84,9 +84,8 @@ def test_the_recipe_from_end_to_end(tmp_path: Path) -> None:
     printed = katlit(tmp_path, recipe())
     assert printed.count("\n$ katlit ") == len(STEPS) + 2  # the report and the card
     assert [word for word in NOISE if word in printed] == []
-    waited = re.compile(
-        r"vLLM starts: .*|.* left|.* yet"
-    )  # lines of progress, more of them on a slow machine
+    # Lines of progress, more of them on a slow machine.
+    waited = re.compile(r"vLLM starts: .*|.* left|.* yet")
     lines = [line for line in printed.splitlines() if not waited.fullmatch(line)]
     assert len(lines) < MOST_LINES, printed
     assert "policy        accuracy        tokens    think rate\n" in printed

@@ -49,17 +49,22 @@ def test_a_batch_tells_what_was_there_the_rate_the_kept_share_and_the_time_left(
 def test_the_first_replies_tell_nothing_of_the_time_left(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    clock = accumulate([0.0, *[11.0] * 12])
+    clock = accumulate([0.0, *[11.0] * 80])
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     told = Progress()
     with caplog.at_level(logging.INFO, "katlit"):
         told.begin("think-on", total=1100, known=100)
         for _ in range(11):
             told.step()
+        told.begin("think-on", total=64_000, known=0)
+        for _ in range(64):
+            told.step()
     assert caplog.messages[8:10] == [
         "think-on: 109 of 1100 replies, 0.1 a second, the time left is not known yet",
         "think-on: 110 of 1100 replies, 0.1 a second, 3:01:30 left",
     ]
+    assert caplog.messages[-2].endswith(" yet")
+    assert caplog.messages[-1].endswith(" left")
 
 
 def test_what_takes_long_is_told_while_it_runs_and_when_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:

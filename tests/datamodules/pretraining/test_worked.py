@@ -100,8 +100,10 @@ def test_in_other_words_only_the_solution_and_the_end_are_trained_on(tmp_path: P
         learnt = "\n".join(text for trained, text in parts if trained).removesuffix("<|im_end|>").strip()
         *steps, answer = learnt.splitlines()
         asked = "JSON" in prompt.partition("<|im_end|>")[0]
-        value = str(json.loads(answer)["answer"]) if asked else answer
+        value = int(json.loads(answer)["answer"] if asked else answer)
         assert parts[-1][0]
+        assert all(in_other_words(text) for trained, text in parts[1:] if not trained)
+        assert set("\n".join(steps)) <= set("0123456789+-*= check\n")
         assert prompt.startswith("<|im_start|>user\n")
         assert not steps or (steps[-1].endswith(f"= {value}") and "check" in steps)
         assert in_other_words(prompt.partition("assistant\n")[2])

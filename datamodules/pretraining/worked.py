@@ -15,12 +15,11 @@ from katlit.datamodules.pretraining.wordings import Wordings
 from katlit.datamodules.sources.tasks import Split, TaskFamily, in_heldout, task_entries
 from katlit.datamodules.student import student_protocol
 from katlit.datamodules.tool_turns import Turn
+from katlit.errors import require
 from katlit.packing import Document, collate, plan_epoch
 from katlit.text.protocol import Mode, Response, Thinking
 
 Style = Literal["protocol", "chat", "plain", "wordings"]
-
-OBJECT_SHARE = 0.2  # of the questions in other words
 
 JUDGES = {Mode.THINK_ON: "It takes several steps", Mode.THINK_OFF: "It can be seen at once"}
 
@@ -43,13 +42,14 @@ class WorkedData(LightningDataModule):
 
     In the protocol half of the documents are judged (mode by the level's `think_share`), half answer a forced
     prompt. Without it a solution is `Steps:` and its lines, as often as `think_share` says, then `Answer:`
-    and the result. In `wordings` it is a chat, the words around both are drawn, and one question in five asks
-    for its answer as a JSON object.
+    and the result. In `wordings` it is a chat, the words around both are drawn, and some questions ask for
+    their answer as a JSON object.
 
     Args:
         tokenizer: Directory of the tokenizer; markers are added where missing.
         levels: What to draw from, with replacement.
         style: `protocol` for a teacher; the others for a base that has never seen the protocol.
+        object_share: Share of the questions that ask for an object, in `wordings`.
         documents: Documents an epoch.
         validation_documents: Held-out documents to validate on.
         batch_tokens: Most tokens of a batch, padding included.
@@ -62,16 +62,19 @@ class WorkedData(LightningDataModule):
         tokenizer: str,
         levels: list[WorkedLevel],
         style: Style = "protocol",
+        object_share: float = 0.2,
         documents: int = 4000,
         validation_documents: int = 500,
         batch_tokens: int = 4096,
         heldout_percent: int = 20,
         seed: int = 0,
     ) -> None:
+        require(0 <= object_share <= 1, "data.object_share", object_share, "a share from 0 to 1")
         super().__init__()
         self._tokenizer = tokenizer
         self._levels = levels
         self._style = style
+        self._object_share = object_share
         self._numbers: dict[Split, int] = {"train": documents, "heldout": validation_documents}
         self._batch_tokens = batch_tokens
         self._heldout_percent = heldout_percent
@@ -139,8 +142,9 @@ class WorkedData(LightningDataModule):
     def _in_other_words(self, question: str, lines: list[str], random: Random, *, steps: bool) -> Document:
         messages: list[Turn] = [{"role": "user", "content": question}]
         answer = result(lines)
-        if random.random() < OBJECT_SHARE:
-            messages, answer = asking_for_json(messages, random), f'{{"answer": {answer}}}'
+        if random.random() < self._object_share:
+            messages = asking_for_json(messages, random)
+            answer = f'{{"answer":{random.choice(("", " "))}{answer}}}'
         work = thinking(lines) if steps else ""
         return self._wordings.document(self._chat(messages), work, answer, random)
 

@@ -85,7 +85,7 @@ def _exit_status(stop: SystemExit) -> int:
     return stop.code if isinstance(stop.code, int) else 1
 
 
-def _find_own_classes() -> None:
+def find_own_classes() -> None:
     """Let Python import from the working directory, but only what is not installed.
 
     `python -m` puts the directory first, where a folder `datasets/` of the user's would hide the library.
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if arguments is None:
         arguments = sys.argv[1:]
-        _find_own_classes()
+        find_own_classes()
     arguments = quiet.without_verbosity(arguments)
     quiet.quieten_native()
     try:

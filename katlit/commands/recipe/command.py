@@ -19,6 +19,7 @@ from katlit.commands.recipe.reader import read_recipe
 from katlit.commands.recipe.recipe import Recipe
 from katlit.commands.recipe.steps import CHECKPOINTS, Step, card_words, report_words, steps
 from katlit.commands.recipe.story import Story, table
+from katlit.commands.recipe.warm import WarmStart, is_possible
 from katlit.commands.settings_files import settings_file
 from katlit.errors import UserError
 from katlit.output import replace_file, require_writable, set_aside
@@ -97,8 +98,13 @@ def overview(recipe: Recipe) -> str:
 def run(recipe: Recipe) -> None:
     """Run what is not done yet, under one MLflow run, and write the report."""
     plan, marks = steps(recipe), Marks(recipe.output / _FOLDER)
-    with alone(recipe.output / _FOLDER) as lock, _parent_run(recipe) as (uri, parent):
-        commands = Commands(lock, os.environ | {PARENT_RUN_VARIABLE: parent})
+    with (
+        alone(recipe.output / _FOLDER) as lock,
+        _parent_run(recipe) as (uri, parent),
+        WarmStart(lock) as warm,
+    ):
+        environment = os.environ | {PARENT_RUN_VARIABLE: parent}
+        commands = Commands(lock, environment, warm if is_possible() else None)
         story = Story(len(plan))
         for step, key in zip(plan, keys_of(plan, recipe.output, marks), strict=True):
             if marks.is_done(step, key):

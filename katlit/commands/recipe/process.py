@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from katlit.commands.recipe.warm import WarmCommand, WarmStart
 from katlit.errors import UserError
 
 _TERMINATED = 143  # what a shell reports after SIGTERM
@@ -60,10 +61,12 @@ class Commands:
     Attributes:
         lock: An open file that each inherits, see `alone`.
         environment: Variables of theirs.
+        warm: Starts those of ours sooner; None: each is a Python of its own.
     """
 
     lock: int
     environment: Mapping[str, str]
+    warm: WarmStart | None = None
 
     def call(self, words: Sequence[str], launch: Sequence[str] = ()) -> None:
         """Print and run a command.
@@ -85,10 +88,7 @@ class Commands:
 
     def status(self, words: Sequence[str], launch: Sequence[str] = ()) -> int:
         """Run `katlit` with these words; its exit status. It does not outlive an ordinary end of ours."""
-        if launch and shutil.which(launch[0]) is None:
-            raise UserError(f"launch: no program {launch[0]!r} here, which is to start `katlit {words[0]}`")
-        program = [*launch, sys.executable, "-m", "katlit.cli", *words]
-        process = subprocess.Popen(program, env=self.environment, pass_fds=(self.lock,))  # noqa: S603 (our own)
+        process = self._start(words, launch)
         try:
             return process.wait()
         except KeyboardInterrupt:
@@ -98,6 +98,14 @@ class Commands:
             process.terminate()
             process.wait()
             raise
+
+    def _start(self, words: Sequence[str], launch: Sequence[str]) -> "subprocess.Popen[bytes] | WarmCommand":
+        if self.warm is not None and not launch:
+            return self.warm.start(words, self.environment)
+        if launch and shutil.which(launch[0]) is None:
+            raise UserError(f"launch: no program {launch[0]!r} here, which is to start `katlit {words[0]}`")
+        program = [*launch, sys.executable, "-m", "katlit.cli", *words]
+        return subprocess.Popen(program, env=self.environment, pass_fds=(self.lock,))  # noqa: S603 (our own)
 
 
 def shown(words: Sequence[str], launch: Sequence[str] = ()) -> str:

@@ -18,7 +18,7 @@ from katlit.engines.base import Completion, RolloutEngine, SamplingParameters
 from katlit.engines.fingerprint import Fingerprint
 from katlit.engines.memory import weight_bytes
 from katlit.engines.positions import require_positions
-from katlit.engines.vllm.isolation import preserved_process, preserved_torch_seed
+from katlit.engines.vllm.isolation import ENVIRONMENT, preserved_process, preserved_torch_seed
 from katlit.engines.vllm.load import Load
 from katlit.engines.vllm.mends import forget_expert_kernels, mend_cpu_sampling
 from katlit.engines.vllm.options import VLLMOptions
@@ -31,13 +31,6 @@ from katlit.model.mtp import MTP_PREFIX
 from katlit.model.shape import Shape
 from katlit.progress import told_while
 
-# Set just before vLLM is imported, and taken back by `close`. In one process, weights are handed over by
-# reference and the start takes seconds. Logging is the program's: no handlers, no record factory of vLLM's.
-_ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_CONFIGURE_LOGGING": "0",
-    "VLLM_NO_USAGE_STATS": "1",
-}
 _OPTIONS = VLLMOptions()
 
 
@@ -120,8 +113,8 @@ class VLLMEngine(RolloutEngine):
         self._call_seeds.manual_seed(self.seed)
         weights = directory_weights(model_directory, self.takes_mtp)
         self._shapes = {name: weight.shape for name, weight in weights}
-        self._environment = {name: os.environ.get(name) for name in _ENVIRONMENT}
-        os.environ.update(_ENVIRONMENT)
+        self._environment = {name: os.environ.get(name) for name in ENVIRONMENT}
+        os.environ.update(ENVIRONMENT)
         logging.getLogger("vllm").setLevel(self.log_level)
         distributed = dist.is_initialized()
         with preserved_process(), self._own_group(), self._compilation(), told_while("vLLM starts"):

@@ -63,7 +63,7 @@ def test_the_process_is_left_as_it_was_and_a_slow_start_is_told(
     first.close()
     assert process() == before
     assert {k for k in os.environ if k not in variables} <= {
-        name for name in os.environ if name.startswith("VLLM_") and name not in module._ENVIRONMENT
+        name for name in os.environ if name.startswith("VLLM_") and name not in module.ENVIRONMENT
     }
     assert re.fullmatch(r"vLLM starts: \d+ s so far", caplog.messages[0])
     assert re.fullmatch(r"vLLM starts: done after \d+ s", caplog.messages[-1])

@@ -66,8 +66,8 @@ class Team:
     """The agents and their rules, apart from any engine.
 
     Attributes:
-        roles: Who there is; without a critic the verifier alone decides, without a writer default texts
-            explain the modes.
+        roles: Who there is; without a solver the thinker has no draft, without a critic the verifier alone
+            decides, without a writer default texts explain the modes.
         rubric: What the critic scores by.
         approve: Least score of what is kept, from 1 to 5.
         rounds: Most attempts of the thinker, and of the answerer.
@@ -95,6 +95,9 @@ class Team:
             if given is not None:
                 templates.check_template(given, f"data.labeller.{part}.template", known, needed)
             told[part] = default if given is None else given
+        thinker = self.roles.get(Part.THINKER)
+        if Part.SOLVER not in self.roles and thinker is not None and thinker.template is None:
+            told[Part.THINKER] = None  # nothing to expand, so it reads the conversation as it is
         object.__setattr__(self, "texts", told)
         object.__setattr__(self, "unsaid", tuple(word.lower() for word in self.unsaid))
 

@@ -23,14 +23,14 @@ ResultT = TypeVar("ResultT")
 
 
 async def run_all(
-    items: Sequence[ItemT], work: Callable[[ItemT], Awaitable[ResultT]], name: str
+    items: Sequence[ItemT], work: Callable[[ItemT], Awaitable[ResultT]], name: str | None
 ) -> list[ResultT]:
     """Work on all queries at once, but for the bound of `_AT_WORK`.
 
     Args:
         items: The queries.
         work: What is done with each.
-        name: What the lines in the log are about.
+        name: What the lines in the log are about; None: there are none.
 
     Returns:
         The results, in the order of the queries.
@@ -39,14 +39,17 @@ async def run_all(
         UserError: the first one that `work` raises.
     """
     results: dict[int, ResultT] = {}
-    progress = Progress()
-    progress.begin(name, len(items), 0, "queries")
+    progress = None
+    if name is not None:
+        progress = Progress()
+        progress.begin(name, len(items), 0, "queries")
     numbers = iter(range(len(items)))
 
     async def worker() -> None:
         for number in numbers:
             results[number] = await work(items[number])
-            progress.step()
+            if progress is not None:
+                progress.step()
 
     try:
         async with asyncio.TaskGroup() as group:

@@ -20,7 +20,7 @@ from katlit.engines.base import request_seed
 from katlit.rewards import Verdict
 from katlit.text.protocol import Mode
 
-_NO_OBJECTIONS = "none yet"
+_NO_DRAFT = _NO_OBJECTIONS = "none yet"
 _AGAIN = 2  # requests for a score, or a judge text, that can be read
 _MENDED = {
     Reason.TRUNCATED: "It was cut off before its end. Be shorter.",
@@ -174,9 +174,10 @@ class _Case:
 
 
 async def _think(case: _Case) -> None:
-    """The solver drafts once; the thinker expands and corrects, until it is not sent back."""
-    drafted = await case.say(Part.SOLVER, 0)
-    draft, objections = _told(drafted), _NO_OBJECTIONS
+    """The solver, if any, drafts once; the thinker expands and corrects, until it is not sent back."""
+    draft, objections = _NO_DRAFT, _NO_OBJECTIONS
+    if Part.SOLVER in case.team.roles:
+        draft = _told(await case.say(Part.SOLVER, 0))
     for attempt in range(case.team.rounds):
         reply = await case.say(Part.THINKER, attempt, draft=draft, objections=objections)
         sent_back = await _examine(case, reply, attempt)

@@ -12,7 +12,9 @@ from typing import Any, TypeVar
 from katlit.batch import Prompt
 from katlit.datamodules.agents import templates
 from katlit.datamodules.agents.estimate import cost_of, log_estimate
+from katlit.datamodules.agents.modes import modes_of
 from katlit.datamodules.agents.queries import Query, Tagged, query_of, tag
+from katlit.datamodules.agents.record import record_of_outcome
 from katlit.datamodules.agents.report import log_outcomes, reject_all, report_rows, tell_unused, trace_rows
 from katlit.datamodules.agents.roles import Part, Role, Team, require_roles
 from katlit.datamodules.agents.routes import Route, route_of, teams_of
@@ -21,8 +23,8 @@ from katlit.datamodules.agents.synthesis import Ask, Outcome, Verify, synthesize
 from katlit.datamodules.agents.voices import Voice, Voices
 from katlit.datamodules.labelling.base import Labeller
 from katlit.datamodules.labelling.chat_model import ChatModel
-from katlit.datamodules.labelling.replies import record_of
-from katlit.datamodules.labelling.seeds import draws
+from katlit.datamodules.labelling.endpoint_model import EndpointModel
+from katlit.datamodules.labelling.json_answers import json_records
 from katlit.datamodules.records import Record
 from katlit.datamodules.tagging import PAPER_THINK_SHARE, RuleTagger, choose_modes
 from katlit.engines.base import RolloutEngine
@@ -50,17 +52,20 @@ class ThreeAgents(Labeller):
     The three roles and the share of think-on are the paper's, all else is our choice.
 
     Args:
-        solver: Who drafts.
         thinker: Who makes a full chain of thought of the draft.
+        solver: Who drafts; null: nobody, then the thinker answers the conversation as it is, as a model that
+            reasons by itself can, and has a template only if it is given one.
         critic: Who scores by the rubric; null: the verifier alone decides, and where there is no reference
             any well-formed response is kept.
-        answerer: Who answers directly; null: the solver, by the conversation as it is.
+        answerer: Who answers directly; null: the solver, or else the thinker, by the conversation as it is.
         writer: Who writes why a query has its mode; null: a default text says it.
         tagger: Who votes on what a query needs; null: `rules` say it.
         votes: Votes of the tagger on each query.
         rules: Tags queries that no vote can be read of, and all without a tagger.
         think_share: Share of the queries that think (the paper's mix); null: those that the tags say need it.
         think_share_by_domain: Shares of domains that are to have another one.
+        epsilon: Share of the queries that get a random mode instead, so that each mode sees every kind of
+            query, see `DualRegime`.
         rubric: What the critic scores by, from 1 to 5.
         approve: Least score of what is kept.
         rounds: Most attempts of the thinker, and of the answerer.
@@ -68,13 +73,15 @@ class ThreeAgents(Labeller):
         same_script: Whether replies must be in a script of the question or its reference.
         unsaid: Words that no chain of thought may have unless its question has them.
         forced: Share of the records whose mode is forced by prefill, see `DualRegime`.
+        json_share: Share of the verified records that come once more, asking for a JSON object, see
+            `DualRegime`.
         seed: Seed of all sampling.
     """
 
     def __init__(
         self,
-        solver: Role,
         thinker: Role,
+        solver: Role | None = None,
         critic: Role | None = None,
         answerer: Role | None = None,
         writer: Role | None = None,
@@ -83,6 +90,7 @@ class ThreeAgents(Labeller):
         rules: RuleTagger = _RULES,
         think_share: float | None = PAPER_THINK_SHARE,
         think_share_by_domain: dict[str, float] | None = None,
+        epsilon: float = 0.0,
         rubric: str = templates.RUBRIC,
         approve: int = 4,
         rounds: int = 3,
@@ -90,10 +98,12 @@ class ThreeAgents(Labeller):
         same_script: bool = True,
         unsaid: Sequence[str] = ("draft", "objection", "objections"),
         forced: float = 0.5,
+        json_share: float = 0.0,
         seed: int = 0,
     ) -> None:
         require(votes >= 1, "votes", votes, "at least 1")
-        require(0 <= forced <= 1, "forced", forced, "a share from 0 to 1")
+        for name, share in {"epsilon": epsilon, "forced": forced, "json_share": json_share}.items():
+            require(0 <= share <= 1, name, share, "a share from 0 to 1")
         if think_share is not None:
             choose_modes([], think_share_by_domain, seed, think_share)  # refuses what is no share
         by_tags = think_share is None and bool(think_share_by_domain)
@@ -101,7 +111,7 @@ class ThreeAgents(Labeller):
         roles = require_roles(
             {
                 Part.TAGGER: tagger, Part.SOLVER: solver, Part.THINKER: thinker, Part.CRITIC: critic,
-                Part.ANSWERER: answerer or replace(solver, template=None), Part.WRITER: writer,
+                Part.ANSWERER: answerer or replace(solver or thinker, template=None), Part.WRITER: writer,
             }
         )  # fmt: skip
         self.team = Team(roles, rubric, approve, rounds, same_script, tuple(unsaid), seed)
@@ -111,7 +121,9 @@ class ThreeAgents(Labeller):
         self.rules = rules
         self.think_share = think_share
         self.think_share_by_domain = think_share_by_domain or {}
+        self.epsilon = epsilon
         self.forced = forced
+        self.json_share = json_share
         every = [role for team in self.teams for role in team.roles.values()]
         self._kinds = list(dict.fromkeys((role.model, role.engine) for role in every))
         self._asked = 0  # requests whose replies were not known
@@ -138,6 +150,7 @@ class ThreeAgents(Labeller):
         ]
         own = {
             "votes": self.votes, "rules": vars(self.rules), "forced": self.forced, "models": models,
+            "epsilon": self.epsilon, "json_share": self.json_share,
             "shares": [self.think_share, self.think_share_by_domain],
             "contexts": [engine.max_context for engine in self.engines() if engine is not None],
         }  # fmt: skip
@@ -172,11 +185,10 @@ class ThreeAgents(Labeller):
     ) -> list[Query]:
         """Have the queries tagged, and choose their modes and verifiers."""
         tagged = self._work(models, accuracy, self._tag, prompts, "agents: tags")
-        if self.think_share is None:
-            modes = [Mode.THINK_ON if each.merged.tags.needs_reasoning else Mode.THINK_OFF for each in tagged]
-        else:
-            merged = [each.merged for each in tagged]
-            modes = choose_modes(merged, self.think_share_by_domain, self.team.seed, self.think_share)
+        modes = modes_of(
+            prompts, [each.merged for each in tagged],
+            self.think_share, self.think_share_by_domain, self.epsilon, self.team.seed,
+        )  # fmt: skip
         return [
             query_of(
                 prompt,
@@ -213,9 +225,13 @@ class ThreeAgents(Labeller):
         self._made = list(zip(queries, outcomes, strict=True))
         asked = [{part: voice.model for part, voice in team.items()} for team in self._voices(models)]
         reject_all(self._made, asked)
-        records = [self._record(query, outcome) for query, outcome in self._made if outcome.reply is not None]
+        records = [
+            record_of_outcome(query, outcome, self.teams[query.team], self.forced)
+            for query, outcome in self._made
+            if outcome.reply is not None
+        ]
         log_outcomes(self._made, time.monotonic() - start)
-        return records
+        return records + json_records(records, accuracy, self.json_share, self.team.seed)
 
     def beside(self) -> dict[str, Iterable[dict[str, Any]]]:
         """Return the traces of all queries, and what was counted."""
@@ -238,10 +254,12 @@ class ThreeAgents(Labeller):
         name: str,
     ) -> list[ResultT]:
         """Work on all items with the agents at hand."""
+        # Queries whose engine is of this process end by the batch, which tells its own progress.
+        told = name if any(isinstance(model, EndpointModel) for model in models) else None
 
         async def run() -> list[ResultT]:
             async with Voices(self._voices(models)) as voices:
-                done = await run_all(items, partial(work, voices, verifier), name)
+                done = await run_all(items, partial(work, voices, verifier), told)
             self._asked += voices.asked
             return done
 
@@ -274,23 +292,3 @@ class ThreeAgents(Labeller):
         with voices.query():
             team, ask = self.teams[query.team], partial(voices.ask, prompt, query.team)
             return await self.respond(prompt, query.mode, team, ask, verify)
-
-    def _record(self, query: Query, outcome: Outcome) -> Record:
-        if outcome.reply is None:
-            raise ValueError(query.prompt["id"])
-        part = Part.THINKER if query.mode is Mode.THINK_ON else Part.ANSWERER
-        votes = query.tagged.ballots
-        record = record_of(
-            query.prompt, query.mode, outcome.reply, outcome.judge, votes,
-            self.teams[query.team].roles[part].model, self.team.seed,
-        )  # fmt: skip
-        tags = query.tagged.merged.tags
-        return replace(
-            record,
-            domain=query.prompt["domain"] or tags.domain,
-            difficulty=query.prompt["difficulty"] or tags.difficulty,
-            verified=outcome.verified,
-            verifier=query.judged["verifier"],
-            critic_score=outcome.score,
-            forced=draws(self.team.seed, "forced", query.prompt, self.forced),
-        )

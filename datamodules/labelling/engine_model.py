@@ -129,10 +129,12 @@ class EngineModel(ChatModel):
         """Have requests of the same sampling settings replied to as one batch, and keep each reply."""
         said: dict[int, Said] = {}
         batch = [(request.asked, request.seed) for request in requests]
+        self.progress.begin(self.directory, len(batch), 0)
 
         def keep(number: int, value: Said) -> None:
             said[number] = value
             self.keep(requests[number].key, value)
+            self.progress.step()
 
         self._send(batch, requests[0].sampling, keep, known=True)
         return [said[number] for number in range(len(requests))]

@@ -12,7 +12,8 @@ from katlit.commands.chat import EXIT_READER_LEFT
 from katlit.errors import UserError
 from katlit.text.printable import escaped, escaped_lines
 
-_FOLDER = Path("outputs/cache")
+_FOLDER = Path("outputs")
+_FILES = "cache/traces-*.jsonl"
 _DAMAGED = (KeyError, TypeError, AttributeError, ValueError)
 
 
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="katlit trace", description=main.__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("id", metavar="ID", help="id of the query, as in the records")
     parser.add_argument("--traces", metavar="FILE", type=Path,
-                        help=f"traces beside the records; default: the newest in {_FOLDER}")  # fmt: skip
+                        help=f"traces beside the records; default: the newest under {_FOLDER}")  # fmt: skip
     parser.add_argument("--mlflow", metavar="URI", help="also keep it as a trace at this tracking server")
     parser.add_argument("--experiment", metavar="NAME", default="katlit", help="of MLflow; default: katlit")
     given = parser.parse_args(list(arguments))
@@ -62,12 +63,14 @@ def _show(text: str) -> int:
 
 
 def _newest() -> Path:
-    files = sorted(_FOLDER.glob("traces-*.jsonl"), key=lambda path: path.stat().st_mtime)
+    files = sorted(
+        [*_FOLDER.glob(_FILES), *_FOLDER.glob(f"*/{_FILES}")], key=lambda path: path.stat().st_mtime
+    )
     if not files:
         raise UserError(
-            f"{_FOLDER}: no traces-….jsonl; label with katlit.datamodules.ThreeAgents, or give --traces"
+            f"{_FOLDER}: no cache/traces-….jsonl; label with katlit.datamodules.ThreeAgents, or give --traces"
         )
-    return files[-1]
+    return max(files, key=lambda path: path.stat().st_mtime)
 
 
 def find_trace(path: Path, name: str) -> dict[str, Any]:

@@ -132,6 +132,9 @@ def test_the_recipe_from_end_to_end(tmp_path: Path) -> None:
     assert "report.html" in {artifact.path for artifact in client.list_artifacts(parent)}
     stored = {artifact.path for artifact in client.list_artifacts(reinforced.info.run_id)}
     assert {"config.yaml", "rollouts.json", "model"} <= stored
+    (traces,) = (demo / "cache").glob("traces-*.jsonl")
+    name = json.loads(traces.read_text().partition("\n")[0])["id"]
+    assert re.search(r"\n(?:thinker|answerer) ", katlit(tmp_path, ["trace", name]))
     for record in read_records(demo / "step_srpo/rollouts", 0)[::40]:
         name = f"0/{record['prompt_id']}/{record['index']}"
         shown = katlit(tmp_path, ["replay", "--run=outputs/demo/step_srpo", f"--rollout={name}"])

@@ -29,7 +29,11 @@ def reply(text: str | tuple[str, str] | None) -> Reply:
 
 
 def play(
-    script: Script, mode: Mode = Mode.THINK_ON, reference: str = "4", **rules: Any
+    script: Script,
+    mode: Mode = Mode.THINK_ON,
+    reference: str = "4",
+    templates: dict[Part, str] | None = None,
+    **rules: Any,
 ) -> tuple[Outcome, list[Any]]:
     """What comes of a script: the replies of each agent in their order."""
     left = {part: list(replies) for part, replies in script.items()}
@@ -47,7 +51,7 @@ def play(
             None if answer.parsed.answer == "?" else float(answer.parsed.answer == "4"), "by match"
         )
 
-    roles = {Part(part): Role("m") for part in script}
+    roles = {Part(part): Role("m", (templates or {}).get(Part(part))) for part in script}
     outcome = asyncio.run(
         synthesize(PROMPT | {"reference": reference}, mode, Team(roles, **rules), ask, verify)
     )
@@ -81,6 +85,23 @@ def test_the_thinker_gets_the_reasons_and_its_own_last_chain() -> None:
         "<reasoning>\ntwo and two\n</reasoning>\n<answer>\n4\n</answer>\n\n5: the answer is correct"
         in judged[1]
     )
+
+
+def test_without_a_solver_the_thinker_reads_the_conversation_as_it_is() -> None:
+    thoughts = [("2 and 2", "5"), ("two and two", "4")]
+    outcome, said = play({"thinker": thoughts})
+    assert outcome.reply is not None
+    assert outcome.reply.parsed.think == "two and two"
+    assert faults(outcome) == [("thinker", "wrong"), ("thinker", None)]
+    assert [text for _, text, _ in said] == ["What is 2+2?"] * 2
+    assert len({seed for _, _, seed in said}) == 2
+
+
+def test_a_thinker_with_a_template_and_no_solver_reads_its_own_last_chain() -> None:
+    words = "{question} Before: {draft}. Objections: {objections}"
+    _, said = play({"thinker": [("2 and 2", "5"), ("two", "4")]}, templates={Part.THINKER: words})
+    assert said[0][1] == "What is 2+2? Before: none yet. Objections: none yet"
+    assert said[1][1].startswith("What is 2+2? Before: 2 and 2\n\n5. Objections: A check")
 
 
 @pytest.mark.parametrize(

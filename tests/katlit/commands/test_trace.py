@@ -55,6 +55,19 @@ def test_a_trace_is_shown_whole_and_harmless(traces: Path, capsys: pytest.Captur
     assert capsys.readouterr().out == SHOWN
 
 
+def test_the_newest_traces_of_all_recipes_are_looked_at(
+    traces: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newer = traces.parents[1] / "demo/cache/traces-distill-2.jsonl"
+    newer.parent.mkdir(parents=True)
+    newer.write_text(json.dumps(TRACE | {"id": "5+5"}) + "\n")
+    os.utime(traces, (1, 1))
+    assert main(["trace", "5+5"]) == 0
+    assert "5+5" in capsys.readouterr().out
+    os.utime(newer, (0, 0))
+    assert main(["trace", "2+2"]) == 0
+
+
 def test_what_was_dropped_says_why() -> None:
     lost = {
         "kept": False,
@@ -97,7 +110,7 @@ def test_a_reader_that_leaves_ends_it_quietly(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("text", "words", "told"),
     [
-        (None, ["2+2"], "no traces-….jsonl; label with"),
+        (None, ["2+2"], "outputs: no cache/traces-….jsonl; label with"),
         (None, ["2+2", "--traces", "none.jsonl"], "none.jsonl: no such file; give a file traces-"),
         ("", ["2+2"], "none of its 0 traces is of '2+2'\n"),
         (json.dumps(TRACE), ["5"], "none of its 1 traces is of '5'; the first id is '2+2'"),

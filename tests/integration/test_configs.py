@@ -228,8 +228,9 @@ def test_help_of_the_documented_report(capsys: pytest.CaptureFixture[str]) -> No
 
 
 PHASES = {
-    "teacher_warm": None, "teacher": "teacher_warm", "student_warm": None, "student_plain": "student_warm",
-    "student_chat": "student_plain", "student_words": "student_chat", "student": "student_words",
+    "teacher_warm": None, "teacher_levels": "teacher_warm", "teacher": "teacher_levels",
+    "student_warm": None, "student_plain": "student_warm", "student_chat": "student_plain",
+    "student_words": "student_chat", "student": "student_words",
 }  # fmt: skip
 
 

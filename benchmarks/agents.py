@@ -131,7 +131,7 @@ def throughput(port: int, server: Connection, allowed: int, folder: Path) -> dic
     sampling, replies = SamplingParameters(), ReplyCache(folder)
     model = EndpointModel("m", endpoint, sampling, 64, "{question}", ThinkingSettings(), replies)
     role = Role("m")
-    agents = ThreeAgents(role, role, role, think_share=1.0)
+    agents = ThreeAgents(thinker=role, solver=role, critic=role, think_share=1.0)
     prompts = [
         Prompt(
             id=f"q{n}", messages=[{"role": "user", "content": f"What is 2 + 2, in case {n}?"}], reference="4",

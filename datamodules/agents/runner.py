@@ -13,7 +13,7 @@ from katlit.batch import Prompt
 from katlit.datamodules.labelling.chat_model import ChatModel, Reply
 from katlit.errors import UserError
 from katlit.progress import Progress
-from katlit.rewards import Reward, Sample, Verdict, verdicts_of
+from katlit.rewards import Reward, Sample, Verdict, patient_verdicts_of
 
 logger = logging.getLogger(__name__)
 
@@ -118,21 +118,15 @@ class Verifier:
             self._work = asyncio.create_task(self._run())
         return await found
 
-    def _verdicts(self, samples: Sequence[Sample]) -> list[Verdict]:
-        """Judge once more what time ran out for, which may be for want of a processor."""
-        verdicts = verdicts_of(self._accuracy, samples)
-        late = [number for number, verdict in enumerate(verdicts) if verdict.timed_out]
-        again = verdicts_of(self._accuracy, [samples[number] for number in late])
-        found = dict(zip(late, again, strict=True))
-        return [found.get(number, verdict) for number, verdict in enumerate(verdicts)]
-
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while self._waiting:
             batch, self._waiting = self._waiting, []
             samples = [sample for sample, _ in batch]
             try:
-                verdicts = await loop.run_in_executor(self._thread, self._verdicts, samples)
+                verdicts = await loop.run_in_executor(
+                    self._thread, patient_verdicts_of, self._accuracy, samples
+                )
             except Exception as error:  # noqa: BLE001 (whoever waits for it raises it)
                 for _, found in batch:
                     found.set_exception(error)

@@ -80,6 +80,7 @@ class ThreeAgents(Labeller):
 
     def __init__(
         self,
+        *,
         thinker: Role,
         solver: Role | None = None,
         critic: Role | None = None,
@@ -150,11 +151,12 @@ class ThreeAgents(Labeller):
         ]
         own = {
             "votes": self.votes, "rules": vars(self.rules), "forced": self.forced, "models": models,
-            "epsilon": self.epsilon, "json_share": self.json_share,
             "shares": [self.think_share, self.think_share_by_domain],
             "contexts": [engine.max_context for engine in self.engines() if engine is not None],
         }  # fmt: skip
-        return self.team.settings() | own | ({"routes": routes} if routes else {})
+        later = {"routes": routes, "epsilon": self.epsilon, "json_share": self.json_share}
+        # What is off is left out: records from before there was such a thing keep their key.
+        return self.team.settings() | own | {name: value for name, value in later.items() if value}
 
     def _number(self, role: Role) -> int:
         """The place of a role's model in `models()`."""

@@ -10,7 +10,7 @@ from katlit.batch import Prompt
 from katlit.datamodules.json_requests import asking_for_json
 from katlit.datamodules.labelling.seeds import draws
 from katlit.datamodules.records import Record
-from katlit.rewards import Reward, Sample, verdicts_of
+from katlit.rewards import Reward, Sample, patient_verdicts_of
 from katlit.rewards.math.answers import final_expression
 from katlit.text.protocol import ParsedResponse
 
@@ -32,7 +32,7 @@ def json_records(records: Sequence[Record], accuracy: Reward, share: float, seed
         seed: Seed of which these are, and of how they ask.
     """
     asking = list(_asking(records, share, seed))
-    verdicts = verdicts_of(accuracy, [_sample(record) for record in asking])
+    verdicts = patient_verdicts_of(accuracy, [_sample(record) for record in asking])
     return [record for record, verdict in zip(asking, verdicts, strict=True) if (verdict.value or 0) >= 1]
 
 

@@ -1,6 +1,6 @@
 """Rewards: how good a response is, from its text alone."""
 
-from katlit.rewards.base import Reward, Sample, Verdict, verdicts_of
+from katlit.rewards.base import Reward, Sample, Verdict, patient_verdicts_of, verdicts_of
 from katlit.rewards.code.reward import CodeReward
 from katlit.rewards.composite import AccuracyReward, CompositeReward, RewardBatch
 from katlit.rewards.format import FormatReward
@@ -26,5 +26,6 @@ __all__ = [
     "TaskReward",
     "ToolCallReward",
     "Verdict",
+    "patient_verdicts_of",
     "verdicts_of",
 ]

@@ -112,6 +112,15 @@ def verdicts_of(reward: Reward, samples: Sequence[Sample]) -> list[Verdict]:
     return [_fit(reward, verdict) for verdict in verdicts]
 
 
+def patient_verdicts_of(reward: Reward, samples: Sequence[Sample]) -> list[Verdict]:
+    """As `verdicts_of`, but what time ran out for, perhaps for want of a processor, is judged once more."""
+    verdicts = verdicts_of(reward, samples)
+    late = [number for number, verdict in enumerate(verdicts) if verdict.timed_out]
+    again = verdicts_of(reward, [samples[number] for number in late])
+    found = dict(zip(late, again, strict=True))
+    return [found.get(number, verdict) for number, verdict in enumerate(verdicts)]
+
+
 def _fit(reward: Reward, verdict: Verdict) -> Verdict:
     value, reason = verdict.value, short_line(verdict.reason, _REASON_CHARACTERS)
     if value is None:

@@ -66,8 +66,9 @@ def engine(request: pytest.FixtureRequest) -> list[str]:
 def label(folder: Path, *words: str) -> subprocess.Popen[str]:
     files = ["base", "stage/distill", "demo/distill", "logger/none"]
     settings = [
-        f"{DATA}.prompts.init_args.size=240", f"{DATA}.labeller.init_args.ballots=0",
-        f"{DATA}.labeller.init_args.epsilon=1.0", f"{DATA}.cache_dir={folder}/cache",
+        f"{DATA}.prompts.init_args.size=240", f"{DATA}.labeller=katlit.datamodules.DualRegime",
+        f"{DATA}.labeller.teacher=assets/teacher", f"{DATA}.labeller.ballots=0",
+        f"{DATA}.labeller.epsilon=1.0", f"{DATA}.cache_dir={folder}/cache",
         f"--trainer.default_root_dir={folder}", "--trainer.accelerator=cpu",
     ]  # fmt: skip
     command = [sys.executable, "-m", "katlit.cli", "label"]

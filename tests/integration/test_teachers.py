@@ -29,6 +29,16 @@ SURE = QWEN | {"initializer_range": 0.5}
 # The bytes, and words of its own; with our markers and padding these are the tokens of each teacher's model.
 WORDS = {"think_off": ("but", "if", "or"), "think_on": ("and", "check", "so")}
 TEACHER = "--model.init_args.teacher"
+DUAL = """
+data:
+  init_args:
+    labeller:
+      class_path: katlit.datamodules.DualRegime
+      init_args:
+        teacher: ${model.init_args.teacher}
+        ballots: 1
+        epsilon: 0.5
+"""
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +170,7 @@ def noisy(source: Path, target: Path) -> Path:
     weights = load_file(target / "model.safetensors")
     noise = torch.Generator().manual_seed(1)
     for name, value in weights.items():
-        weights[name] = value + 0.15 * value.std() * torch.randn(value.shape, generator=noise)
+        weights[name] = value + 0.25 * value.std() * torch.randn(value.shape, generator=noise)
     save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
     return target
 
@@ -177,11 +187,13 @@ def test_vllm_has_two_teachers_write_what_transformers_has_them_write(
     second = noisy(ROOT / "assets/teacher", tmp_path / "second")
     two = [f"{TEACHER}={{think_off: assets/teacher, think_on: {second}}}"]
     hf = ["--data.init_args.engine=katlit.engines.HFEngine"]
+    dual = tmp_path / "dual.yaml"
+    dual.write_text(DUAL)
 
     def labelled(name: str, *words: str) -> list[Record]:
-        files = ("base", "stage/distill", "demo/distill")
+        files = (*(f"configs/{name}.yaml" for name in ("base", "stage/distill", "demo/distill")), str(dual))
         status = main(
-            ["label", *(word for file in files for word in ("-c", f"configs/{file}.yaml")), *words,
+            ["label", *(word for file in files for word in ("-c", file)), *words,
              "--data.init_args.prompts.init_args.size=60", "--data.init_args.sampling.temperature=0.0",
              f"--data.init_args.cache_dir={tmp_path / name}", f"--trainer.default_root_dir={tmp_path / name}"]
         )  # fmt: skip

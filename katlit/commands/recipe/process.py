@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from katlit.commands.overview import TRAINER_COMMANDS
 from katlit.commands.recipe.warm import WarmCommand, WarmStart
 from katlit.errors import UserError
 
@@ -100,7 +101,8 @@ class Commands:
             raise
 
     def _start(self, words: Sequence[str], launch: Sequence[str]) -> "subprocess.Popen[bytes] | WarmCommand":
-        if self.warm is not None and not launch:
+        # A report alone is sooner written by a Python of its own.
+        if self.warm is not None and not launch and (self.warm.is_running or words[0] in TRAINER_COMMANDS):
             return self.warm.start(words, self.environment)
         if launch and shutil.which(launch[0]) is None:
             raise UserError(f"launch: no program {launch[0]!r} here, which is to start `katlit {words[0]}`")

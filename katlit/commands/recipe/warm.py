@@ -7,21 +7,25 @@ import atexit
 import gc
 import json
 import os
+import select
 import signal
 import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from importlib import import_module
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import ModuleType, TracebackType
+from pkgutil import resolve_name
+from types import TracebackType
+from typing import Any
 
 from katlit import cli
 from katlit.errors import UserError
 
-_MODULES = (
+# What most commands need; a function is called.
+_IMPORTS = (
     "katlit.commands.trainer",
     "katlit.modules",
     "katlit.datamodules",
@@ -30,9 +34,10 @@ _MODULES = (
     "mlflow",
     "mlflow.store.tracking.sqlalchemy_store",
     "reasoning_gym",
-    "vllm",
+    "katlit.engines.vllm.isolation:import_vllm",
 )
-_GPUS = ("/dev/nvidiactl", "/dev/kfd")
+_GPUS = ("/dev/nvidiactl", "/dev/nvmap", "/dev/dxg", "/dev/kfd", "/dev/accel")
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _NUMBER = struct.Struct("!q")
 
 
@@ -46,14 +51,15 @@ class WarmStart:
 
     Args:
         lock: An open file that each command inherits, see `alone`.
-        modules: What is imported beforehand.
+        imports: What is imported beforehand, as modules, or functions to call as `module:name`.
     """
 
-    def __init__(self, lock: int, modules: Sequence[str] = _MODULES) -> None:
+    def __init__(self, lock: int, imports: Sequence[str] = _IMPORTS) -> None:
         self._lock = lock
-        self._modules = modules
+        self._imports = imports
         self._process: subprocess.Popen[bytes] | None = None
         self._line: socket.socket | None = None
+        self._command: WarmCommand | None = None
 
     def __enter__(self) -> "WarmStart":
         return self
@@ -64,9 +70,21 @@ class WarmStart:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        """End what a signal has left running, and the process that forks."""
+        if self._command is not None:
+            with suppress(UserError):
+                self._command.terminate()
+                self._command.wait()
         if self._process is not None and self._line is not None:
             self._line.close()
+            if self._command is None:
+                self._process.kill()  # it need not import the rest
             self._process.wait()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the imports are done, or being done."""
+        return self._line is not None
 
     def start(self, words: Sequence[str], environment: Mapping[str, str]) -> "WarmCommand":
         """Start `katlit` with these words in this environment.
@@ -76,93 +94,147 @@ class WarmStart:
         """
         if self._line is None:
             self._line, theirs = socket.socketpair()
-            program = [sys.executable, "-m", __name__, str(theirs.fileno()), *self._modules]
+            program = [sys.executable, "-m", __name__, str(theirs.fileno()), *self._imports]
             self._process = subprocess.Popen(program, pass_fds=(self._lock, theirs.fileno()))  # noqa: S603 (our own)
             theirs.close()
+            _receive(self._line, [])  # all is imported; who ends before has ordered nothing
         order = json.dumps({"words": list(words), "environment": dict(environment)})
-        with suppress(BrokenPipeError):  # then there is nothing to receive either
+        command = WarmCommand(self._line)
+        with _held(), suppress(ConnectionError):  # where it fails there is nothing to receive either
+            self._command = command
             self._line.sendall(f"{order}\n".encode())
-        return WarmCommand(self._line)
+        return command
 
 
 class WarmCommand:
-    """A command that was started; it is waited for and ended as a `subprocess.Popen` is.
+    """A command that was ordered; it is waited for and ended as a `subprocess.Popen` is.
 
     Args:
-        line: What leads to the process that forks.
+        line: What leads to the process that forks, and tells the command's process and then its status.
     """
 
     def __init__(self, line: socket.socket) -> None:
         self._line = line
-        self.pid = _received(line)
+        self._told: list[int] = []
+
+    @property
+    def pid(self) -> int:
+        """Its process.
+
+        Raises:
+            UserError: where the process that forks has ended before.
+        """
+        if not self._told:
+            _receive(self._line, self._told)
+        return self._told[0]
 
     def wait(self) -> int:
-        """Its exit status, once it has ended."""
-        return _received(self._line)
+        """Its exit status, once it has ended.
+
+        Raises:
+            UserError: where the process that forks has ended before; the command has then been ended too.
+        """
+        pid = self.pid
+        if len(self._told) == 1:
+            try:
+                _receive(self._line, self._told)
+            except UserError:
+                self.terminate()
+                while is_alive(pid):
+                    time.sleep(0.05)
+                raise
+        return self._told[1]
 
     def terminate(self) -> None:
-        """Ask it to end."""
-        with suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGTERM)
+        """Ask it to end, if it has not."""
+        pid = self.pid
+        if len(self._told) == 1:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
 
 
-def _received(line: socket.socket) -> int:
-    """The next number; a signal whose handler raises finds all of it there still."""
-    said = line.recv(_NUMBER.size, socket.MSG_WAITALL)
-    if len(said) < _NUMBER.size:
-        raise UserError(
-            "the process that starts the commands was killed, perhaps for want of memory; call `katlit run` "
-            "again, which goes on from here"
-        )
-    return int(_NUMBER.unpack(said)[0])
+def is_alive(pid: int) -> bool:
+    """Whether a process works still; one that nobody has asked for its status does not."""
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
 
 
-def _serve(number: int) -> dict[str, object] | None:
+def _receive(line: socket.socket, told: list[int]) -> None:
+    """Add the next number to those that were told; no signal comes between its arrival and that."""
+    select.select([line], [], [])
+    with _held():
+        said = b""
+        with suppress(ConnectionError):
+            said = line.recv(_NUMBER.size, socket.MSG_WAITALL)
+        if len(said) == _NUMBER.size:
+            told += _NUMBER.unpack(said)
+            return
+    raise UserError(
+        "the process that starts the commands was killed, perhaps for want of memory; call `katlit run` "
+        "again, which goes on from here"
+    )
+
+
+@contextmanager
+def _held() -> Iterator[None]:
+    """Have the signals that end a command wait for the end of the block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _serve(number: int, handlers: Mapping[signal.Signals, Any]) -> dict[str, Any] | None:
     """Fork for each order; returns it in the process that is to obey, None when there are no more."""
     line = socket.socket(fileno=number)
-    with line, line.makefile(encoding="utf-8") as orders:
+    # Whoever ordered may have been killed.
+    with suppress(ConnectionError), line, line.makefile(encoding="utf-8") as orders:
+        line.sendall(_NUMBER.pack(os.getpid()))
         for order in orders:
-            if (pid := os.fork()) == 0:
-                found: dict[str, object] = json.loads(order)
-                return found
-            with suppress(BrokenPipeError):  # `katlit run` was killed
-                line.sendall(_NUMBER.pack(pid))
-                _, status = os.waitpid(pid, 0)
-                line.sendall(_NUMBER.pack(os.waitstatus_to_exitcode(status)))
+            with _held():
+                pid = os.fork()
+                if pid == 0:
+                    for each, handler in handlers.items():
+                        signal.signal(each, handler)
+                    return dict(json.loads(order))
+            line.sendall(_NUMBER.pack(pid))
+            _, status = os.waitpid(pid, 0)
+            line.sendall(_NUMBER.pack(os.waitstatus_to_exitcode(status)))
     return None
 
 
-def _import_vllm() -> None:
-    from katlit.engines.vllm.isolation import import_vllm
-
-    import_vllm()
-
-
-def _import(modules: Sequence[str]) -> None:
-    """Import what most commands need; what cannot be imported is told by the command that needs it."""
-    cli.find_own_classes()
-    for name in modules:
+def _import(names: Sequence[str]) -> None:
+    """Import all; what cannot be imported is told by the command that needs it."""
+    for name in names:
         with suppress(Exception):
-            if name == "vllm":
-                _import_vllm()
-            else:
-                import_module(name)
+            found = resolve_name(name)
+            if ":" in name:
+                found()
     gc.freeze()  # the collector of a command need not look at all of it again, but for its end
     atexit.register(gc.unfreeze)
 
 
-def _obey(order: dict[str, object], own: ModuleType) -> int:
-    """Be the command, as if Python had been started with it; Lightning starts others by the same words."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+def _main(number: int, names: Sequence[str]) -> int:
+    """Import, then fork; in a process that was forked be the command, as if Python were started with it."""
+    handlers = {each: signal.getsignal(each) for each in _SIGNALS}
+    for each in _SIGNALS:  # a terminal or a scheduler tells the command as well, and that answers
+        signal.signal(each, signal.SIG_IGN)
+    path = list(sys.path)
+    cli.find_own_classes()
+    _import(names)
+    order = _serve(number, handlers)
+    if order is None:
+        return 0
+    sys.path[:] = path
     os.environ.clear()
-    os.environ.update(order["environment"])  # type: ignore[call-overload]
-    sys.argv = [str(cli.__file__), *order["words"]]  # type: ignore[misc]
-    own.__spec__ = cli.__spec__
+    os.environ.update(order["environment"])
+    sys.argv = [str(cli.__file__), *order["words"]]
+    sys.modules["__main__"].__spec__ = cli.__spec__  # by which Lightning starts the other processes
     return cli.main()
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal tells the command as well, and that answers
-    _import(sys.argv[2:])
-    wanted = _serve(int(sys.argv[1]))
-    sys.exit(0 if wanted is None else _obey(wanted, sys.modules["__main__"]))
+    sys.exit(_main(int(sys.argv[1]), sys.argv[2:]))

@@ -72,7 +72,7 @@ def preserved_torch_seed() -> Iterator[None]:
 
 
 def import_vllm() -> None:
-    """Import vLLM where it is installed, so that engines start sooner, and leave the process as it was."""
+    """Import vLLM where it is installed, so that engines start sooner; see `preserved_process`."""
     if find_spec("vllm") is None:
         return
     before = dict(os.environ)

@@ -169,4 +169,4 @@ def test_a_role_without_a_model_is_refused() -> None:
     with pytest.raises(
         UserError, match=r"^data\.labeller\.critic\.model: not given; name the model of the cri"
     ):
-        ThreeAgents(Role("m"), Role("m"), critic=Role(None))  # type: ignore[arg-type]
+        ThreeAgents(thinker=Role("m"), solver=Role("m"), critic=Role(None))  # type: ignore[arg-type]

@@ -28,7 +28,7 @@ def make(tmp_path: Path, models_root: Path, sums: list[Prompt]) -> Any:
         solver = Role(str(models_root / "ours"), "Sum: {question}", sampling)
         words = "A draft: {draft}. Objections: {objections}. The sum: {question}"
         thinker = Role(str(models_root / "ours-characters"), words, sampling)
-        labeller = ThreeAgents(thinker, solver, think_share=0.5)
+        labeller = ThreeAgents(thinker=thinker, solver=solver, think_share=0.5)
         prompts = FilePrompts(str(tmp_path / "prompts.jsonl"))
         folder = str(tmp_path / cache)
         return ColdStartData(solver.model, prompts, engine, labeller=labeller, cache_dir=folder)
@@ -64,7 +64,7 @@ def test_one_model_thinks_and_answers_and_lots_mix_its_modes(
     modes = {}
     for epsilon in (0.0, 0.5, 1.0):
         labeller = ThreeAgents(
-            role,
+            thinker=role,
             rules=RuleTagger(think_from=5),
             think_share=None,
             epsilon=epsilon,

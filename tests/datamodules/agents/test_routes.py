@@ -43,7 +43,9 @@ def test_settings_tell_routes_apart() -> None:
         None, [Route(["a"], solver=LARGE)], [Route(["b"], solver=LARGE)], [Route(["a"], thinker=LARGE)],
         [Route(["a"], 2, solver=LARGE)], [Route(["a"], solver=SMALL)], [Route(["a"], solver=brief)],
     ]  # fmt: skip
-    told = [json.dumps(ThreeAgents(SMALL, SMALL, routes=routes).settings()) for routes in kinds]
+    told = [
+        json.dumps(ThreeAgents(thinker=SMALL, solver=SMALL, routes=routes).settings()) for routes in kinds
+    ]
     assert len(set(told)) == len(kinds)
 
 
@@ -58,7 +60,9 @@ def test_queries_of_a_route_have_its_agents(
         Route(["Math"], easiest=3, solver=LARGE, thinker=LARGE), Route(answerer=OTHER),
         Route(["maths"], solver=LARGE),
     ]  # fmt: skip
-    agents = ThreeAgents(SMALL, SMALL, SMALL, tagger=SMALL, votes=3, think_share=0.5, routes=routes)
+    agents = ThreeAgents(
+        thinker=SMALL, solver=SMALL, critic=SMALL, tagger=SMALL, votes=3, think_share=0.5, routes=routes
+    )
     with faulty_chat(reply) as server:
         data = DistillData(
             str(models_root / "ours"), SMALL.model,

@@ -53,7 +53,7 @@ def data_of(folder: Path, models_root: Path, server: FaultyChat, **more: Any) ->
     return DistillData(
         str(models_root / "ours"), "endpoint:the-model",
         FilePrompts(str(folder.parent / "prompts.jsonl"), verifier="match"), engine,
-        labeller=ThreeAgents(MODEL, MODEL, **settings), cache_dir=str(folder),
+        labeller=ThreeAgents(thinker=MODEL, solver=MODEL, **settings), cache_dir=str(folder),
     )  # fmt: skip
 
 
@@ -184,7 +184,7 @@ def test_a_share_of_a_domain_that_no_query_has_is_said(
         make(server, think_share_by_domain={"Math ": 0.2, "maths": 0.9}).prepare_data()
     assert "think_share_by_domain: no query is of domain 'maths'; the tags know 'math'" in caplog.text
     with pytest.raises(UserError, match=r"think_share_by_domain: .*; give none where think_share is null"):
-        ThreeAgents(MODEL, MODEL, think_share=None, think_share_by_domain={"math": 0.2})
+        ThreeAgents(thinker=MODEL, think_share=None, think_share_by_domain={"math": 0.2})
 
 
 def test_what_fails_ends_the_run_and_is_asked_again(truth: Truth, make: Callable[..., DistillData]) -> None:

@@ -32,12 +32,13 @@ def label(folder: Path, server: FaultyChat, processes: int = 1) -> subprocess.Po
         f"{DATA}.engine=katlit.engines.ChatEndpoint", f"{DATA}.engine.url={server.url}",
         f"{DATA}.engine.key_variable=PATH", f"{DATA}.engine.limits.concurrency={IN_FLIGHT}",
         f"{DATA}.labeller=katlit.datamodules.ThreeAgents", f"{DATA}.labeller.votes=3",
+        f"{DATA}.labeller.epsilon=0.3", f"{DATA}.labeller.json_share=0.5",
         *(f"{DATA}.labeller.{role}.model=endpoint:the-model" for role in ROLES),
         f"{DATA}.prompts=katlit.datamodules.FilePrompts", f"{DATA}.prompts.path={prompts}",
         f"{DATA}.prompts.verifier=match", f"{DATA}.cache_dir={folder}", "--trainer.logger=false",
         "--trainer.accelerator=cpu", f"--trainer.default_root_dir={folder.parent / 'run'}",
     ]  # fmt: skip
-    words = on_two_processes("ddp") if processes == 2 else []
+    words = [*on_two_processes("ddp"), f"--trainer.devices={processes}"] if processes > 1 else []
     return launch([sys.executable, "-m", "katlit.cli", "label", *settings, *words], {})
 
 
@@ -58,7 +59,7 @@ def after_a_while(body: dict[str, Any]) -> dict[str, Any]:
     [
         pytest.param(3, 1, marks=[pytest.mark.slow, pytest.mark.timeout(300)]),
         pytest.param(20, 1, marks=[pytest.mark.soak, pytest.mark.timeout(1200)]),
-        pytest.param(20, 2, marks=[pytest.mark.soak, pytest.mark.timeout(1800)]),
+        pytest.param(20, 4, marks=[pytest.mark.soak, pytest.mark.timeout(3600)]),
     ],
 )
 def test_kills_at_random_moments_change_no_byte(tmp_path: Path, kills: int, processes: int) -> None:

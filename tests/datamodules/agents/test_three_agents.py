@@ -214,6 +214,27 @@ def test_the_bytes_are_the_same_for_any_number_of_processes(
     assert written(processes[0]) == truth.files
 
 
+def test_lots_and_objects_are_the_same_for_any_number_of_processes(
+    truth: Truth, models_root: Path, tmp_path: Path
+) -> None:
+    lots = {"epsilon": 0.5, "json_share": 0.5}
+    with faulty_chat(reply) as server:
+        alone, *shares = (
+            data_of(tmp_path / folder / "cache", models_root, server, **lots)
+            for folder in ("alone", *["shared"] * 4)
+        )
+        alone.prepare_data()
+        for number, data in enumerate(shares):
+            data.survey_share(number, 4)
+        for number, data in enumerate(shares):
+            data.label_share(number, 4)
+        shares[0].prepare_data()
+    assert written(shares[0]) == written(alone)
+    assert any(record.rewritten for record in read_records(alone.records_path()))
+    chosen, plain = ([trace["mode"] for trace in rows(data, "traces")] for data in (alone, truth.data))
+    assert 2 <= sum(one != other for one, other in zip(chosen, plain, strict=True)) <= 15
+
+
 def killed(make: Callable[[], DistillData], kills: Iterable[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Label, and be killed after so many replies, time and again."""
     put, attempt, left = ReplyCache.put, ChatClient._attempt, 0

@@ -31,6 +31,7 @@ LAYERS = [
     {"callbacks"},
     {"commands"},
     {"cli", "factory"},
+    {"forking"},
 ]
 LAYER_OF = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 # Imported inside functions only, so that `katlit --help` is quick.

@@ -54,8 +54,10 @@ def engine(request: pytest.FixtureRequest) -> list[str]:
         url, switch = request.getfixturevalue("server"), f"{DATA}.engine.think"
         return [
             f"{DATA}.engine=katlit.engines.ChatEndpoint", f"{DATA}.engine.url={url}",
-            f"{DATA}.engine.key_variable=NONE_NEEDED", f"{switch}_on={{reasoning_effort: high}}",
-            f"{switch}_off={{reasoning_effort: none}}", f"{DATA}.engine.limits.concurrency=16",
+            "--model.init_args.teacher=endpoint:kat", "--model.init_args.kd=none",
+            f"{DATA}.labeller.teacher=endpoint:kat", f"{DATA}.engine.key_variable=NONE_NEEDED",
+            f"{switch}_on={{reasoning_effort: high}}", f"{switch}_off={{reasoning_effort: none}}",
+            f"{DATA}.engine.limits.concurrency=16",
         ]  # fmt: skip
     if request.param == "vllm":
         pytest.importorskip("vllm", exc_type=ImportError)

@@ -1,10 +1,9 @@
 """Starts commands without their imports: a process that has done them once forks for each command.
 
-On a laptop the imports of torch, Lightning and vLLM take longer than many a step of a small recipe.
+On a laptop the imports of torch, Lightning and vLLM take longer than many a step of a small recipe. What the
+other process does is `katlit.forking`.
 """
 
-import atexit
-import gc
 import json
 import os
 import select
@@ -17,11 +16,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from pkgutil import resolve_name
 from types import TracebackType
-from typing import Any
 
-from katlit import cli
 from katlit.errors import UserError
 
 # What most commands need; a function is called.
@@ -37,8 +33,8 @@ _IMPORTS = (
     "katlit.engines.vllm.isolation:import_vllm",
 )
 _GPUS = ("/dev/nvidiactl", "/dev/nvmap", "/dev/dxg", "/dev/kfd", "/dev/accel")
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_NUMBER = struct.Struct("!q")
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+NUMBER = struct.Struct("!q")
 
 
 def is_possible() -> bool:
@@ -94,13 +90,13 @@ class WarmStart:
         """
         if self._line is None:
             self._line, theirs = socket.socketpair()
-            program = [sys.executable, "-m", __name__, str(theirs.fileno()), *self._imports]
+            program = [sys.executable, "-m", "katlit.forking", str(theirs.fileno()), *self._imports]
             self._process = subprocess.Popen(program, pass_fds=(self._lock, theirs.fileno()))  # noqa: S603 (our own)
             theirs.close()
             _receive(self._line, [])  # all is imported; who ends before has ordered nothing
         order = json.dumps({"words": list(words), "environment": dict(environment)})
         command = WarmCommand(self._line)
-        with _held(), suppress(ConnectionError):  # where it fails there is nothing to receive either
+        with held(), suppress(ConnectionError):  # where it fails there is nothing to receive either
             self._command = command
             self._line.sendall(f"{order}\n".encode())
         return command
@@ -164,12 +160,12 @@ def is_alive(pid: int) -> bool:
 def _receive(line: socket.socket, told: list[int]) -> None:
     """Add the next number to those that were told; no signal comes between its arrival and that."""
     select.select([line], [], [])
-    with _held():
+    with held():
         said = b""
         with suppress(ConnectionError):
-            said = line.recv(_NUMBER.size, socket.MSG_WAITALL)
-        if len(said) == _NUMBER.size:
-            told += _NUMBER.unpack(said)
+            said = line.recv(NUMBER.size, socket.MSG_WAITALL)
+        if len(said) == NUMBER.size:
+            told += NUMBER.unpack(said)
             return
     raise UserError(
         "the process that starts the commands was killed, perhaps for want of memory; call `katlit run` "
@@ -178,63 +174,10 @@ def _receive(line: socket.socket, told: list[int]) -> None:
 
 
 @contextmanager
-def _held() -> Iterator[None]:
+def held() -> Iterator[None]:
     """Have the signals that end a command wait for the end of the block."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _serve(number: int, handlers: Mapping[signal.Signals, Any]) -> dict[str, Any] | None:
-    """Fork for each order; returns it in the process that is to obey, None when there are no more."""
-    line = socket.socket(fileno=number)
-    # Whoever ordered may have been killed.
-    with suppress(ConnectionError), line, line.makefile(encoding="utf-8") as orders:
-        line.sendall(_NUMBER.pack(os.getpid()))
-        for order in orders:
-            with _held():
-                pid = os.fork()
-                if pid == 0:
-                    for each, handler in handlers.items():
-                        signal.signal(each, handler)
-                    return dict(json.loads(order))
-            line.sendall(_NUMBER.pack(pid))
-            _, status = os.waitpid(pid, 0)
-            line.sendall(_NUMBER.pack(os.waitstatus_to_exitcode(status)))
-    return None
-
-
-def _import(names: Sequence[str]) -> None:
-    """Import all; what cannot be imported is told by the command that needs it."""
-    for name in names:
-        with suppress(Exception):
-            found = resolve_name(name)
-            if ":" in name:
-                found()
-    gc.freeze()  # the collector of a command need not look at all of it again, but for its end
-    atexit.register(gc.unfreeze)
-
-
-def _main(number: int, names: Sequence[str]) -> int:
-    """Import, then fork; in a process that was forked be the command, as if Python were started with it."""
-    handlers = {each: signal.getsignal(each) for each in _SIGNALS}
-    for each in _SIGNALS:  # a terminal or a scheduler tells the command as well, and that answers
-        signal.signal(each, signal.SIG_IGN)
-    path = list(sys.path)
-    cli.find_own_classes()
-    _import(names)
-    order = _serve(number, handlers)
-    if order is None:
-        return 0
-    sys.path[:] = path
-    os.environ.clear()
-    os.environ.update(order["environment"])
-    sys.argv = [str(cli.__file__), *order["words"]]
-    sys.modules["__main__"].__spec__ = cli.__spec__  # by which Lightning starts the other processes
-    return cli.main()
-
-
-if __name__ == "__main__":
-    sys.exit(_main(int(sys.argv[1]), sys.argv[2:]))

@@ -1,4 +1,7 @@
-"""Agents over real HTTP, whatever the server does meanwhile: every record right, every loss counted."""
+"""Agents over real HTTP, whatever the server does meanwhile: every record right, every loss counted.
+
+Over 300 lines because all tests share one script of the server, and what it gives where nothing goes wrong.
+"""
 
 import hashlib
 import json

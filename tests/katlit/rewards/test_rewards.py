@@ -27,7 +27,6 @@ from katlit.rewards import (
     Sample,
     TaskReward,
     Verdict,
-    patient_verdicts_of,
     verdicts_of,
 )
 from katlit.rewards.task import _READ, scorer
@@ -183,25 +182,6 @@ def test_a_sample_that_cannot_be_judged_costs_the_others_nothing() -> None:
     own = AccuracyReward(verifiers={"strange": Failing()})
     mixed = [sample(prompt("strange", ""), "x"), sample(p, "5"), sample(prompt("strange", ""), "5")]
     assert values(own(mixed)) == [None, 1.0, 1.0]
-
-
-def test_what_time_ran_out_for_is_judged_once_more() -> None:
-    seen = []
-
-    class Slow(Reward):
-        """Has no verdict on "y" the first time, and never one on "z"."""
-
-        def __call__(self, samples: list[Sample]) -> list[Verdict]:
-            seen.append([sample.answer for sample in samples])
-            late = {"y", "z"} if len(seen) == 1 else {"z"}
-            return [
-                Verdict(None, "late", timed_out=True) if sample.answer in late else Verdict(1.0, "fine")
-                for sample in samples
-            ]
-
-    samples = [sample(prompt("match", "5"), answer) for answer in ("5", "y", "z", "5")]
-    assert values(patient_verdicts_of(Slow(), samples)) == [1.0, 1.0, None, 1.0]
-    assert seen == [["5", "y", "z", "5"], ["y", "z"]]
 
 
 class Stating(Reward):

@@ -7,13 +7,14 @@ import os
 import signal
 import socket
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pkgutil import resolve_name
 from typing import Any
 
 from katlit import cli
-from katlit.commands.recipe.warm import NUMBER, SIGNALS, held
+from katlit.commands.recipe.warm import NUMBER, SIGNALS
 
 
 def _serve(number: int, handlers: Mapping[signal.Signals, Any]) -> dict[str, Any] | None:
@@ -23,12 +24,13 @@ def _serve(number: int, handlers: Mapping[signal.Signals, Any]) -> dict[str, Any
     with suppress(ConnectionError), line, line.makefile(encoding="utf-8") as orders:
         line.sendall(NUMBER.pack(os.getpid()))
         for order in orders:
-            with held():
-                pid = os.fork()
-                if pid == 0:
-                    for each, handler in handlers.items():
-                        signal.signal(each, handler)
-                    return dict(json.loads(order))
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the command answers them
+            if (pid := os.fork()) == 0:
+                for each, handler in handlers.items():
+                    signal.signal(each, handler)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            if pid == 0:
+                return dict(json.loads(order))
             line.sendall(NUMBER.pack(pid))
             _, status = os.waitpid(pid, 0)
             line.sendall(NUMBER.pack(os.waitstatus_to_exitcode(status)))
@@ -38,10 +40,12 @@ def _serve(number: int, handlers: Mapping[signal.Signals, Any]) -> dict[str, Any
 def _import(names: Sequence[str]) -> None:
     """Import all; what cannot be imported is told by the command that needs it."""
     for name in names:
-        with suppress(Exception):
+        with suppress(Exception, SystemExit):
             found = resolve_name(name)
             if ":" in name:
                 found()
+    # What Python 3.12 and later warn of: idle threads of OpenBLAS, which is prepared for forks.
+    warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     gc.freeze()  # the collector of a command need not look at all of it again, but for its end
     atexit.register(gc.unfreeze)
 

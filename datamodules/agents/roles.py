@@ -97,9 +97,7 @@ class Team:
             told[part] = default if given is None else given
         thinker = self.roles.get(Part.THINKER)
         if Part.SOLVER not in self.roles and thinker is not None and thinker.template is None:
-            # Nothing to expand: it reads the conversation as it is, and no word gives a draft away.
-            told[Part.THINKER] = None
-            object.__setattr__(self, "unsaid", ())
+            told[Part.THINKER] = None  # nothing to expand, so it reads the conversation as it is
         object.__setattr__(self, "texts", told)
         object.__setattr__(self, "unsaid", tuple(word.lower() for word in self.unsaid))
 

@@ -96,7 +96,7 @@ class WarmStart:
             _receive(self._line, [])  # all is imported; who ends before has ordered nothing
         order = json.dumps({"words": list(words), "environment": dict(environment)})
         command = WarmCommand(self._line)
-        with held(), suppress(ConnectionError):  # where it fails there is nothing to receive either
+        with _held(), suppress(ConnectionError):  # where it fails there is nothing to receive either
             self._command = command
             self._line.sendall(f"{order}\n".encode())
         return command
@@ -128,7 +128,7 @@ class WarmCommand:
         """Its exit status, once it has ended.
 
         Raises:
-            UserError: where the process that forks has ended before; the command has then been ended too.
+            UserError: where the process that forks has ended before; a command that it told of is ended too.
         """
         pid = self.pid
         if len(self._told) == 1:
@@ -160,7 +160,7 @@ def is_alive(pid: int) -> bool:
 def _receive(line: socket.socket, told: list[int]) -> None:
     """Add the next number to those that were told; no signal comes between its arrival and that."""
     select.select([line], [], [])
-    with held():
+    with _held():
         said = b""
         with suppress(ConnectionError):
             said = line.recv(NUMBER.size, socket.MSG_WAITALL)
@@ -168,16 +168,20 @@ def _receive(line: socket.socket, told: list[int]) -> None:
             told += NUMBER.unpack(said)
             return
     raise UserError(
-        "the process that starts the commands was killed, perhaps for want of memory; call `katlit run` "
+        "the process that starts the commands has ended, perhaps for want of memory; call `katlit run` "
         "again, which goes on from here"
     )
 
 
 @contextmanager
-def held() -> Iterator[None]:
-    """Have the signals that end a command wait for the end of the block."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+def _held() -> Iterator[None]:
+    """Have the signals that end a command wait for the end of the block; in whichever thread they come."""
+    came: list[int] = []
+    before = {each: signal.signal(each, lambda number, _: came.append(number)) for each in SIGNALS}
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        for number in came:
+            signal.raise_signal(number)

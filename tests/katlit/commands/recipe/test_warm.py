@@ -139,7 +139,10 @@ def test_a_command_ends_with_run_or_keeps_others_off(ends: signal.Signals, whole
             pass
         os.kill(pid, signal.SIGKILL)
     assert_free()
-    assert not is_alive(pid)
+    latest = time.monotonic() + 30  # a lock is free a little before its holder's end
+    while is_alive(pid):
+        assert time.monotonic() < latest
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("ends", STATUS)
@@ -178,10 +181,10 @@ def test_where_the_process_that_forks_was_killed_the_command_ends_too() -> None:
         command = warm.start(["fit", "0", "60"], os.environ)
         said = told()
         os.kill(said["imported"], signal.SIGKILL)
-        with pytest.raises(UserError, match="was killed, perhaps for want of memory; call `katlit run`"):
+        with pytest.raises(UserError, match="has ended, perhaps for want of memory; call `katlit run`"):
             command.wait()
         assert not is_alive(said["pid"])
-        with pytest.raises(UserError, match="was killed"):
+        with pytest.raises(UserError, match="has ended"):
             warm.start(["fit", "0", "0"], os.environ).wait()
 
 

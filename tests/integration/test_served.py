@@ -79,9 +79,12 @@ def server(export: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     first, compact = (shlex.split(line)[3:] for line in re.findall(r"^vllm serve .*", PAGE, re.M)[:2])
     # Room for Anthropic's budgets, which begin at 1024.
     room = ["--max-model-len=1400", '--hf-overrides={"max_position_embeddings": 1400}']
-    with serving(str(export), log, *first, *compact, *room) as url:
-        clients = OpenAI(base_url=f"{url}/v1", api_key="none"), Anthropic(base_url=url, api_key="none")
-        yield Server(url, *clients, Protocol(load_tokenizer(str(export), "tokenizer")))
+    with (
+        serving(str(export), log, *first, *compact, *room) as url,
+        OpenAI(base_url=f"{url}/v1", api_key="none") as openai,
+        Anthropic(base_url=url, api_key="none") as anthropic,
+    ):
+        yield Server(url, openai, anthropic, Protocol(load_tokenizer(str(export), "tokenizer")))
 
 
 Turns = list[list[dict[str, str]]]

@@ -93,6 +93,6 @@ def _asked_as_configured(settings: Any, url: str) -> str:
         (model,) = settings
         name, words = model["name"].removeprefix("openai/"), model["extra_params"]["extra_body"]
     assert name == MODEL
-    client = OpenAI(base_url=f"{url}/v1", api_key="none")
-    reply = plain(client, [{"role": "user", "content": "Calculate 3 + 4 - 2."}], words)
+    with OpenAI(base_url=f"{url}/v1", api_key="none") as client:
+        reply = plain(client, [{"role": "user", "content": "Calculate 3 + 4 - 2."}], words)
     return "\n".join(reply)

@@ -63,9 +63,7 @@ def _show(text: str) -> int:
 
 
 def _newest() -> Path:
-    files = sorted(
-        [*_FOLDER.glob(_FILES), *_FOLDER.glob(f"*/{_FILES}")], key=lambda path: path.stat().st_mtime
-    )
+    files = [*_FOLDER.glob(_FILES), *_FOLDER.glob(f"*/{_FILES}")]
     if not files:
         raise UserError(
             f"{_FOLDER}: no cache/traces-….jsonl; label with katlit.datamodules.ThreeAgents, or give --traces"

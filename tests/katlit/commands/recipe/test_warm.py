@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,12 @@ STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKI
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     Path("stand_in.py").write_text(STAND_IN)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's `&` has it ignored
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def holder() -> "subprocess.Popen[bytes]":

@@ -18,7 +18,12 @@ from katlit.engines.base import Completion, RolloutEngine, SamplingParameters
 from katlit.engines.fingerprint import Fingerprint
 from katlit.engines.memory import weight_bytes
 from katlit.engines.positions import require_positions
-from katlit.engines.vllm.isolation import ENVIRONMENT, preserved_process, preserved_torch_seed
+from katlit.engines.vllm.isolation import (
+    ENVIRONMENT,
+    preserved_collector,
+    preserved_process,
+    preserved_torch_seed,
+)
 from katlit.engines.vllm.load import Load
 from katlit.engines.vllm.mends import forget_expert_kernels, mend_cpu_sampling
 from katlit.engines.vllm.options import VLLMOptions
@@ -256,10 +261,12 @@ class VLLMEngine(RolloutEngine):
         # vLLM destroys the default process group, whoever made it: show it only its own, or none.
         outer, dist.group.WORLD = dist.group.WORLD, self._group
         try:
-            if self._llm is not None:
-                self._llm.llm_engine.engine_core.shutdown()
-            self._llm, self._asleep = None, False
-            cleanup_dist_env_and_memory()
+            with preserved_collector():
+                if self._llm is not None:
+                    self._llm.llm_engine.engine_core.shutdown()
+                self._llm, self._asleep = None, False
+                cleanup_dist_env_and_memory()
+            torch.cuda.empty_cache()  # of what was collected
         finally:
             dist.group.WORLD = outer
         self._group = None

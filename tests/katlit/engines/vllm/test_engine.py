@@ -1,10 +1,12 @@
 """What the trainer's process looks like while vLLM runs in it, and after."""
 
+import gc
 import logging
 import os
 import random
 import re
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from safetensors.torch import save_file
 from katlit import progress
 from katlit.engines import HFEngine, SamplingParameters, VLLMEngine, VLLMOptions
 from katlit.engines.vllm import engine as module
+from katlit.engines.vllm.isolation import preserved_collector
 from katlit.errors import UserError
 
 GREEDY = SamplingParameters(temperature=0.0, max_tokens=8)
@@ -34,6 +37,7 @@ def process() -> dict[str, object]:
         "random": (random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()),
         "dtype": torch.get_default_dtype(),
         "hook": sys.excepthook,
+        "collector": (gc.collect, gc.freeze, gc.unfreeze, gc.get_freeze_count() > 0),
         "records": logging.getLogRecordFactory(),
         "environment": {k: v for k, v in os.environ.items() if not k.startswith(("VLLM_", "PYTEST_"))},
     }
@@ -58,8 +62,10 @@ def test_the_process_is_left_as_it_was_and_a_slow_start_is_told(
             engine().start(qwen2_directory)
         greedy = first.generate([[1, 2, 3]], GREEDY)
         assert process() == before
+        held = weakref.ref(first._llm)
     finally:
         first.close()
+    assert held() is None  # nor its cache
     first.close()
     assert process() == before
     assert {k for k in os.environ if k not in variables} <= {
@@ -73,6 +79,17 @@ def test_the_process_is_left_as_it_was_and_a_slow_start_is_told(
     reference = HFEngine(max_context=64)
     reference.start(qwen2_directory)
     assert [c.token_ids for c in reference.generate([[1, 2, 3]], GREEDY)] == [c.token_ids for c in greedy]
+
+
+def test_what_the_program_has_frozen_stays_frozen() -> None:
+    gc.freeze()
+    try:
+        with preserved_collector():
+            gc.unfreeze()
+            gc.collect()
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
 
 
 @pytest.mark.slow

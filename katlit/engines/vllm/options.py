@@ -33,7 +33,8 @@ class VLLMOptions:
             where trainer and vLLM hold activations and cache by turns, and 0.3 on the CPU; 0.9 in a server.
         enforce_eager: Do not compile, the sampler neither. None: compile, into CUDA graphs, on a GPU only,
             where it is worth its start time.
-        prefix_caching: Reuse the keys and values of common prefixes; forgotten at each sync.
+        prefix_caching: Reuse the keys and values of common prefixes, in blocks of 32 tokens on the CPU;
+            forgotten at each sync.
         speculative_tokens: How many tokens the model's first MTP module drafts, one after another, for the
             model to check at once; 0: none. For models of `katlit.model.mtp.MTP_ARCHITECTURES`. What is
             sampled, and its log-probabilities, are the model's own; a seed gives other tokens than without,
@@ -104,6 +105,9 @@ class VLLMOptions:
         on_gpu = _on_gpu()
         given = self.cache_gib(on_gpu=on_gpu)
         cache = {} if given is None else {"kv_cache_memory_bytes": int(given * 2**30)}
+        if not on_gpu:
+            # vLLM's own on the CPU is 128, and a prompt that is shorter shares nothing.
+            cache["block_size"] = 32
         settings: dict[str, Any] = {
             # The head is never tied, so that a sync sets it and the embedding each for itself.
             "hf_overrides": {"tie_word_embeddings": False},

@@ -99,10 +99,10 @@ def test_a_gpu_is_used_whole(
     names = ("enforce_eager", "enable_chunked_prefill", "max_num_seqs", "max_num_batched_tokens")
     on_cpu = options().settings(tmp_path, 20_000, 0)
     assert [on_cpu[name] for name in names] == [True, False, 256, 20_000]
-    assert on_cpu["kv_cache_memory_bytes"] == 2**30
+    assert (on_cpu["kv_cache_memory_bytes"], on_cpu["block_size"]) == (2**30, 32)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     on_gpu = options().settings(tmp_path, 20_000, 0)
     assert [on_gpu[name] for name in names] == [False, True, 1024, 8192]
-    assert "kv_cache_memory_bytes" not in on_gpu
+    assert not {"kv_cache_memory_bytes", "block_size"} & on_gpu.keys()
     assert on_gpu["gpu_memory_utilization"] == (0.9 if options is ServerOptions else 0.6)
     assert options(kv_cache_gib=3).settings(tmp_path, 64, 0)["kv_cache_memory_bytes"] == 3 * 2**30

@@ -3,8 +3,9 @@
 Compared by rank it is `Σ_i |sort↓(p)_i - sort↓(q)_i|`, the shorter row padded with zeros. With a `Matching`,
 some tokens of one row are compared with certain ones of the other, `Σ_s |p_s - q_s|`, only the rest by rank.
 
-There is no Triton kernel: nearly all of the time goes into the sort. For it torch has a radix sort on CUDA;
-on the CPU, NumPy sorts with vector instructions and takes a twentieth of torch's time.
+There is no Triton kernel: nearly all of the time goes into the sort. For it torch has a radix sort on CUDA.
+On the CPU NumPy sorts with vector instructions, in a tenth of torch's time or less; which of equal values
+comes first is then the processor's choice, so a tie may have either sign.
 
 Shapes: G students share a row of the teacher, R rows, V and W the two vocabularies, S matched tokens, N and M
 the others.

@@ -20,6 +20,7 @@ from katlit.engines.memory import weight_bytes
 from katlit.engines.positions import require_positions
 from katlit.engines.vllm.isolation import (
     ENVIRONMENT,
+    name_rank,
     preserved_collector,
     preserved_process,
     preserved_torch_seed,
@@ -122,9 +123,10 @@ class VLLMEngine(RolloutEngine):
         os.environ.update(ENVIRONMENT)
         logging.getLogger("vllm").setLevel(self.log_level)
         distributed = dist.is_initialized()
-        with preserved_process(), self._own_group(), self._compilation(), told_while("vLLM starts"):
+        told = told_while("vLLM starts")
+        with preserved_process(), preserved_collector(), self._own_group(), self._compilation(), told:
             if distributed:
-                _name_rank()
+                name_rank()
             import vllm
 
             VLLMEngine._running = self  # from here on, `close` has something to undo
@@ -266,7 +268,6 @@ class VLLMEngine(RolloutEngine):
                     self._llm.llm_engine.engine_core.shutdown()
                 self._llm, self._asleep = None, False
                 cleanup_dist_env_and_memory()
-            torch.cuda.empty_cache()  # of what was collected
         finally:
             dist.group.WORLD = outer
         self._group = None
@@ -275,12 +276,6 @@ class VLLMEngine(RolloutEngine):
             os.environ.pop(name)
             if value is not None:
                 os.environ[name] = value
-
-
-def _name_rank() -> None:
-    """Tell vLLM which of the trainer's processes this is; `preserved_process` takes it back."""
-    device = torch.cuda.current_device() if torch.cuda.is_available() else dist.get_rank()
-    os.environ.update(RANK=str(dist.get_rank()), LOCAL_RANK=str(device))
 
 
 def _outputs(llm: Any, names: Sequence[str], load: Load) -> Iterator[tuple[int, Any]]:

@@ -18,6 +18,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 # Set just before vLLM is imported, and taken back by `VLLMEngine.close`. In one process, weights are handed
 # over by reference and the start takes seconds. Logging is the program's: no handlers, no record factory.
@@ -27,21 +28,22 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
 }
 _OWN_PREFIX = "VLLM_"  # read again while the engine runs, so kept until it closes
+_COLLECTOR = {"collect": gc.collect, "freeze": gc.freeze, "unfreeze": gc.unfreeze}
 
 
 @contextmanager
 def preserved_process() -> Iterator[None]:
     """Undo the block's changes to random states, threads, environment, warning filters and exception hook.
 
-    The garbage collector is kept from it as by `preserved_collector`. Environment variables that start with
-    `VLLM_` stay. Warnings within the block are not shown: they concern the inside of vLLM.
+    Environment variables that start with `VLLM_` stay. Warnings within the block are not shown: they concern
+    the inside of vLLM.
     """
     environment = dict(os.environ)
     set_num_threads, num_threads = torch.set_num_threads, torch.get_num_threads()
     hook, dtype = sys.excepthook, torch.get_default_dtype()
     python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
-        with warnings.catch_warnings(), preserved_torch_seed(), preserved_collector():
+        with warnings.catch_warnings(), preserved_torch_seed():
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -56,21 +58,28 @@ def preserved_process() -> Iterator[None]:
 
 @contextmanager
 def preserved_collector() -> Iterator[None]:
-    """Keep the collector as it is within the block, and collect once after it.
+    """Keep what the program has frozen frozen, and all else within reach of the garbage collector.
 
-    vLLM freezes all objects of the process as it starts, so that the garbage among them stays, and thaws them
-    as it ends, those too that the program has frozen. It collects five times as it starts and three times as
-    it ends: two seconds, where the program is large.
+    vLLM freezes all objects of the process as it starts, so that what becomes garbage of them is never
+    collected, and thaws all as it ends, what the program has frozen too. On the CPU it also collects five
+    times as it starts and three times as it ends, two seconds in a large process: there it is done once,
+    after the block. On a GPU vLLM empties caches and measures the memory between these collections.
     """
-    named = {name: getattr(gc, name) for name in ("collect", "freeze", "unfreeze")}
+    idle = ["freeze", "unfreeze"] if torch.cuda.is_available() else list(_COLLECTOR)
     try:
-        for name in named:
-            setattr(gc, name, lambda *_: 0)
+        for name in idle:
+            setattr(gc, name, lambda *_, **__: 0)
         yield
     finally:
-        for name, function in named.items():
+        for name, function in _COLLECTOR.items():
             setattr(gc, name, function)
         gc.collect()
+
+
+def name_rank() -> None:
+    """Tell vLLM which of the trainer's processes this is; `preserved_process` takes it back."""
+    device = torch.cuda.current_device() if torch.cuda.is_available() else dist.get_rank()
+    os.environ.update(RANK=str(dist.get_rank()), LOCAL_RANK=str(device))
 
 
 def _restore(environment: dict[str, str]) -> None:

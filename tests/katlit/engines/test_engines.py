@@ -21,7 +21,7 @@ from katlit.engines import (
 )
 from katlit.errors import UserError
 
-# The last one is longer than a block of vLLM's prefix cache (128 tokens on the CPU).
+# The last one is longer than a block of vLLM's prefix cache (32 tokens on the CPU).
 PROMPTS = [[(7 * i + j) % 75 for j in range(length)] for i, length in enumerate((2, 7, 12, 17, 22, 27, 140))]
 SEEDS = list(range(100, 107))
 FREE = SamplingParameters(max_tokens=24)

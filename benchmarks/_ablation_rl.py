@@ -18,8 +18,8 @@ This page says what the advantage estimators and their parts are worth. It was m
 `python benchmarks/ablation_rl.py --steps {steps}` on the demo's task and models: {steps} steps each
 from one cold start (seed {plan.cold_start_seed}), seeds {seeds}; all variants of a seed are trained on the
 same questions. The settings are the demo's but for {plan.questions} training questions in place of 2,240: the
-demo's 56 steps are one epoch, and a history acts from the second one on. `grpo` and `hipo` keep forced modes,
-history and, where they have one, the bias.
+demo's 56 steps are less than an epoch, and a history acts from the second one on. `grpo` and `hipo` keep
+forced modes, history and, where they have one, the bias.
 
 Evaluated on {plan.evaluation:,} held-out questions at temperature 1; the columns are of the policy auto.
 Means over the seeds ± half of their 95 % interval, by Student's t-distribution; differences are taken within

@@ -5,8 +5,8 @@ two on two cores. One cold start is made by the demo's own commands, or given as
 is then trained from it on every seed, and asked the demo's 800 held-out questions. A seed brings other
 questions and other samples; variants of one seed see the same questions.
 
-Of the demo's settings one is changed: 800 questions to train on instead of 2,240, because all of the demo's
-56 steps are one epoch, and a history acts from the second one on.
+Of the demo's settings one is changed: 800 questions to train on instead of 2,240, because the demo's 56
+steps are less than an epoch, and a history acts from the second one on.
 
 The table goes to docs/ablation-rl.md, the figure beside it; runs go to outputs/ablation/rl, and are not
 repeated: for another cold start, remove them. The last line is a JSON object.

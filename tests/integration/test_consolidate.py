@@ -47,7 +47,13 @@ def logged(directory: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    "strategy", ["fsdp2", "fsdp2_tp", pytest.param("deepspeed_z1", marks=pytest.mark.soak), "deepspeed_z3"]
+    "strategy",
+    [
+        "fsdp2",
+        pytest.param("fsdp2_tp", marks=pytest.mark.soak),
+        pytest.param("deepspeed_z1", marks=pytest.mark.soak),
+        "deepspeed_z3",
+    ],
 )
 def test_two_processes_become_one(tmp_path: Path, strategy: str) -> None:
     backbone = tiny_backbone(tmp_path / "made")

@@ -59,7 +59,7 @@ def after_a_while(body: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("kills", "processes"),
     [
-        pytest.param(3, 1, marks=[pytest.mark.slow, pytest.mark.timeout(300)]),
+        pytest.param(1, 1, marks=[pytest.mark.slow, pytest.mark.timeout(300)]),
         pytest.param(20, 1, marks=[pytest.mark.soak, pytest.mark.timeout(1200)]),
         pytest.param(20, MOST, marks=[pytest.mark.soak, pytest.mark.timeout(3600)]),
     ],

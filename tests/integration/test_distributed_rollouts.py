@@ -56,6 +56,7 @@ def test_one_server_for_both(tmp_path: Path, server_environment: dict[str, str],
     assert not psutil.pid_exists(server.pid)
 
 
+@pytest.mark.soak  # test_server and test_ranks have its parts
 def test_one_server_samples_ahead_through_a_fault_and_a_kill(
     tmp_path: Path, server_environment: dict[str, str]
 ) -> None:

@@ -5,6 +5,7 @@ import importlib
 import re
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -48,6 +49,9 @@ NAMING = sorted(
 CLASS_PATH = re.compile(r"\b(?:katlit|modules|datamodules)(?:\.[a-z_0-9]+)*\.[A-Z]\w+")
 
 
+parsed = cache(ast.parse)
+
+
 def imported(tree: ast.AST, *, module_level_only: bool = False) -> set[str]:
     """Full names of all imports: `from a import b` counts as `a` and as `a.b`."""
     names: set[str] = set()
@@ -72,7 +76,7 @@ def room_of(module: str) -> str | None:
 
 def breaches(module: str, source: str) -> list[str]:
     """Imports that the room of `module` must not have."""
-    tree = ast.parse(source)
+    tree = parsed(source)
     own = room_of(module)
     names = imported(tree)
     found = {name for name in names if below(name, "tests")}
@@ -121,7 +125,7 @@ def test_every_import_is_declared() -> None:
     declared = {canonicalize_name(Requirement(line).name) for line in lines}
     installed = packages_distributions()
     sources = [path for path in FILES if not path.is_relative_to(ROOT / "benchmarks")]
-    names = {name for path in sources for name in imported(ast.parse(path.read_text("utf-8")))}
+    names = {name for path in sources for name in imported(parsed(path.read_text("utf-8")))}
     foreign = {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names) - {"katlit"}
     assert "torch" in foreign
     brought = {name: {canonicalize_name(each) for each in installed.get(name, [name])} for name in foreign}
@@ -134,9 +138,9 @@ def test_each_room_has_its_layer() -> None:
     assert len(LAYER_OF) == sum(map(len, LAYERS))
 
 
-@pytest.mark.parametrize("path", FILES, ids=dotted)
-def test_imports_follow_the_layers(path: Path) -> None:
-    assert breaches(dotted(path), path.read_text(encoding="utf-8")) == []
+def test_imports_follow_the_layers() -> None:
+    found = {str(path): breaches(dotted(path), path.read_text(encoding="utf-8")) for path in FILES}
+    assert {path: names for path, names in found.items() if names} == {}
 
 
 @pytest.mark.parametrize(
@@ -181,21 +185,21 @@ def test_classes_are_named_by_their_package(path: Path) -> None:
     assert {name for name in named if not is_a_lasting_name(name)} == set()
 
 
-@pytest.mark.parametrize("path", FILES, ids=dotted)
-def test_words_of_the_code_name_classes_by_their_package(path: Path) -> None:
-    words = [node.value for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if is_text(node)]
-    named = {name for text in words for name in class_paths(text) if room_of(name) in FACES}
-    assert {name for name in named if not is_a_lasting_name(name)} == set()
+def test_words_of_the_code_name_classes_by_their_package() -> None:
+    named = {
+        (name, str(path))
+        for path in FILES
+        for node in ast.walk(parsed(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        for name in class_paths(node.value)
+        if room_of(name) in FACES
+    }
+    assert {(name, path) for name, path in named if not is_a_lasting_name(name)} == set()
 
 
 # Rooms whose classes users name.
 FACES = {"advantages", "callbacks", "datamodules", "engines", "modules", "parallel", "rewards", "rollout"}
 FACES |= {"tracking"}
-
-
-def is_text(node: ast.AST) -> bool:
-    """Whether a node is a string of the source."""
-    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 @pytest.mark.parametrize(
@@ -214,14 +218,15 @@ def test_a_name_that_lasts(name: str, lasts: bool) -> None:
     assert is_a_lasting_name(name) is lasts
 
 
-@pytest.mark.parametrize("path", FILES, ids=dotted)
-def test_what_docstrings_say_of_an_argument_names_its_subject(path: Path) -> None:
+def test_what_docstrings_say_of_an_argument_names_its_subject() -> None:
     """`seed: Seed of the bootstrap.`, not `seed: Of the bootstrap.`"""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    docstrings = [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds)]
     assert [
-        line for text in docstrings for line in re.findall(r"^ +\w+: (?:Of|That of) .*", text, re.M)
+        (str(path), line)
+        for path in FILES
+        for node in ast.walk(parsed(path.read_text(encoding="utf-8")))
+        if isinstance(node, kinds)
+        for line in re.findall(r"^ +\w+: (?:Of|That of) .*", ast.get_docstring(node) or "", re.M)
     ] == []
 
 
@@ -231,9 +236,9 @@ def test_every_package_is_installed() -> None:
     assert set(settings["packages"]) == packages | {"katlit.configs"}
 
 
-@pytest.mark.parametrize("path", FILES + TEST_FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_file_is_long_without_a_reason(path: Path) -> None:
-    source = path.read_text(encoding="utf-8")
-    if len(source.splitlines()) > MAX_LINES:
-        reason = ast.get_docstring(ast.parse(source)) or ""
-        assert "lines because" in reason, f"over {MAX_LINES} lines; its docstring lacks 'N lines because …'"
+def test_no_file_is_long_without_a_reason() -> None:
+    sources = {str(path): path.read_text(encoding="utf-8") for path in FILES + TEST_FILES}
+    long = [path for path, source in sources.items() if len(source.splitlines()) > MAX_LINES]
+    assert [
+        path for path in long if "lines because" not in (ast.get_docstring(parsed(sources[path])) or "")
+    ] == []

@@ -115,6 +115,10 @@ def _label_share(trainer: KatTrainer, datamodule: Any, meeting: Meeting) -> None
 class KatCLI(LightningCLI):
     """LightningCLI over composed YAML files; the YAML, never a checkpoint, is the source of truth."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._given: str = kwargs["args"][0]
+        super().__init__(*args, **kwargs)
+
     @staticmethod
     @override
     def subcommands() -> dict[str, set[str]]:
@@ -125,6 +129,15 @@ class KatCLI(LightningCLI):
     @override
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         return super().init_parser(parser_mode="omegaconf+", exit_on_error=False, **kwargs)
+
+    @override
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        """That of the given command; of the others, which take as long each, an empty one."""
+        if subcommand != self._given:
+            return self.init_parser(**kwargs)
+        return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -236,8 +237,12 @@ PHASES = {
 
 @pytest.mark.parametrize("name", PHASES)
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
-def test_the_training_of_an_asset_starts(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_training_of_an_asset_starts(
+    name: str, tmp_path: Path, new_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (tmp_path / "outputs").mkdir()
+    shutil.copy(new_database, tmp_path / "outputs/mlflow.db")
     (tmp_path / "assets").mkdir()
     for item in ("tokenizers", *(f"{phase}.yaml" for phase in PHASES)):
         (tmp_path / "assets" / item).symlink_to(ROOT / "assets" / item)

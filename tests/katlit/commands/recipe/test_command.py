@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -67,9 +68,10 @@ class Played:
 
 
 @pytest.fixture
-def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Played:
+def commands(tmp_path: Path, new_database: Path, monkeypatch: pytest.MonkeyPatch) -> Played:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "outputs").mkdir()
+    shutil.copy(new_database, tmp_path / "outputs/mlflow.db")
     (tmp_path / "mine.yaml").write_text(RECIPE)
     (tmp_path / "own.yaml").write_text("trainer: {max_steps: 3}\n")
     commands = Played()

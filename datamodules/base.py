@@ -142,6 +142,15 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
             )
         return self._labels
 
+    def require_labels(self) -> None:
+        """Refuse to train on several processes without records, where their engine has to start on all.
+
+        Raises:
+            UserError: before any of them starts to wait for the others.
+        """
+        if self._records_file is None and not (labels := self._require_labels()).path().is_file():
+            labels.require_one_starter()
+
     def shared_folder(self) -> Path | None:
         """Return the folder that all processes that label must have in common; None where none labels."""
         return None if self._records_file is not None else self._require_labels().folder

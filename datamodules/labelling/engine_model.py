@@ -111,6 +111,7 @@ class EngineModel(ChatModel):
         known: bool,
     ) -> None:
         if not self._started:
+            self.engine.shares_device = False
             self.engine.start(local_directory(self.directory, "model"))
             self._started = True
         kept: set[int] = set()

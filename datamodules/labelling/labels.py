@@ -162,6 +162,16 @@ class Labels:
             say_unverified(self._prompts, _PROMPTS)
         return self._prompts
 
+    def require_one_starter(self) -> None:
+        """Refuse engines that one of several processes cannot start by itself."""
+        for engine in [self._sources.engine, *self._sources.labeller.engines()]:
+            if engine is not None and engine.starts_together:
+                raise UserError(
+                    f"data.cache_dir: {self._cache_dir!r} has no records for these settings, and of several "
+                    f"processes that train none can make them by {type(engine).__name__}; run the same "
+                    "command with label in place of fit first, which makes them on all devices"
+                )
+
     def make(self) -> None:
         """Write the records, unless they are there; what was replied before is not asked again."""
         try:

@@ -57,8 +57,9 @@ class StopWhereNotFinite(StepCallback):
     def on_step_end(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         gradients, weights = self._gradients, _sizes(_trained(pl_module), order=math.inf)
         loss, self._loss, self._gradients = self._loss, torch.zeros_like(self._loss), None
-        norm = torch.zeros_like(loss) if gradients is None else gradients.total
-        totals = torch.stack([loss, norm, torch.zeros_like(loss) if weights is None else weights.total])
+        # DeepSpeed may keep weights in host memory while the loss is on a GPU.
+        norms = [torch.zeros(()) if each is None else each.total for each in (gradients, weights)]
+        totals = torch.stack([loss, *(norm.to(loss.device) for norm in norms)])
         wrong = largest_over_ranks((~totals.isfinite()).float()).tolist()
         wrong[1] = wrong[1] or not math.isfinite(norm_of_gradients(trainer))
         if wrong[0]:

@@ -30,5 +30,6 @@ def start_engine(engine: RolloutEngine, trainer: Trainer, pl_module: LightningMo
                 f"trainer.default_root_dir: {str(root)!r} of the first process is not seen by all; set it "
                 "to a folder that all machines share"
             )
+        engine.shares_device = pl_module.device.type != "cpu"
         engine.start(directory)
         trainer.strategy.barrier("engines are up")

@@ -91,6 +91,8 @@ def set_up_logging() -> None:
     # Validation prompts are optional in stage 3.
     warnings.filterwarnings("ignore", message=".*have no `val_dataloader`. Skipping val loop")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.* is deprecated", category=FutureWarning)
+    # The settings say so where it is meant: an evaluation leaves the GPU to its engine.
+    warnings.filterwarnings("ignore", message="GPU available but not used")
     _delay_bars()
 
 

@@ -57,10 +57,16 @@ class KatTrainer(Trainer):
         """
         del model
         datamodule.trainer = self
-        if self.world_size > 1 and hasattr(datamodule, "label_share"):
+        if self.world_size > 1 and _labels(datamodule):
             _launched(self.strategy, partial(_label_together, self, datamodule))
         elif self.is_global_zero:
+            take_devices(0, 1, self.named_devices)
             datamodule.prepare_data()
+
+
+def _labels(datamodule: LightningDataModule | None) -> bool:
+    """Whether the data are of a stage that labels."""
+    return hasattr(datamodule, "label_share")
 
 
 def _launched(strategy: Any, work: Callable[[], None]) -> None:
@@ -210,6 +216,8 @@ class KatCLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Find out before any work, and on every rank, what to go on from and whether results can be kept."""
         self._find_checkpoint()
+        if self.subcommand == "fit" and self.trainer.world_size > 1 and _labels(self.datamodule):
+            self.datamodule.require_labels()
         require_writable(self.trainer.default_root_dir, "trainer.default_root_dir")
         for logger in mlflow_loggers(self.trainer.loggers):
             logger.check()

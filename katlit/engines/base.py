@@ -60,6 +60,10 @@ class RolloutEngine(ABC):
     # Whether `generate` may run in a thread while the trainer trains, and `close` then ends it. In the
     # trainer's own process both would share cores or the device, so nothing would be gained.
     samples_beside_training: ClassVar[bool] = False
+    # Whether `start` waits for the trainer's other processes, where there are any.
+    starts_together: ClassVar[bool] = False
+    # Whether the device holds what a trainer needs as well; whoever starts the engine knows.
+    shares_device: bool = True
 
     @abstractmethod
     def start(self, model_directory: Path) -> None:

@@ -86,7 +86,11 @@ def checked(named_weights: Iterable[tuple[str, Tensor]], expected: Shapes) -> It
 
 
 def write_checkpoint(
-    named_weights: Iterable[tuple[str, Tensor]], directory: Path, config: Path, shard_bytes: int = 2**30
+    named_weights: Iterable[tuple[str, Tensor]],
+    directory: Path,
+    config: Path,
+    dtype: torch.dtype | None = None,
+    shard_bytes: int = 2**30,
 ) -> None:
     """Write weights, their index and a copy of the configuration into a new directory.
 
@@ -94,6 +98,7 @@ def write_checkpoint(
         named_weights: Under the names that vLLM loads.
         directory: Made here.
         config: The model's `config.json`.
+        dtype: Type to write them in; None: their own.
         shard_bytes: A file is closed when it holds so much.
     """
     directory.mkdir()
@@ -103,7 +108,7 @@ def write_checkpoint(
     size = number = 0
     for name, weight in named_weights:
         # A copy: safetensors refuses tensors that share memory, as a tied head and its embedding do.
-        copied = torch.empty(weight.shape, dtype=weight.dtype).copy_(weight.detach())
+        copied = torch.empty(weight.shape, dtype=dtype or weight.dtype).copy_(weight.detach())
         shard[name], weight_map[name] = copied, f"model-{number:05d}.safetensors"
         size += copied.nbytes
         if size >= shard_bytes:

@@ -1,6 +1,7 @@
 """What a stage reads of records: lengths that a batch can hold, and the student's side without a teacher."""
 
 import inspect
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -9,9 +10,10 @@ import pytest
 import torch
 from lightning.pytorch.trainer.connectors.data_connector import _DataConnector
 
-from katlit.datamodules import ColdStartData, DistillData, DualRegime
+from katlit.datamodules import ColdStartData, DistillData, DualRegime, FilePrompts
 from katlit.datamodules.base import BatchSettings
 from katlit.datamodules.jsonl import write_rows
+from katlit.engines import HFEngine, RolloutEngine, VLLMEngine, VLLMServer
 from katlit.errors import UserError
 
 TURN = {"messages": [{"role": "user", "content": "1+1"}], "judge": "j", "answer": "2"}
@@ -68,6 +70,25 @@ def test_processes_that_wait_for_one_that_labels_are_told_of_katlit_label(
     data.prepare_data()
     assert not caplog.records
     assert data._labels.make.call_count == 3
+
+
+@pytest.mark.parametrize(("engine", "refused"), [(HFEngine, False), (VLLMEngine, True), (VLLMServer, True)])
+def test_processes_that_train_are_not_kept_waiting_by_an_engine_that_waits_for_them(
+    engine: type[RolloutEngine], refused: bool, models_root: Path, tmp_path: Path
+) -> None:
+    write_rows(tmp_path / "records.jsonl", ROWS)
+    write_rows(tmp_path / "prompts.jsonl", [{"prompt": "1 + 1", "reference": "2"}])
+    ours, labeller = str(models_root / "ours"), DualRegime(str(models_root / "ours"))
+    prompts = FilePrompts(str(tmp_path / "prompts.jsonl"))
+    settings: dict[str, Any] = {"cache_dir": str(tmp_path / "cache"), "batches": BatchSettings()}
+    DistillData(ours, ours, records_file=str(tmp_path / "records.jsonl"), **settings).require_labels()
+    data = DistillData(ours, ours, prompts, engine(), labeller=labeller, **settings)
+    mend = "run the same command with label in place of fit first"
+    with pytest.raises(UserError, match=mend) if refused else nullcontext():
+        data.require_labels()
+    data.records_path().parent.mkdir()
+    data.records_path().touch()
+    data.require_labels()
 
 
 def test_they_wait_without_a_time_limit() -> None:

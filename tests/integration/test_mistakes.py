@@ -227,6 +227,16 @@ def test_a_mistake_is_one_line(
     assert [text for text in named if text not in line] == [], line
 
 
+def test_two_processes_without_labels_are_told_of_katlit_label(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before any of them starts; vLLM in one of them would wait for the other, which waits for it."""
+    monkeypatch.chdir(place)
+    files = ("base", "stage/distill", "demo/distill", "strategy/ddp", "strategy/cpu", "logger/none")
+    assert main(["fit", *(word for name in files for word in ("-c", f"{name}.yaml"))]) == 2
+    assert "run the same command with label in place of fit first" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("devices", "gpus", "told"), [
     (3, 2, "trainer.devices: 3; give 2 at most, the gpus of this machine"),
     ("-1", 2, None),

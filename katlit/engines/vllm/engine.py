@@ -24,6 +24,7 @@ from katlit.engines.vllm.isolation import (
     preserved_collector,
     preserved_process,
     preserved_torch_seed,
+    require_device,
 )
 from katlit.engines.vllm.load import Load
 from katlit.engines.vllm.mends import forget_expert_kernels, mend_cpu_sampling
@@ -56,6 +57,7 @@ class VLLMEngine(RolloutEngine):
         log_level: Log level of vLLM's messages.
     """
 
+    starts_together: ClassVar[bool] = True
     _running: ClassVar["VLLMEngine | None"] = None
 
     def __init__(
@@ -116,6 +118,7 @@ class VLLMEngine(RolloutEngine):
         if VLLMEngine._running is not None:
             raise RuntimeError("VLLMEngine: another one runs in this process; close it first")
         require_positions(model_directory, self._max_context)
+        require_device(distributed=dist.is_initialized())
         self._call_seeds.manual_seed(self.seed)
         weights = directory_weights(model_directory, self.takes_mtp)
         self._shapes = {name: weight.shape for name, weight in weights}
@@ -157,7 +160,8 @@ class VLLMEngine(RolloutEngine):
             dist.group.WORLD = outer
 
     def _settings(self, model_directory: Path) -> dict[str, Any]:
-        return self.options.settings(model_directory, self.max_context, self.seed) | {
+        shares = self.shares_device
+        return self.options.settings(model_directory, self.max_context, self.seed, shares_device=shares) | {
             "model": str(model_directory),
             # vLLM's loader would leave the head of a tied checkpoint, which we never tie, unset: all weights
             # come through `sync_weights`.

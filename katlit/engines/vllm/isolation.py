@@ -20,6 +20,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from katlit.errors import UserError
+
 # Set just before vLLM is imported, and taken back by `VLLMEngine.close`. In one process, weights are handed
 # over by reference and the start takes seconds. Logging is the program's: no handlers, no record factory.
 ENVIRONMENT = {
@@ -80,6 +82,30 @@ def name_rank() -> None:
     """Tell vLLM which of the trainer's processes this is; `preserved_process` takes it back."""
     device = torch.cuda.current_device() if torch.cuda.is_available() else dist.get_rank()
     os.environ.update(RANK=str(dist.get_rank()), LOCAL_RANK=str(device))
+
+
+def require_device(*, distributed: bool) -> None:
+    """Refuse where vLLM would take another GPU than the trainer has.
+
+    Alone in its process vLLM takes the first GPU that it sees, and as one of several engines the process's
+    present one.
+
+    Raises:
+        UserError: with the setting that mends it.
+    """
+    if not torch.cuda.is_available():
+        return
+    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    if distributed and not used:
+        raise UserError(
+            "trainer.accelerator: cpu, so the trainer's processes have no GPU of their own and their engines "
+            "would all take the first; set it to gpu, or trainer.devices to 1"
+        )
+    if not distributed and used and (device := torch.cuda.current_device()):
+        raise UserError(
+            f"trainer.devices: the trainer has GPU {device}, but vLLM in its process takes the first that it "
+            f"sees; set CUDA_VISIBLE_DEVICES={device} in the environment, and trainer.devices to 1"
+        )
 
 
 def _restore(environment: dict[str, str]) -> None:

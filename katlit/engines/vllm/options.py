@@ -30,7 +30,8 @@ class VLLMOptions:
             a GPU beside the weights; 1 GiB on the CPU.
         gpu_memory_utilization: Share of a device's memory that must be free when vLLM starts; on a GPU also
             all that it takes, unless `kv_cache_gib` is given. None: in the trainer's process 0.6 on a GPU,
-            where trainer and vLLM hold activations and cache by turns, and 0.3 on the CPU; 0.9 in a server.
+            where trainer and vLLM hold activations and cache by turns, 0.9 where nothing trains on it (to
+            label, to evaluate), and 0.3 on the CPU; 0.9 in a server.
         enforce_eager: Do not compile, the sampler neither. None: compile, into CUDA graphs, on a GPU only,
             where it is worth its start time.
         prefix_caching: Reuse the keys and values of common prefixes, in blocks of 32 tokens on the CPU;
@@ -68,9 +69,10 @@ class VLLMOptions:
         """How many sequences are in flight at most."""
         return self.max_num_seqs or (1024 if _on_gpu() else 256)
 
-    def utilization(self, *, on_gpu: bool) -> float:
+    def utilization(self, *, on_gpu: bool, shares_device: bool = True) -> float:
         """Share of a device's memory that vLLM may take."""
-        return self.gpu_memory_utilization or (0.6 if on_gpu else 0.3)
+        own = 0.3 if not on_gpu else 0.6 if shares_device else 0.9
+        return self.gpu_memory_utilization or own
 
     def cache_gib(self, *, on_gpu: bool) -> float | None:
         """Memory for keys and values; None: what `utilization` leaves."""
@@ -94,13 +96,16 @@ class VLLMOptions:
         require(given >= least, "options.max_num_batched_tokens", given, mend)
         return given
 
-    def settings(self, directory: Path, max_context: int, seed: int) -> dict[str, Any]:
+    def settings(
+        self, directory: Path, max_context: int, seed: int, *, shares_device: bool = True
+    ) -> dict[str, Any]:
         """What vLLM is told of a model, by the names of its Python interface.
 
         Args:
             directory: A Hugging Face directory; with drafts it holds the module that drafts too.
             max_context: Longest prompt plus completion, in tokens.
             seed: Seed of what has no seed of its own.
+            shares_device: Whether a trainer has memory of the device as well.
         """
         on_gpu = _on_gpu()
         given = self.cache_gib(on_gpu=on_gpu)
@@ -121,7 +126,7 @@ class VLLMOptions:
             "enable_chunked_prefill": on_gpu,
             "enable_prefix_caching": self.prefix_caching,
             "enforce_eager": self.eager(),
-            "gpu_memory_utilization": self.utilization(on_gpu=on_gpu),
+            "gpu_memory_utilization": self.utilization(on_gpu=on_gpu, shares_device=shares_device),
             "seed": seed,
             **cache,
         }

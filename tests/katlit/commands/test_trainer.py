@@ -1,3 +1,4 @@
+import os
 import shutil
 import signal
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from tinystage import TinyStage
 
 from katlit.cli import main
 from katlit.commands import trainer
+from katlit.parallel.meeting import named_devices
 
 ROOT = Path(__file__).parents[3]
 BASE = ["-c", str(ROOT / "configs/base.yaml"), "-c", str(ROOT / "tests/stubs/tinystage.yaml")]
@@ -189,6 +191,19 @@ def test_label_only_prepares_the_data(tmp_path: Path) -> None:
     assert main(["label", *BASE, "--data.init_args.cache=labels.txt"]) == 0
     assert (tmp_path / "labels.txt").read_text() == "labelled"
     assert not (tmp_path / "outputs/mlflow.db").exists()
+
+
+@pytest.mark.parametrize(("devices", "visible"), [("[2]", "6"), ("1", "4,5,6")])
+def test_one_process_that_labels_uses_the_devices_that_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: str, visible: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.setattr(trainer, "named_devices", lambda _: named_devices(yaml.safe_load(devices)))
+    on_cpu = "--trainer.accelerator=cpu"  # what else it may be here
+    assert main(["label", *BASE, on_cpu, "--data.init_args.cache=labels.txt"]) == 0
+    assert (tmp_path / "labels.txt").is_file()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == visible
 
 
 @pytest.fixture

@@ -70,6 +70,7 @@ class VLLMServer(RolloutEngine):
     """
 
     samples_beside_training: ClassVar[bool] = True
+    starts_together: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -338,10 +339,13 @@ class VLLMServer(RolloutEngine):
         directory = self._folder / version
         drafter: list[tuple[str, Tensor]] = []
         weights = without_mtp(named_weights, drafter)
+        # The type that a server of ours has them in: float32 would be twice the bytes, and rounded there.
+        own = None if self.url is not None or self.options.dtype == "auto" else self.options.dtype
+        dtype = None if own is None else getattr(torch, own)
         try:
-            write_checkpoint(weights, directory, self._folder / "config.json")
+            write_checkpoint(weights, directory, self._folder / "config.json", dtype)
             if drafter:
-                write_checkpoint(drafter, directory / MTP_FOLDER, self._folder / _MTP_CONFIG)
+                write_checkpoint(drafter, directory / MTP_FOLDER, self._folder / _MTP_CONFIG, dtype)
         except (OSError, SafetensorError) as error:
             for _ in weights:  # a collective: the other processes go through it to the end
                 pass

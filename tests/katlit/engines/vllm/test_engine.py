@@ -8,6 +8,7 @@ import re
 import sys
 import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from safetensors.torch import save_file
 from katlit import progress
 from katlit.engines import HFEngine, SamplingParameters, VLLMEngine, VLLMOptions
 from katlit.engines.vllm import engine as module
-from katlit.engines.vllm.isolation import preserved_collector
+from katlit.engines.vllm.isolation import preserved_collector, require_device
 from katlit.errors import UserError
 
 GREEDY = SamplingParameters(temperature=0.0, max_tokens=8)
@@ -41,6 +42,24 @@ def process() -> dict[str, object]:
         "records": logging.getLogRecordFactory(),
         "environment": {k: v for k, v in os.environ.items() if not k.startswith(("VLLM_", "PYTEST_"))},
     }
+
+
+@pytest.mark.parametrize(("ranks", "used", "device", "told"), [
+    (False, False, 0, None),  # nothing has used a GPU yet, so vLLM takes the first
+    (False, True, 0, None),
+    (False, True, 3, "trainer.devices: the trainer has GPU 3, .*; set CUDA_VISIBLE_DEVICES=3"),
+    (True, True, 3, None),
+    (True, False, 0, "trainer.accelerator: cpu, .*; set it to gpu"),
+])  # fmt: skip
+def test_vllm_takes_no_other_gpu_than_the_trainer(
+    monkeypatch: pytest.MonkeyPatch, ranks: bool, used: bool, device: int, told: str | None
+) -> None:
+    require_device(distributed=ranks)  # on the CPU there is none
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: used)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: device)
+    with pytest.raises(UserError, match=told) if told else nullcontext():
+        require_device(distributed=ranks)
 
 
 @pytest.mark.vllm

@@ -105,4 +105,6 @@ def test_a_gpu_is_used_whole(
     assert [on_gpu[name] for name in names] == [False, True, 1024, 8192]
     assert not {"kv_cache_memory_bytes", "block_size"} & on_gpu.keys()
     assert on_gpu["gpu_memory_utilization"] == (0.9 if options is ServerOptions else 0.6)
+    alone = options().settings(tmp_path, 20_000, 0, shares_device=False)
+    assert alone == on_gpu | {"gpu_memory_utilization": 0.9}
     assert options(kv_cache_gib=3).settings(tmp_path, 64, 0)["kv_cache_memory_bytes"] == 3 * 2**30

@@ -1,7 +1,9 @@
 """Results on disk: can the folder be written, asked before the work; no file half written or overwritten."""
 
+import errno
 import fcntl
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -141,7 +143,9 @@ def naming_disk_faults(folder: Path, key: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = error.strerror if isinstance(error, OSError) and error.errno is not None else None
-        if reason is None and shutil.disk_usage(folder).free < _FULL_BYTES:
+        # A half of what was written may be gone again, and its room be free.
+        full = os.strerror(errno.ENOSPC) in str(error) or shutil.disk_usage(folder).free < _FULL_BYTES
+        if reason is None and full:
             reason = "the disk is full"
         if reason is None:
             raise

@@ -86,7 +86,7 @@ def read_cached(path: Path) -> list[Record]:
     """
     file = _checksum_file(path)
     if file.is_file():  # else an earlier katlit wrote the records, or one that was killed at that moment
-        told, found = file.read_text(encoding="utf-8").split(), _checksums(path)
+        told, found = file.read_bytes().decode(errors="replace").split(), _checksums(path)
         pairs = zip_longest(told, found)
         damaged = next((number for number, (old, new) in enumerate(pairs, start=1) if old != new), None)
         if damaged is not None:

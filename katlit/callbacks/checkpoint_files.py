@@ -5,6 +5,8 @@ import logging
 import os
 import re
 import shutil
+import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ PARTIAL = ".partial"
 
 _NAME = re.compile(r"step-\d+\.ckpt")
 _SIZES = "sizes.json"  # in a folder: its files and their bytes
+# What reading an archive raises beside its own error, where a bit of its directory is another.
+_NO_ARCHIVE = (EOFError, OSError, ValueError, RuntimeError, zlib.error, struct.error)
 
 
 class StreamedCheckpointIO(TorchCheckpointIO):
@@ -83,9 +87,16 @@ def damage(path: Path) -> str | None:
     """
     if path.is_file():
         return _damage_of_archive(path)
-    sizes: dict[str, int] = {}
+    if not any(path.iterdir()):
+        return "it is empty"
+    sizes: Any = {}
     if (path / _SIZES).is_file():
-        sizes = json.loads((path / _SIZES).read_text(encoding="utf-8"))
+        try:
+            sizes = json.loads((path / _SIZES).read_bytes())
+        except ValueError:
+            sizes = None
+        if not isinstance(sizes, dict):
+            return f"{_SIZES} is cut off"
     for name, size in sizes.items():
         part = path / name
         if not part.is_file() or part.stat().st_size != size:
@@ -99,7 +110,7 @@ def _damage_of_archive(path: Path) -> str | None:
     try:
         with ZipFile(path) as archive:
             wrong = archive.testzip()
-    except (BadZipFile, EOFError) as error:
+    except (BadZipFile, *_NO_ARCHIVE) as error:
         return f"{error}".lower()
     return None if wrong is None else f"{wrong} does not have its checksum"
 

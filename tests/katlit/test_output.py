@@ -90,6 +90,14 @@ def test_a_fault_of_the_disk_is_named_whatever_its_error(
         fail()
 
 
+def test_a_full_disk_is_named_though_what_did_not_fit_is_gone_again(tmp_path: Path) -> None:
+    with (
+        pytest.raises(UserError, match=r"the\.key: .*the disk is full"),
+        naming_disk_faults(tmp_path, "the.key"),
+    ):
+        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
 @pytest.mark.parametrize("umask", [0o022, 0o077], ids=oct)
 def test_who_may_read_a_file_follows_from_the_umask(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)

@@ -53,6 +53,16 @@ def test_checksums_of_deleted_records_do_not_count(tmp_path: Path, monkeypatch: 
     assert cached_records(path, list) == [replace(RECORD, answer="2")]
 
 
+def test_a_flipped_bit_of_the_checksums_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    cached_records(path, lambda: [RECORD])
+    sums = bytearray(path.with_suffix(".crc32").read_bytes())
+    sums[0] ^= 0x80  # no UTF-8 any more
+    path.with_suffix(".crc32").write_bytes(sums)
+    with pytest.raises(UserError, match=r"records\.jsonl:1: damaged"):
+        cached_records(path, list)
+
+
 def test_errors_leave_no_file_and_come_before_the_work(tmp_path: Path) -> None:
     path = tmp_path / "cache" / "records.jsonl"
 

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from tinystage import TinyData, TinyStage
 
 from katlit.callbacks.checkpoint import StepCheckpoint, _recount_batches
-from katlit.callbacks.checkpoint_files import StreamedCheckpointIO, checkpoints
+from katlit.callbacks.checkpoint_files import StreamedCheckpointIO, checkpoints, damage, keep_sizes
 from katlit.datamodules.loader import EpochLoader
 from katlit.errors import UserError
 
@@ -216,3 +216,27 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Pat
         StreamedCheckpointIO().save_checkpoint({"step": 2, "wrong": lambda: None}, file)
     assert torch.load(file) == {"step": 1}
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_whatever_bit_of_a_checkpoint_is_another_nothing_but_damage_is_told(tmp_path: Path) -> None:
+    """Of the archive's directory too, where reading raises errors of many kinds."""
+    path, chance = tmp_path / "step-00000001.ckpt", random.Random(1)
+    torch.save({"state_dict": {"weight": torch.randn(30)}, "epoch": 1}, path)
+    whole, seen = path.read_bytes(), 0
+    for place in chance.sample(range(len(whole)), 500):
+        path.write_bytes(
+            whole[:place] + bytes([whole[place] ^ 1 << chance.randrange(8)]) + whole[place + 1 :]
+        )
+        seen += damage(path) is not None
+    assert seen > 100
+
+
+def test_a_folder_whose_list_of_sizes_is_damaged_is_damaged(tmp_path: Path) -> None:
+    folder = tmp_path / "step-00000001.ckpt"
+    folder.mkdir()
+    assert damage(folder) == "it is empty"
+    (folder / "part").write_text("whole")
+    keep_sizes(folder)
+    assert damage(folder) is None
+    (folder / "sizes.json").write_text('{"part": ')
+    assert damage(folder) == "sizes.json is cut off"

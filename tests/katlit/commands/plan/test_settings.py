@@ -59,6 +59,31 @@ def test_a_batch_of_nothing_is_not_planned(stage: StepSRPO) -> None:
         read_job(stage, given, Overrides(MEMORY))
 
 
+def test_a_batch_of_no_tokens_is_named_by_its_own_key(stage: StepSRPO) -> None:
+    given = settings(None)
+    given.trainer.callbacks = []
+    given.data = Namespace(init_args=Namespace(batch_tokens=0))  # as of WorkedData, without `batches`
+    with pytest.raises(UserError, match=r"^data.init_args.batch_tokens: 0; give at least 1$"):
+        read_job(stage, given, Overrides(MEMORY))
+
+
+@pytest.mark.parametrize("samples", [0, -2])
+def test_rollouts_of_no_samples_are_not_planned(stage: StepSRPO, samples: int) -> None:
+    given = settings(named(HF_NAMES[0], **HF))
+    given.trainer.callbacks[1].init_args.samples = samples
+    with pytest.raises(UserError, match=rf"trainer.callbacks.samples: {samples}; give at least 1"):
+        read_job(stage, given, Overrides(MEMORY))
+
+
+@pytest.mark.parametrize("pass_tokens", [0, -1])
+def test_passes_of_no_tokens_are_refused_by_the_stage(
+    pass_tokens: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = written(tmp_path, {"class_path": HF_NAMES[0], "init_args": HF})
+    assert main(["plan", "-c", run, "--memory=80", f"--model.init_args.pass_tokens={pass_tokens}"]) == 2
+    assert f"model.init_args.pass_tokens: {pass_tokens}; give at least 1" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def stage() -> StepSRPO:
     return StepSRPO(Backbone(config=QWEN | {"vocab_size": 100}))

@@ -89,10 +89,21 @@ class Plan:
     host: int
     engine_sleeps: bool
     libraries: int = 0
+    start: int = 0
 
     @property
     def total(self) -> int:
-        """The peak: an update begins when activations are gone; a sleeping engine wakes up after it."""
+        """The peak: in training, or before it, when there are neither gradients nor engine."""
+        return max(self.training, self.starting)
+
+    @property
+    def starting(self) -> int:
+        """Before training: the weights that are whole on the device until they are split."""
+        return self.libraries + self.start
+
+    @property
+    def training(self) -> int:
+        """Its peak: an update begins when activations are gone; a sleeping engine wakes up after it."""
         lasting = self.libraries + self.parameters + self.gradients + self.optimizer + self.companions
         step = self.activations + self.casts + self.logits + self.gathered
         if self.engine_sleeps:
@@ -124,6 +135,7 @@ def plan(job: Job) -> Plan:
         host=state.host + frozen.host,
         engine_sleeps=job.engine_sleeps,
         libraries=job.libraries,
+        start=state.start,
     )
 
 

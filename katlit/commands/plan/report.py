@@ -61,7 +61,7 @@ def render(job: Job) -> str:
             if (number := getattr(planned, name))
         ),
         *_unknown(job),
-        f"{size(planned.total):>12}  at the peak, on each device",
+        *_peaks(planned),
     ]
     if job.libraries:
         lines.append(f"{'unknown':>12}  freed memory that the C library keeps; {_RETURNED} has it given back")
@@ -75,6 +75,18 @@ def _adapters(job: Job) -> list[str]:
     if job.adapters is None:
         return []
     return [f"adapters   {_billions(job.adapters.parameters)} parameters, the model's own are frozen"]
+
+
+def _peaks(planned: Plan) -> list[str]:
+    """A line on the peak; where a model is whole on the device for a while, on both that it may be at."""
+    if not planned.start:
+        return [f"{size(planned.total):>12}  at the peak, on each device"]
+    peak = "at the start" if planned.total > planned.training else "in training"
+    return [
+        f"{size(planned.starting):>12}  at the start: the whole model, until DeepSpeed splits it",
+        f"{size(planned.training):>12}  in training",
+        f"{size(planned.total):>12}  at the peak, on each device: {peak}",
+    ]
 
 
 def _unknown(job: Job) -> list[str]:

@@ -46,6 +46,7 @@ class States:
     gathered: int
     update: int  # what the optimizer's step needs for a moment
     host: int = 0
+    start: int = 0  # weights whole on the device, alone there, before they are split
 
 
 def strategy_precision(dtype: str, word: str, strategy: Strategy) -> Precision:
@@ -71,14 +72,25 @@ def states(
         gradients *= 2  # DDP's buckets are a copy
     kept = trained * (precision.master + precision.states) + 2 * beside
     updated = trained * max(weights, precision.master) + beside
+    loaded = shape.total * weights + beside
     whole = States(
-        parameters=split.share(shape.total * weights + beside, "z3", "fsdp2"),
+        parameters=split.share(loaded, "z3", "fsdp2"),
         gradients=gradients,
         optimizer=split.share(kept, "z1", "z2", "z3", "fsdp2"),
         gathered=_gathered(shape, trained + (adapters or 0), precision, split, frozen=adapters is not None),
         update=split.share(updated, "z1", "z2", "z3", "fsdp2"),
+        start=_start(loaded, split),
     )
     return _offloaded(whole, split)
+
+
+def _start(loaded: int, split: Split) -> int:
+    """Weights that are whole on the device before they are split.
+
+    FSDP2 brings a unit at a time. DeepSpeed casts the model that we loaded, moves it to the device
+    (`_configure_distributed_model` of its engine), and only then splits it, or sends it back to be offloaded.
+    """
+    return loaded if split.strategy == "z3" else 0
 
 
 def _gathered(shape: Shape, trained: int, precision: Precision, split: Split, *, frozen: bool) -> int:

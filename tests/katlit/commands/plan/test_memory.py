@@ -81,6 +81,26 @@ def test_an_update_counts_where_it_is_larger_than_a_step() -> None:
     assert planned.total == 1712 + 1136 + 2272 + 1200 + max(planned.logits, planned.update)
 
 
+def test_the_start_of_zero_3_counts_where_it_is_larger_than_training() -> None:
+    half = precision_of("float32", "bf16-mixed", zero=True)
+    zero = replace(JOB, split=Split("z3", 8), precision=half, companions=(), engine=100, libraries=7)
+    small = plan(zero)
+    assert (small.start, small.total) == (428 * 2, small.training)
+    assert small.training > 7 + 428 * 2
+    assert "MiB  at the peak, on each device: in training" in render(zero)
+    # Of 20 billion parameters a device of 64 trains less than it starts with, without gradients and engine.
+    shape = replace(SHAPE, layers=100, layer=2 * 10**8, parameters=2 * 10**10)
+    large = replace(zero, shape=shape, split=Split("z3", 64), precision_word="bf16-mixed")
+    planned = plan(large)
+    assert planned.total == 7 + 2 * (2 * 10**10 + 2 * 10**8 + 2 * 16 + 3 * 4) > 4 * planned.training
+    shown = render(replace(large, memory=planned.total - 1))
+    assert "37.6 GiB  at the peak, on each device: at the start" in shown
+    assert shown.endswith("-c strategy/fsdp2.yaml  (fits)")
+    away = Split("z3", 64, offload_optimizer=True, offload_parameters=True)
+    assert plan(replace(large, split=away)).total == planned.total
+    assert [plan(replace(large, split=Split(other, 64))).start for other in ("z2", "fsdp2")] == [0, 0]
+
+
 def test_autocast_keeps_a_copy_of_what_it_casts() -> None:
     mixed = precision_of("float32", "bf16-mixed", zero=False)
     assert cast_bytes(SHAPE, mixed) == (428 - 40) * 2

@@ -23,7 +23,7 @@ class Job:
         shape: Shape of the model that is trained.
         losses: One entry for each time that logits are made.
         trains_mtp: Whether the MTP modules run and have gradients.
-        companions: Shapes of frozen models.
+        companions: Shapes of frozen models; the first are references.
         placement: Where their weights are.
         dtype: Number format of the backbone.
         companion_dtype: Number format of its companions.
@@ -40,6 +40,8 @@ class Job:
         unknown_engine: Class of the engine, where it does not say what it takes.
         tokens_key: Setting that bounds the tokens of a forward pass.
         libraries: Bytes that the process itself takes of the device, where that is the CPU.
+        references: How many of the companions are copies of the model itself.
+        processes: Processes of one machine.
     """
 
     shape: Shape
@@ -62,6 +64,8 @@ class Job:
     unknown_engine: str | None = None
     tokens_key: str = "data.init_args.batches.batch_tokens"
     libraries: int = 0
+    references: int = 0
+    processes: int = 1
 
     @property
     def trained(self) -> int:
@@ -74,7 +78,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """Bytes on one device, by what they are for."""
+    """Bytes on one device, by what they are for.
+
+    `host` are those that it keeps in host memory, `loading` those that its process has there before training.
+    """
 
     parameters: int
     gradients: int
@@ -90,6 +97,7 @@ class Plan:
     engine_sleeps: bool
     libraries: int = 0
     start: int = 0
+    loading: int = 0
 
     @property
     def total(self) -> int:
@@ -136,7 +144,23 @@ def plan(job: Job) -> Plan:
         engine_sleeps=job.engine_sleeps,
         libraries=job.libraries,
         start=state.start,
+        loading=_loading(job),
     )
+
+
+def _loading(job: Job) -> int:
+    """Weights in a process before they go to the device or are split: all models, whole, each in its type.
+
+    A reference is copied from the model in the model's type, and cast then.
+    """
+    own, frozen = BYTES[job.dtype], BYTES[job.companion_dtype]
+    number = [max(own, frozen)] * job.references + [frozen] * (len(job.companions) - job.references)
+    companions = sum(size * model.parameters for size, model in zip(number, job.companions, strict=True))
+    return job.shape.total * own + _adapters(job) * BYTES["float32"] + companions
+
+
+def _adapters(job: Job) -> int:
+    return 0 if job.adapters is None else job.adapters.parameters
 
 
 def _logits(job: Job) -> int:

@@ -67,6 +67,7 @@ def render(job: Job) -> str:
         lines.append(f"{'unknown':>12}  freed memory that the C library keeps; {_RETURNED} has it given back")
     if planned.host:
         lines.append(f"{size(planned.host):>12}  in host memory, for each device")
+    lines.append(_loading(job, planned))
     return "\n".join([*lines, "", *_verdict(job, planned)])
 
 
@@ -87,6 +88,15 @@ def _peaks(planned: Plan) -> list[str]:
         f"{size(planned.training):>12}  in training",
         f"{size(planned.total):>12}  at the peak, on each device: {peak}",
     ]
+
+
+def _loading(job: Job, planned: Plan) -> str:
+    """A line on host memory before training; each process of a machine needs as much."""
+    machine = f", {size(job.processes * planned.loading)} on a machine of {job.processes}"
+    return (
+        f"{size(planned.loading):>12}  in host memory while a process loads its models"
+        f"{machine if job.processes > 1 else ''}"
+    )
 
 
 def _unknown(job: Job) -> list[str]:

@@ -130,6 +130,8 @@ def read_job(module: KatModule, settings: Namespace, overrides: Overrides) -> Jo
         unknown_engine=type(rollouts.engine).__name__ if rollouts and engine is None else None,
         tokens_key=_tokens_key(needs, rollouts),
         libraries=0 if overrides.on_gpu else LIBRARIES,
+        references=needs.references,
+        processes=device_count(trainer.devices),
         only_new=module.backbone.depth is not None and module.backbone.depth.train_only_new,
     )
 

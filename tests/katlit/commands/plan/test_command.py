@@ -48,6 +48,12 @@ def test_a_stage_is_planned_without_trainer_devices_or_files(
     assert "devices    8 × 1.0 GiB, fsdp2" in shown
     assert "512 tokens a device in rows of 512, no gradient checkpointing" in shown
     assert "fits: " in shown
+    # of the 8 devices, 4 are on a machine
+    ((own, machine),) = re.findall(
+        r"^ +([\d.]+) MiB  in host memory while a process loads its models, ([\d.]+) MiB on a machine of 4$",
+        shown, re.MULTILINE,
+    )  # fmt: skip
+    assert float(machine) == pytest.approx(4 * float(own), abs=0.3)
     assert sorted(tmp_path.rglob("*")) == before
 
 

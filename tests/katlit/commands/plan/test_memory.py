@@ -7,7 +7,7 @@ from katlit.commands.plan.memory import Job, plan
 from katlit.commands.plan.precision import precision_of
 from katlit.commands.plan.report import render, switches, table
 from katlit.commands.plan.states import Split
-from katlit.model.shape import Shape
+from katlit.model.shape import Adapters, Shape
 
 SHAPE = Shape(
     hidden=4, heads=2, query=4, key_value=2, intermediate=8, vocabulary=10, layers=2, layer=100,
@@ -99,6 +99,27 @@ def test_the_start_of_zero_3_counts_where_it_is_larger_than_training() -> None:
     away = Split("z3", 64, offload_optimizer=True, offload_parameters=True)
     assert plan(replace(large, split=away)).total == planned.total
     assert [plan(replace(large, split=Split(other, 64))).start for other in ("z2", "fsdp2")] == [0, 0]
+
+
+def test_while_loading_all_models_are_whole_in_host_memory() -> None:
+    # 428 parameters of the model in its type, 300 of its frozen one in its own, whatever divides them later
+    job = replace(JOB, companion_dtype="bfloat16", split=Split("fsdp2", 16), processes=8)
+    assert plan(job).loading == 428 * 4 + 300 * 2
+    assert plan(replace(job, dtype="bfloat16", placement="cpu")).loading == (428 + 300) * 2
+    assert plan(replace(job, adapters=Adapters(50, 8, 4, rows=False))).loading == 428 * 4 + 50 * 4 + 300 * 2
+    # a reference is copied in the model's type and cast then; what comes after it is no reference
+    two = replace(job, companions=(*job.companions, replace(SHAPE, parameters=100)), references=1)
+    assert plan(two).loading == 428 * 4 + 300 * 4 + 100 * 2
+    cast_up = replace(two, dtype="bfloat16", companion_dtype="float32")
+    assert plan(cast_up).loading == 428 * 2 + (300 + 100) * 4
+
+
+def test_the_report_multiplies_what_loads_by_the_processes_of_a_machine() -> None:
+    large = replace(JOB, shape=replace(SHAPE, parameters=2**30 - 144), companions=(), split=Split("ddp", 16))
+    line = "     4.0 GiB  in host memory while a process loads its models"
+    assert line in render(large).splitlines()
+    eight = f"{line}, 32.0 GiB on a machine of 8"
+    assert eight in render(replace(large, processes=8)).splitlines()
 
 
 def test_autocast_keeps_a_copy_of_what_it_casts() -> None:

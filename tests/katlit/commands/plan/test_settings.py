@@ -231,6 +231,9 @@ def test_stage_3_is_counted_by_its_passes_and_an_engine_by_whether_it_sleeps(sta
     assert found.batch.tokens == 64  # two rows
     assert read_job(small, given, Overrides(MEMORY, row_tokens=100)).batch.tokens == 100  # a row at least
     assert (found.companion_dtype, found.dtype) == ("bfloat16", "float32")
+    # the policy in float32, and a copy of it before that is cast; without the KL divergence there is none
+    assert plan(found).loading == (found.shape.total + found.shape.parameters) * 4
+    assert plan(whole).loading == found.shape.total * 4
     assert (found.engine_sleeps, whole.engine_sleeps) == (True, False)
     awake = plan(replace(found, engine_sleeps=False)).total
     assert (

@@ -80,12 +80,13 @@ class CachedTeacher:
         return self
 
     def write(self, teacher: str, transcripts: Sequence[Transcript]) -> None:
-        """Write what is missing; the scorer is closed on any way out.
+        """Write what is missing, and verify what is there; the scorer is closed on any way out.
 
         Several processes may write the same cache at once, which costs them time only.
 
         Raises:
-            UserError: where the directory holds another cache, or cannot be written, or there is no scorer.
+            UserError: where the directory holds another cache, or cannot be written, there is no scorer, or a
+                shard is damaged.
         """
         manifest = self._manifest(teacher, transcripts)
         ends = manifest["shards"]
@@ -105,7 +106,9 @@ class CachedTeacher:
                 self.scorer.close()
             for left in self.directory.glob("*.partial"):  # by processes that were killed
                 left.unlink(missing_ok=True)
-        self._report(self._open(manifest, transcripts), transcripts)
+        shards = self._open(manifest, transcripts)
+        shards.verify()  # by one process of all, before they read
+        self._report(shards, transcripts)
 
     def _write_shard(
         self, number: int, manifest: dict[str, Any], transcripts: Sequence[Transcript], scorer: TeacherScorer

@@ -1,9 +1,11 @@
 """What a teacher said of a data set, in files that are mapped into memory: shards of whole transcripts.
 
-A shard is one safetensors file, `ids` [N, k] and `log_probs` [N, k + 1] of all its response tokens. It
-appears under its name when it is complete, so whoever writes them may be killed at any time.
+A shard is one safetensors file, `ids` [N, k] and `log_probs` [N, k + 1] of all its response tokens, with
+their CRC32 in its head. It appears under its name when it is complete, so whoever writes them may be killed
+at any time.
 """
 
+import zlib
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
@@ -20,6 +22,8 @@ from katlit.output import replacing
 from katlit.teacher.scorer import TopK
 
 CacheDtype = Literal["float16", "float32"]
+_NAMES = ("ids", "log_probs")
+_CRC32 = "crc32"  # of one after the other
 _AGAIN = "delete it and write the cache again (katlit label)"
 
 
@@ -56,10 +60,17 @@ def write_shard(path: Path, tops: Sequence[TopK], vocabulary: int, dtype: CacheD
         log_probs[:, -1] = least  # nothing is left, which a scorer that subtracts cannot tell
     try:
         with replacing(path) as partial:
-            save_file({"ids": ids, "log_probs": log_probs}, partial)
+            save_file({"ids": ids, "log_probs": log_probs}, partial, {_CRC32: _crc32(ids, log_probs)})
     except FileNotFoundError:
         if not path.is_file():  # else another process has written it, and tidied up
             raise
+
+
+def _crc32(*tensors: NDArray[Any]) -> str:
+    found = 0
+    for tensor in tensors:
+        found = zlib.crc32(np.ascontiguousarray(tensor).data, found)
+    return f"{found:08x}"
 
 
 class TopKShards:
@@ -93,11 +104,25 @@ class TopKShards:
             raise UserError(f"{path}: this shard is missing; write the rest of the cache (katlit label)")
         try:
             with safe_open(path, "numpy") as file:
-                found = [file.get_slice(name).get_shape() for name in ("ids", "log_probs")]
+                found = [file.get_slice(name).get_shape() for name in _NAMES]
         except SafetensorError as error:
             raise UserError(f"{path}: no shard of a teacher's cache ({error}); {_AGAIN}") from error
         if found != [[rows, k], [rows, k + 1]]:
             raise UserError(f"{path}: has shapes {found}, where {rows} rows of {k} belong; {_AGAIN}")
+
+    def verify(self) -> None:
+        """Read all shards once, and compare each with the checksum in it.
+
+        One without, which an earlier katlit wrote, is taken as it is.
+
+        Raises:
+            UserError: where one holds something else than was written.
+        """
+        for path in self._paths:
+            with safe_open(path, "numpy") as file:
+                told = (file.metadata() or {}).get(_CRC32)
+                if told is not None and told != _crc32(*map(file.get_tensor, _NAMES)):
+                    raise UserError(f"{path}: damaged, this shard is not what was written; {_AGAIN}")
 
     def read(self, transcript: int) -> TopK:
         """All rows of a transcript."""
@@ -105,7 +130,7 @@ class TopKShards:
         if shard not in self._open:
             self._open[shard] = safe_open(self._paths[shard], "numpy")
         start = self._offsets[transcript]
-        return TopK(*(self._slice(shard, name, start, transcript) for name in ("ids", "log_probs")))
+        return TopK(*(self._slice(shard, name, start, transcript) for name in _NAMES))
 
     def _slice(self, shard: int, name: str, start: int, transcript: int) -> NDArray[Any]:
         rows: NDArray[Any] = self._open[shard].get_slice(name)[start : start + self._rows[transcript]]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from katlit.datamodules import CachedTeacher, DistillData
@@ -207,6 +208,34 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, teacher: str) -> None:
         cache(tmp_path, k=0)
 
 
+@pytest.mark.parametrize("place", [-20, -80])  # in both tensors
+def test_a_damaged_shard_is_refused_until_it_is_written_again(
+    tmp_path: Path, teacher: str, place: int
+) -> None:
+    cache(tmp_path / "cache", Counter()).write(teacher, TRANSCRIPTS)
+    shard = tmp_path / "cache" / "00001.safetensors"
+    content = bytearray(shard.read_bytes())
+    content[place] ^= 1
+    shard.write_bytes(content)
+    told = (
+        r"00001\.safetensors: damaged, this shard is not what was written; delete it and .* \(katlit label\)"
+    )
+    with pytest.raises(UserError, match=told):
+        cache(tmp_path / "cache").write(teacher, TRANSCRIPTS)
+    shard.unlink()
+    scorer = Counter()
+    cache(tmp_path / "cache", scorer).write(teacher, TRANSCRIPTS)
+    assert scorer.asked == [1]
+
+
+def test_shards_without_checksums_are_taken(tmp_path: Path, teacher: str) -> None:
+    """As an earlier katlit wrote them."""
+    cache(tmp_path / "cache", Counter()).write(teacher, TRANSCRIPTS)
+    for shard in (tmp_path / "cache").glob("*.safetensors"):
+        save_file(load_file(shard), shard)
+    cache(tmp_path / "cache").write(teacher, TRANSCRIPTS)
+
+
 KILLED = """
 import os, signal, sys
 sys.path[:0] = [{root!r}, {tests!r}]
@@ -215,8 +244,8 @@ from test_cached_teacher import Counter, TRANSCRIPTS, cache
 from pathlib import Path
 
 save, saved = shards.save_file, []
-def killed(tensors, path):
-    save(tensors, path)
+def killed(tensors, path, checksums):
+    save(tensors, path, checksums)
     saved.append(path)
     if len(saved) == 2:
         content = path.read_bytes()
@@ -231,8 +260,8 @@ def test_two_may_write_at_once(tmp_path: Path, teacher: str, monkeypatch: pytest
     first, second = Counter(), Counter()
     save = top_k_shards.save_file
 
-    def save_as_another_does(tensors: dict[str, Any], path: Path) -> None:
-        save(tensors, path)
+    def save_as_another_does(tensors: dict[str, Any], path: Path, checksums: dict[str, str]) -> None:
+        save(tensors, path, checksums)
         if not second.asked:  # the second begins and ends while the first writes its first shard
             cache(tmp_path / "cache", second).write(teacher, TRANSCRIPTS)
 

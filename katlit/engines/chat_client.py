@@ -3,19 +3,19 @@
 import asyncio
 import json
 import logging
-import math
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from random import Random
 from typing import Any, NamedTuple
 
 import aiohttp
 
 from katlit.engines.chat_reply import NO_REPLY, Reply, read_reply
-from katlit.engines.pace import Pace, backoff
+from katlit.engines.pace import Pace, backoff, seconds_of
 from katlit.errors import UserError
 from katlit.text.printable import short_line
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 _PATH = "/chat/completions"
 _AGAIN = {408, 409, 425, 429}  # and 5xx: another attempt may do
 _OURS = {400, 413, 422}  # of this one request: the text may be too long, or forbidden
-_MINUTE = 60.0  # between two warnings of what is asked again
+_MINUTE = 60.0  # between two warnings of what is asked again; so long a wait is told at once
 _HOPELESS = 16  # requests in a row without a reply, or all that are in flight if these are more
 
 
@@ -226,9 +226,9 @@ class ChatClient:
                     return lost
                 self._tell(queue, lost.reason)
                 pause = backoff(attempt, self._longest, self._random)
-                if error.wait is not None:  # the server means all of us
+                if error.wait is not None:
                     pause += error.wait
-                    queue.rest = max(queue.rest, time.monotonic() + error.wait)
+                    self._leave_alone(queue, error.wait, lost.reason)
                 if attempt <= self._retries:
                     await asyncio.sleep(pause)
                 continue
@@ -247,6 +247,17 @@ class ChatClient:
             queue.told = now
             told = "%s: %d replies in %d attempts so far; the last error: %s"
             logger.warning(told, self._url, tally.answered, tally.attempts, reason)
+
+    def _leave_alone(self, queue: Queue, seconds: float, reason: str) -> None:
+        """Let all requests wait, for the server means all of us; say once that it takes a minute or more."""
+        now = time.monotonic()
+        until = now + seconds
+        if seconds >= _MINUTE <= until - queue.rest:  # those in flight are told the same
+            queue.told = now
+            told = "%s: wants no request for %s (Retry-After), so this goes on at %s; the error: %s"
+            again = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + seconds))
+            logger.warning(told, self._url, timedelta(seconds=int(seconds)), again, reason)
+        queue.rest = max(queue.rest, until)
 
     async def _wait_for_turn(self, queue: Queue, most: float) -> float:
         """Wait as the limits and the server want it; the tokens that are reserved, at first the most."""
@@ -282,17 +293,8 @@ class ChatClient:
     def _fault(self, status: int, text: str, retry_after: str | None) -> Exception:
         said = f"status {status}: {short_line(text)}"
         if status in _AGAIN or status >= 500:
-            return _AgainError(f"status {status}", said, _seconds(retry_after))
+            return _AgainError(f"status {status}", said, seconds_of(retry_after))
         if status in _OURS:
             return _RefusedError(f"status {status}", said)
         hint = f"; is the key in {self._key_variable} right?" if status in (401, 403) else "; check the url"
         return UserError(f"{self._url}: {said}{hint}")
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """Seconds of a `Retry-After`; its other form, a date, is left to the back-off."""
-    try:
-        seconds = float(retry_after or "")
-    except ValueError:
-        return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None

@@ -2,6 +2,8 @@
 
 from random import Random
 
+_YEAR = 366 * 24 * 3600.0
+
 
 class Pace:
     """Spreads amounts evenly, so that no minute has more than a limit.
@@ -37,3 +39,12 @@ def backoff(attempt: int, longest: float, random: Random) -> float:
     """
     most = min(longest, 2.0 ** (attempt - 1))
     return random.uniform(0.1 * most, most)
+
+
+def seconds_of(retry_after: str | None) -> float | None:
+    """Seconds of a `Retry-After`; its other form, a date, and more than a year are left to the back-off."""
+    try:
+        seconds = float(retry_after or "")
+    except ValueError:
+        return None
+    return seconds if 0 <= seconds <= _YEAR else None

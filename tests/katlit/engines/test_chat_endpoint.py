@@ -8,9 +8,9 @@ import pytest
 from faulty_chat import content_hash, faulty_chat
 
 from katlit.engines import ChatEndpoint, EndpointLimits, SamplingParameters, TokenPrices, chat_client
-from katlit.engines.chat_client import ChatRequest, Tally
+from katlit.engines.chat_client import ChatClient, ChatRequest, Queue, Tally
 from katlit.engines.chat_reply import Reply
-from katlit.engines.pace import Pace, backoff
+from katlit.engines.pace import Pace, backoff, seconds_of
 from katlit.errors import UserError
 
 FAULTS: list[tuple[str, ...]] = [
@@ -130,6 +130,46 @@ def test_what_is_asked_again_for_long_is_told(
     lines = [f"{server.url}/chat/completions: 0 replies in {n} attempts so far; the last err" for n in (1, 2)]
     assert len(caplog.messages) == told
     assert all(said.startswith(line) for said, line in zip(caplog.messages, lines, strict=False))
+
+
+def test_a_long_wait_is_told_at_once_with_its_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(chat_client, "_MINUTE", 0.25)
+    with faulty_chat(answer, lambda _: ("wait",)) as server, caplog.at_level("WARNING", "katlit"):
+        before = time.time()
+        asked(server.url, REQUESTS[:1])
+    (told,) = caplog.messages
+    ends = [time.strftime("%Y-%m-%d %H:%M", time.localtime(at + 0.3)) for at in (before, time.time())]
+    asks = f"{server.url}/chat/completions: wants no request for 0:00:00 (Retry-After), so this goes on at "
+    assert told in {f'{asks}{end}; the error: status 429: {{"error": {{"message": "wait"}}}}' for end in ends}
+
+
+def test_a_long_wait_is_told_once_by_all_that_are_in_flight(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = ChatClient("url", None, 1.0, 1, 1.0, None, None)
+    queue = Queue((), 2, "m", {}, lambda *_: None, known=False)
+    for now in (5.0, 6.0, 86406.0):  # the last one after the wait
+        monkeypatch.setattr("time.monotonic", lambda now=now: now)
+        client._leave_alone(queue, 86400.0, "quota")
+    assert [told.count("wants no request for 1 day, 0:00:00") for told in caplog.messages] == [1, 1]
+    assert queue.rest == 2 * 86400.0 + 6
+
+
+def test_a_short_wait_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    with faulty_chat(answer, lambda _: ("wait",)) as server, caplog.at_level("WARNING", "katlit"):
+        asked(server.url, REQUESTS[:1])
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [("86400", 86400.0), ("0.5", 0.5), ("0", 0.0), ("-1", None), ("nan", None), ("1e300", None),
+     ("Wed, 21 Oct 2026 07:28:00 GMT", None), (None, None)],
+)  # fmt: skip
+def test_seconds_that_a_server_asks_for(said: str | None, seconds: float | None) -> None:
+    assert seconds_of(said) == seconds
 
 
 def test_halves_of_characters_are_marked_and_whole_ones_stay() -> None:

@@ -18,10 +18,11 @@ from katlit.datamodules.labelling.chat_model import ChatModel, Reply, Request, S
 from katlit.datamodules.labelling.reply_cache import ReplyCache
 from katlit.datamodules.tool_turns import Turn
 from katlit.engines.base import SamplingParameters
-from katlit.engines.chat_client import ChatRequest, Lost, Tally
+from katlit.engines.chat_client import ChatRequest, Lost
 from katlit.engines.chat_endpoint import ChatEndpoint
 from katlit.engines.chat_line import ChatLine
 from katlit.engines.chat_reply import Reply as ChatReply
+from katlit.engines.chat_tally import Tally
 from katlit.errors import UserError
 from katlit.teacher.by_mode import name_at_endpoint
 from katlit.text.protocol import Mode, ParsedResponse, Thinking, Violation
@@ -115,13 +116,17 @@ class EndpointModel(ChatModel):
         *,
         known: bool,
     ) -> None:
-        tally = self._endpoint.chat(
-            [ChatRequest(_body(asked, sampling), seed) for asked, seed in requests],
-            name_at_endpoint(self.directory),
-            lambda number, reply: keep(number, reply._asdict()),
-            known=known,
-        )
-        self._count_all(tally)
+        tally = Tally()
+        try:
+            self._endpoint.chat(
+                [ChatRequest(_body(asked, sampling), seed) for asked, seed in requests],
+                name_at_endpoint(self.directory),
+                lambda number, reply: keep(number, reply._asdict()),
+                tally,
+                known=known,
+            )
+        finally:
+            self._tally.add(tally)
         self._tell_refused(tally, len(requests))
         if tally.failed:
             self._tell_failed(tally.failed)
@@ -135,16 +140,8 @@ class EndpointModel(ChatModel):
     def hang_up(self, line: ChatLine) -> None:
         """Count what became of the requests on a line that ends."""
         tally = line.tally(name_at_endpoint(self.directory))
-        self._count_all(tally)
-        self._tell_refused(tally, tally.answered + tally.lost.total())
-
-    def _count_all(self, tally: Tally) -> None:
-        self._tally.attempts += tally.attempts
-        self._tally.answered += tally.answered
-        self._tally.refused += tally.refused
-        self._tally.failed += tally.failed
-        self._tally.lost += tally.lost
-        self._tally.faults += tally.faults
+        self._tally.add(tally)
+        self._tell_refused(tally, tally.requests)
 
     def _tell_refused(self, tally: Tally, requests: int) -> None:
         if tally.refused:
@@ -215,13 +212,13 @@ class EndpointModel(ChatModel):
     ) -> None:
         super().__exit__(kind, error, traceback)
         cost = self._endpoint.cost(*self._used)
-        lost = self._tally.lost.total()
+        tally = self._tally
         logger.info(
             "%s: these labels took %d prompt and %d reply tokens%s; asked now: %d requests, in %d attempts, "
             "%d without a reply%s%s", self.directory, *self._used,
             "" if cost is None else f", {cost:.2f} by engine.prices",
-            self._tally.answered + lost, self._tally.attempts, lost, _listed(" (", self._tally.lost, ")"),
-            _listed("; attempts that failed: ", self._tally.faults, ""),
+            tally.requests, tally.attempts, tally.requests - tally.answered,
+            _listed(" (", tally.lost, ")"), _listed("; attempts that failed: ", tally.faults, ""),
         )  # fmt: skip
         self._tally, self._used = Tally(), [0, 0]  # who opens it again is told of that alone
 

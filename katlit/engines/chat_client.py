@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 import aiohttp
 
 from katlit.engines.chat_reply import NO_REPLY, Reply, read_reply
+from katlit.engines.chat_tally import Tally
 from katlit.engines.pace import Pace, backoff, seconds_of
 from katlit.errors import UserError
 from katlit.text.printable import short_line
@@ -50,19 +50,6 @@ class Lost(NamedTuple):
     kind: str
 
 
-@dataclass(slots=True)
-class Tally:
-    """What became of requests."""
-
-    attempts: int = 0
-    answered: int = 0
-    refused: Counter[str] = field(default_factory=Counter)  # requests without a reply, by the reason
-    failed: Counter[str] = field(default_factory=Counter)  # the same, where another time may do
-    lost: Counter[str] = field(default_factory=Counter)  # both, by the status or what came in its place
-    faults: Counter[str] = field(default_factory=Counter)  # attempts that failed, by the same
-    lost_in_a_row: int = 0
-
-
 class _AttemptError(Exception):
     """An attempt failed; `kind` is the status, or what came in its place."""
 
@@ -90,7 +77,7 @@ class Queue:
     more: Mapping[str, Any]
     keep: Callable[[int, Reply], None]
     known: bool  # whether the server has answered such requests before
-    tally: Tally = field(default_factory=Tally)
+    tally: Tally
     tokens: float = 0.0  # of all replies, with their prompts
     told: float = field(default_factory=time.monotonic)  # when its start, or an error, was told
     rest: float = 0.0  # until when the server is left alone, by the monotonic clock
@@ -136,7 +123,8 @@ class ChatClient:
         concurrency: int,
         keep: Callable[[int, Reply], None],
         known: bool,
-    ) -> Tally:
+        tally: Tally,
+    ) -> None:
         """Send all requests; see `katlit.engines.ChatEndpoint.chat`.
 
         Args:
@@ -147,13 +135,14 @@ class ChatClient:
             keep: Receives each reply with the number of its request.
             known: Whether such requests have been answered before; a server that refuses some then is none
                 that never answers.
+            tally: Counts what becomes of them.
         """
-        queue = Queue(iter(enumerate(requests)), min(concurrency, len(requests)), model, more, keep, known)
+        workers = min(concurrency, len(requests))
+        queue = Queue(iter(enumerate(requests)), workers, model, more, keep, known, tally)
         try:
             asyncio.run(self._run(queue))
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
-        return queue.tally
 
     async def _run(self, queue: Queue) -> None:
         async with self.session() as session, asyncio.TaskGroup() as group:
@@ -217,6 +206,7 @@ class ChatClient:
     async def _reply(self, session: aiohttp.ClientSession, queue: Queue, message: Message) -> Reply | Lost:
         for attempt in range(1, self._retries + 2):
             reserved = await self._wait_for_turn(queue, message.max_tokens)
+            queue.tally.requests += attempt == 1
             try:
                 reply = await self._attempt(session, queue, message.data)
             except _AttemptError as error:
@@ -284,17 +274,23 @@ class ChatClient:
             said = f"{type(error).__name__} {short_line(str(error))}".strip()
             raise _AgainError("no connection", said) from None
         if status != 200:
-            raise self._fault(status, text, answer.headers.get("Retry-After"))
+            raise self._fault(queue.tally, status, text, answer.headers.get("Retry-After"))
         try:
             return read_reply(text)
         except NO_REPLY:
             raise _AgainError("no reply", f"an answer that is no reply: {short_line(text)!r}") from None
 
-    def _fault(self, status: int, text: str, retry_after: str | None) -> Exception:
-        said = f"status {status}: {short_line(text)}"
+    def _fault(self, tally: Tally, status: int, text: str, retry_after: str | None) -> Exception:
+        kind, said = f"status {status}", f"status {status}: {short_line(text)}"
         if status in _AGAIN or status >= 500:
-            return _AgainError(f"status {status}", said, seconds_of(retry_after))
+            return _AgainError(kind, said, seconds_of(retry_after))
         if status in _OURS:
-            return _RefusedError(f"status {status}", said)
-        hint = f"; is the key in {self._key_variable} right?" if status in (401, 403) else "; check the url"
+            return _RefusedError(kind, said)
+        tally.faults[kind] += 1
+        hint = f"; {self._key_hint()}" if status in (401, 403) else "; check the url"
         return UserError(f"{self._url}: {said}{hint}")
+
+    def _key_hint(self) -> str:
+        if self._key_variable is None:
+            return "no key was sent; set engine.key_variable to the environment variable that holds it"
+        return f"is the key in {self._key_variable} right?"

@@ -9,9 +9,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from katlit.engines.base import Completion, RolloutEngine, SamplingParameters
-from katlit.engines.chat_client import ChatClient, ChatRequest, Tally
+from katlit.engines.chat_client import ChatClient, ChatRequest
 from katlit.engines.chat_line import ChatLine
 from katlit.engines.chat_reply import Reply
+from katlit.engines.chat_tally import Tally
 from katlit.errors import UserError, require
 
 _LONGEST = 2**31
@@ -107,9 +108,10 @@ class ChatEndpoint(RolloutEngine):
         requests: Sequence[ChatRequest],
         model: str,
         keep: Callable[[int, Reply], None],
+        tally: Tally,
         *,
         known: bool = False,
-    ) -> Tally:
+    ) -> None:
         """Send all requests, many at a time.
 
         Args:
@@ -117,15 +119,13 @@ class ChatEndpoint(RolloutEngine):
             model: Name of the model.
             keep: Receives the number of a request and its reply, as they come, once each. What has got no
                 reply in all attempts is missing.
+            tally: Counts what becomes of them, also where it ends with an error.
             known: Whether the server has answered such requests before, so that it may refuse any number.
-
-        Returns:
-            What was counted.
 
         Raises:
             UserError: where the server refuses the key, or answers nothing that is a reply.
         """
-        return self._client().chat(requests, model, self.body, self.limits.concurrency, keep, known)
+        self._client().chat(requests, model, self.body, self.limits.concurrency, keep, known, tally)
 
     def open_line(self) -> ChatLine:
         """Return a line on which single requests are asked; open it with `async with`."""

@@ -8,8 +8,9 @@ from typing import Any
 
 import aiohttp
 
-from katlit.engines.chat_client import ChatClient, ChatRequest, Lost, Queue, Tally
+from katlit.engines.chat_client import ChatClient, ChatRequest, Lost, Queue
 from katlit.engines.chat_reply import Reply
+from katlit.engines.chat_tally import Tally
 
 
 class ChatLine:
@@ -36,7 +37,8 @@ class ChatLine:
 
     def _queue(self, model: str) -> Queue:
         if model not in self._queues:
-            self._queues[model] = Queue((), self._concurrency, model, self._more, _keep_nothing, known=False)
+            queue = Queue((), self._concurrency, model, self._more, _keep_nothing, known=False, tally=Tally())
+            self._queues[model] = queue
         return self._queues[model]
 
     async def __aenter__(self) -> "ChatLine":

@@ -143,6 +143,30 @@ def test_losses_are_counted_by_what_the_server_said(
     assert f"{told}17 status 500, 4 status 400, 2 status 429, 1 no reply, 1 no connection" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (
+            "no key",
+            r"now: [1-8] requests, in [1-8] attempts, [1-8] without a reply; .*: \d status 401$",
+        ),
+        (
+            "broken",
+            r"[12]\d requests, in \d\d attempts, [12]\d without a reply \(16 status 500\); .* status 500$",
+        ),
+    ],
+)
+def test_what_was_asked_is_told_where_labelling_stops(
+    make: Callable[..., DistillData], caplog: pytest.LogCaptureFixture, fault: str, told: str
+) -> None:
+    with faulty_chat(answer, lambda _: (fault,) * 9) as server, caplog.at_level("INFO", "katlit"):
+        data = make("stopped", server)
+        with pytest.raises(UserError, match="/chat/completions: "):
+            data.prepare_data()
+    (line,) = [one for one in caplog.messages if "asked now" in one]
+    assert re.search(told, line), line
+
+
 def test_refused_requests_are_no_silence_in_any_later_pass(
     make: Callable[..., DistillData], truth: tuple[list[Record], int]
 ) -> None:

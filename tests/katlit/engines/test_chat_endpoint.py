@@ -8,8 +8,9 @@ import pytest
 from faulty_chat import content_hash, faulty_chat
 
 from katlit.engines import ChatEndpoint, EndpointLimits, SamplingParameters, TokenPrices, chat_client
-from katlit.engines.chat_client import ChatClient, ChatRequest, Queue, Tally
+from katlit.engines.chat_client import ChatClient, ChatRequest, Queue
 from katlit.engines.chat_reply import Reply
+from katlit.engines.chat_tally import Tally
 from katlit.engines.pace import Pace, backoff, seconds_of
 from katlit.errors import UserError
 
@@ -50,7 +51,9 @@ def asked(url: str, requests: list[ChatRequest] = REQUESTS, **limits: Any) -> tu
         assert number not in replies
         replies[number] = reply
 
-    return replies, endpoint.chat(requests, "the/model", keep)
+    tally = Tally()
+    endpoint.chat(requests, "the/model", keep, tally)
+    return replies, tally
 
 
 def test_every_reply_is_right_and_every_loss_is_counted() -> None:
@@ -113,6 +116,20 @@ def test_nobody_at_the_address_and_no_key(monkeypatch: pytest.MonkeyPatch) -> No
         asked(url)
 
 
+@pytest.mark.parametrize(
+    ("variable", "told"),
+    [
+        ("THE_KEY", r"; is the key in THE_KEY right\?$"),
+        (None, r"; no key was sent; set engine\.key_variable to the environment variable that holds it$"),
+    ],
+)
+def test_a_refused_key_is_traced_to_its_setting(variable: str | None, told: str) -> None:
+    tally = Tally()
+    with faulty_chat(answer, lambda _: ("no key",)) as server, pytest.raises(UserError, match=told):
+        ChatEndpoint(server.url, variable).chat(REQUESTS[:1], "m", lambda *_: None, tally)
+    assert (tally.requests, tally.attempts, tally.answered, tally.faults) == (1, 1, 0, {"status 401": 1})
+
+
 def test_a_reply_that_takes_too_long_is_asked_for_again() -> None:
     with faulty_chat(answer, lambda _: ("slow",)) as server:
         replies, tally = asked(server.url, REQUESTS[:4], timeout=0.1)
@@ -149,7 +166,7 @@ def test_a_long_wait_is_told_once_by_all_that_are_in_flight(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = ChatClient("url", None, 1.0, 1, 1.0, None, None)
-    queue = Queue((), 2, "m", {}, lambda *_: None, known=False)
+    queue = Queue((), 2, "m", {}, lambda *_: None, known=False, tally=Tally())
     for now in (5.0, 6.0, 86406.0):  # the last one after the wait
         monkeypatch.setattr("time.monotonic", lambda now=now: now)
         client._leave_alone(queue, 86400.0, "quota")

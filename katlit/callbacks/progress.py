@@ -19,16 +19,17 @@ SHOWN = {
     "rollout/reward": ("reward", ".3f"),
     "rollout/accuracy": ("accuracy", ".3f"),
     "rollout/think_rate": ("think", ".2f"),
-    "rollout/mean_tokens": ("tokens", ".1f"),
+    "train/gradient_norm": ("grad", ".3g"),
+    "train/learning_rate": ("lr", ".1e"),
     "throughput/tokens_per_second": ("tok/s", ",.0f"),
+    "throughput/kv_cache_use": ("cache", ".0%"),
+    "throughput/sequences_in_flight": ("in flight", ".0f"),
+    "throughput/rollout_share": ("sampling", ".0%"),
 }
 # What `katlit -v` shows too.
 MORE = {
-    "train/learning_rate": ("rate", ".1e"),
-    "train/gradient_norm": ("gradient", ".3g"),
+    "rollout/mean_tokens": ("tokens", ".1f"),
     "throughput/tokens_total": ("trained", ",.0f"),
-    "throughput/kv_cache_use": ("cache", ".0%"),
-    "throughput/sequences_in_flight": ("in flight", ".0f"),
     "throughput/step_seconds": ("seconds", ".1f"),
     "throughput/rollout_seconds": ("rollout", ".1f"),
     "throughput/sync_seconds": ("sync", ".1f"),
@@ -39,10 +40,12 @@ MORE = {
 
 
 class LineProgress(ProgressBar):
-    """Shows where training is, the time left, loss, reward, accuracy, think rate, mean tokens and speed.
+    """Shows where training is, the time left, loss, gradient norm before clipping, learning rate and speed.
 
-    `katlit -v` adds the learning rate, the gradient, and seconds by part. On a terminal the line is rewritten
-    in place, cut to its width; elsewhere (a log file, CI) a line is added every `seconds`.
+    In stage 3 also reward, accuracy, think rate, the share of the time that sampling takes, and where vLLM
+    samples, how full its cache is and how many sequences are in flight. `katlit -v` adds the mean length,
+    the tokens so far, and seconds by part. On a terminal the line is rewritten in place, cut to its width;
+    elsewhere (a log file, CI) a line is added every `seconds`.
 
     Args:
         seconds: Time between two lines in a log.

@@ -18,6 +18,7 @@ def trainer(step: int, max_steps: int = 60) -> Any:
     metrics = {
         "rollout/reward": torch.tensor(0.9123),
         "train/loss": torch.tensor(0.03125),
+        "rollout/accuracy": torch.tensor(0.8125),
         "rollout/think_rate": torch.tensor(0.415),
         "rollout/mean_tokens": torch.tensor(63.21),
         "throughput/tokens_per_second": torch.tensor(3021.4),
@@ -28,6 +29,7 @@ def trainer(step: int, max_steps: int = 60) -> Any:
         "throughput/sequences_in_flight": torch.tensor(211.7),
         "throughput/step_seconds": torch.tensor(9.04),
         "throughput/rollout_seconds": torch.tensor(4.06),
+        "throughput/rollout_share": torch.tensor(0.449),
         "train/unknown": torch.tensor(1.0),
     }
     return SimpleNamespace(global_step=step, max_steps=max_steps, callback_metrics=metrics)
@@ -49,8 +51,11 @@ def run(progress: LineProgress, clock: SimpleNamespace, batches: int, seconds: f
     progress.on_train_end(trainer(batches), module)
 
 
-METRICS = "loss 0.0312  reward 0.912  think 0.41  tokens 63.2  tok/s 3,021"
-MORE = "rate 1.0e-05  gradient 0.512  trained 1,203,332  cache 34%  in flight 212  seconds 9.0  rollout 4.1"
+METRICS = (
+    "loss 0.0312  reward 0.912  accuracy 0.812  think 0.41  grad 0.512  lr 1.0e-05  tok/s 3,021  "
+    "cache 34%  in flight 212  sampling 45%"
+)
+MORE = "tokens 63.2  trained 1,203,332  seconds 9.0  rollout 4.1"
 
 
 def test_a_log_gets_a_line_now_and_then(clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,6 +99,23 @@ def test_verbose_lines_have_the_rest(clock: SimpleNamespace, caplog: pytest.LogC
     progress = LineProgress()
     progress.on_train_start(trainer(0), StepSRPO())
     assert progress.line(trainer(1), "StepSRPO").endswith(f"left  {METRICS}  {MORE}")
+
+
+def test_other_stages_show_what_they_log(clock: SimpleNamespace) -> None:
+    progress, of_stage = LineProgress(), trainer(3)
+    progress.on_train_start(trainer(0), StepSRPO())
+    for name in list(of_stage.callback_metrics):
+        if name.startswith("rollout/") or name.endswith(("_share", "_use", "_flight")):
+            del of_stage.callback_metrics[name]
+    line = progress.line(of_stage, "StepDistill")
+    assert line.endswith("left  loss 0.0312  grad 0.512  lr 1.0e-05  tok/s 3,021")
+
+
+def test_a_line_stays_readable(clock: SimpleNamespace) -> None:
+    progress = LineProgress()
+    progress.on_train_start(trainer(0), StepSRPO())
+    clock.now += 40000
+    assert len(progress.line(trainer(1000, 2000), "StepSRPO")) <= 175
 
 
 def test_other_ranks_are_silent(clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:

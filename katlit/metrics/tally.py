@@ -23,3 +23,9 @@ def means(parts: Sequence[Mapping[str, Tally]]) -> dict[str, float]:
         name: sum(part[name].total for part in parts) / max(sum(part[name].number for part in parts), 1)
         for name in parts[0]
     }
+
+
+def known_means(parts: Sequence[Mapping[str, Tally]]) -> dict[str, float]:
+    """Means over all parts, as `means`; none of nothing."""
+    known = {name for part in parts for name, own in part.items() if own.number}
+    return {name: value for name, value in means(parts).items() if name in known}

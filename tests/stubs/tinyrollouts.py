@@ -128,10 +128,10 @@ def train(
     )
     watch, data = Watch(), Outcomes(batches, validation, updates)
     trainer = Trainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        accelerator="cpu", enable_progress_bar=False, enable_model_summary=False,
         callbacks=[sampler, watch, *callbacks], default_root_dir=directory,
         accumulate_grad_batches=parts, num_sanity_val_steps=0,
-        **{"max_epochs": 1, "enable_checkpointing": False} | fit,
+        **{"max_epochs": 1, "enable_checkpointing": False, "logger": False} | fit,
     )  # fmt: skip
     trainer.fit(stage, data, ckpt_path=resumed_from)
     return watch, data, sampler

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from katlit.callbacks.rollout.checks import require_judged
 from katlit.callbacks.rollout.data import HasHistory, TakesOutcomes
-from katlit.metrics.tally import means
+from katlit.metrics.tally import known_means, means
 from katlit.parallel.collectives import Peers, gathered
 from katlit.rollout.flat_groups import OnFlatGroups, flat_groups
 from katlit.rollout.requests import RolloutSettings
@@ -117,9 +117,10 @@ class RolloutPipeline:
         """Means over all ranks, and what is the same on each; a collective."""
         first = sampled.first_round
         tallies = statistics(first, protocol, self._settings.reward.rewards) | shares(first, left_out)
-        tallies |= unjudged(first + sampled.later_rounds) | self._sampler.engine.statistics()
+        tallies |= unjudged(first + sampled.later_rounds)
         skipped = len(step.prompts) - len({rollout.group for rollout in first})
         values = means(gathered(tallies)) | {"skipped_prompts": float(skipped)}
+        values |= known_means(gathered(self._sampler.engine.statistics()))
         if self._sampler.max_staleness:
             values |= {"staleness": float(sampled.staleness), "hidden_seconds": sampled.hidden_seconds}
         return values

@@ -11,6 +11,7 @@ from katlit.batch import Prompt, RolloutBatch
 from katlit.callbacks.rollout.checks import GapLimit, check_settings, require_rollouts, require_synced
 from katlit.callbacks.rollout.data import measure_epoch
 from katlit.callbacks.rollout.pipeline import PARTS, RolloutPipeline
+from katlit.callbacks.rollout.step_log import log_rows, log_statistics
 from katlit.callbacks.rollout.weight_sync import WeightSync
 from katlit.engines.base import RolloutEngine, SamplingParameters
 from katlit.errors import UserError, require
@@ -170,7 +171,7 @@ class RolloutSampler(Callback):
             self._pass_time(dict.fromkeys(PARTS, 0.0))
         self._batch = batch
         batch.update(self._window.take(pl_module.device))  # type: ignore[typeddict-item]
-        self._log(pl_module, self._window.statistics)
+        log_statistics(trainer, pl_module, self._window.statistics)
 
     def _pass_time(self, seconds: dict[str, float]) -> None:
         """Keep what an optimizer step spends on rollouts; the later ones of a window spend nothing."""
@@ -207,7 +208,7 @@ class RolloutSampler(Callback):
         if self._window.in_step:
             return
         gap, self._gap = self._gap, 0.0
-        self._log(pl_module, {"logprob_gap": gap})
+        log_rows(pl_module, {"logprob_gap": gap})
         limit = self._gap_limit.of(gap, verified=self._sync.verified)
         require_synced(gap, limit, trainer.global_step)
 
@@ -294,7 +295,3 @@ class RolloutSampler(Callback):
         self.engine.close()
         self._settings.reward.close()
         self._sampler.ahead.close()
-
-    def _log(self, pl_module: LightningModule, values: dict[str, float]) -> None:
-        rows = {name if "/" in name else f"rollout/{name}": value for name, value in values.items()}
-        pl_module.log_dict(rows, on_step=True, on_epoch=False, sync_dist=True, batch_size=1)

@@ -31,10 +31,13 @@ class Load:
         self.cache = max(self.cache, cache)
 
     def see_metrics(self, text: str) -> None:
-        """Count one look at what a server answers under `/metrics`; none where it says nothing of it."""
-        caches, running = _CACHE.findall(text), _RUNNING.findall(text)
-        if caches and running:
-            self.see(max(map(float, caches)), sum(map(float, running)))
+        """Count one look at what a server answers under `/metrics`.
+
+        None where it says nothing of it, or nothing runs yet, or any more: it has work whenever we look.
+        """
+        caches, running = _CACHE.findall(text), sum(map(float, _RUNNING.findall(text)))
+        if caches and running > 0:
+            self.see(max(map(float, caches)), running)
 
     def add(self, other: "Load") -> None:
         """Add what was seen elsewhere."""

@@ -17,6 +17,7 @@ from katlit.errors import UserError
 
 _GENERATE = "/inference/v1/generate"
 _PROBE_SECONDS = 2.0  # between two questions whether the server is alive
+_FIRST_PROBE_SECONDS = 0.05  # before the first one; twice as long before each that follows
 _CLOSING_SECONDS = 0.1  # between two looks at whether we are closing
 
 
@@ -136,8 +137,10 @@ class ServerClient:
                 watch.cancel()
 
     async def _watch(self, session: aiohttp.ClientSession, load: Load) -> None:
+        pause = _FIRST_PROBE_SECONDS
         while True:
-            await asyncio.sleep(min(_PROBE_SECONDS, self.hang_timeout))
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _PROBE_SECONDS, self.hang_timeout)
             await self._ask(session, "GET", "/is_paused", None, self.hang_timeout)
             status, text = await self._text(session, "GET", "/metrics", None, self.hang_timeout)
             if status == 200:

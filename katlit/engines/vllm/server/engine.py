@@ -261,7 +261,7 @@ class VLLMServer(RolloutEngine):
         """How busy the server was; of drafts, share kept and tokens gained by a pass; see `RolloutEngine`.
 
         Of all calls of `generate` that ended, one that samples the next step ahead among them. The server is
-        looked at every two seconds, and is that of all ranks.
+        looked at every two seconds, at first more often, and is that of all ranks.
         """
         drafts, load = Drafts(), Load()
         while self._ended:

@@ -1,3 +1,4 @@
+import re
 import threading
 from http.server import BaseHTTPRequestHandler
 from typing import Any
@@ -25,6 +26,7 @@ def test_the_mean_of_the_sequences_and_the_fullest_cache() -> None:
     load, other = Load(), Load()
     load.see_metrics(METRICS)
     load.see_metrics('{"is_paused": false}')  # says nothing of it
+    load.see_metrics(re.sub(r"running(.*) [\d.]+$", r"running\1 0.0", METRICS, flags=re.MULTILINE))  # not yet
     other.see(0.125, 4)
     load.add(other)
     assert load.statistics() == {
@@ -38,7 +40,8 @@ def test_what_was_never_looked_at_counts_for_nothing() -> None:
 
 
 def test_a_server_is_looked_at_while_it_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "_PROBE_SECONDS", 0.01)
+    monkeypatch.setattr(client, "_FIRST_PROBE_SECONDS", 0.01)
+    monkeypatch.setattr(client, "_PROBE_SECONDS", 0.02)
     looked, load, fake = threading.Event(), Load(), Fake()
 
     def metrics(handler: BaseHTTPRequestHandler, _: Any) -> None:

@@ -15,7 +15,7 @@ from katlit.datamodules.records import Record, read_records, write_records
 from katlit.errors import UserError
 from katlit.model.card import RECORD
 from katlit.model.hub import named_commit
-from katlit.output import replace_file, require_writable
+from katlit.output import replace_file, replacing, require_writable
 from katlit.rewards import Reward
 
 logger = logging.getLogger(__name__)
@@ -72,9 +72,10 @@ def cached_records(path: Path, build: Callable[[], list[Record]]) -> list[Record
     require_writable(path.parent, "cache_dir")  # hours of sampling must not end at a read-only folder
     records = build()
     if not path.is_file():  # else another run was quicker, and trains on what it wrote
-        _checksum_file(path).unlink(missing_ok=True)  # of records that the user has deleted
-        write_records(path, records)
-        replace_file(_checksum_file(path), "".join(f"{line}\n" for line in _checksums(path)))
+        with replacing(path) as complete:
+            write_records(complete, records)
+            # Before the records appear, so that whoever is killed leaves none without checksums.
+            replace_file(_checksum_file(path), "".join(f"{line}\n" for line in _checksums(complete)))
     return read_cached(path)
 
 
@@ -85,7 +86,7 @@ def read_cached(path: Path) -> list[Record]:
         UserError: where a line is not what was written, naming it, or lines are missing.
     """
     file = _checksum_file(path)
-    if file.is_file():  # else an earlier katlit wrote the records, or one that was killed at that moment
+    if file.is_file():  # else an earlier katlit wrote the records
         told, found = file.read_bytes().decode(errors="replace").split(), _checksums(path)
         pairs = zip_longest(told, found)
         damaged = next((number for number, (old, new) in enumerate(pairs, start=1) if old != new), None)

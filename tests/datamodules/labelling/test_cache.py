@@ -42,15 +42,35 @@ def test_the_first_of_two_writers_is_read_by_both(tmp_path: Path) -> None:
     assert cached_records(path, slow) == [RECORD]
 
 
-def test_checksums_of_deleted_records_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("written", ["records", "checksums"])
+def test_whoever_is_killed_leaves_no_records_without_checksums(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str
+) -> None:
+    """Nor do those count that it leaves, or those of records that the user has deleted."""
     path = tmp_path / "records.jsonl"
     cached_records(path, lambda: [RECORD])
     path.unlink()
-    monkeypatch.setattr(cache, "_checksums", Mock(side_effect=KeyboardInterrupt))
+    killer, replace_file = Mock(side_effect=KeyboardInterrupt), cache.replace_file
+    if written == "checksums":
+        killer = Mock(side_effect=lambda *file: (replace_file(*file), killed()))
+    monkeypatch.setattr(cache, "replace_file", killer)
     with pytest.raises(KeyboardInterrupt):
         cached_records(path, lambda: [replace(RECORD, answer="2")])
     monkeypatch.undo()
-    assert cached_records(path, list) == [replace(RECORD, answer="2")]
+    assert not path.exists()
+    assert cached_records(path, lambda: [replace(RECORD, answer="3")]) == [replace(RECORD, answer="3")]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["records.crc32", "records.jsonl"]
+
+
+def killed() -> None:
+    raise KeyboardInterrupt
+
+
+def test_records_of_an_earlier_katlit_have_no_checksums(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    cached_records(path, lambda: [RECORD])
+    path.with_suffix(".crc32").unlink()
+    assert cached_records(path, list) == [RECORD]
 
 
 def test_a_flipped_bit_of_the_checksums_is_damage(tmp_path: Path) -> None:

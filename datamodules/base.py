@@ -4,7 +4,7 @@ import logging
 from abc import abstractmethod
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 from typing import Any, Generic, TypeVar
@@ -61,6 +61,10 @@ class BatchSettings:
         share = self.validation_share
         require(0 <= share < 1, "validation_share", share, "a share from 0 to below 1")
 
+    def deciding(self) -> dict[str, Any]:
+        """Return those that what is in a batch depends on."""
+        return asdict(self) | {"row_tokens": self.row_tokens if self.packing else None}
+
 
 class LabelledData(LightningDataModule, Generic[BatchT]):
     """Base of the supervised data: records from a file, or labelled once and cached.
@@ -97,6 +101,7 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
         self._records_file = records_file
         self._contents: Contents | None = None
         self._saved: Contents | None = None  # what a checkpoint was written with
+        self._saved_batches: dict[str, Any] = {}  # and how it composed them
         self.dropped = 0  # documents longer than a batch
         self.lengths: list[int] = []  # tokens of each document on the student's side
         self.train_indices: list[int] = []
@@ -233,8 +238,8 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
             require_same([self._saved], [self._contents], f"{type(self).__name__} ({self.records_path()})")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the documents are."""
-        return {"documents": self._contents}
+        """Return what the documents are, and what composes batches of them."""
+        return {"documents": self._contents, "batches": self._batches.deciding()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Compare the documents.
@@ -243,7 +248,17 @@ class LabelledData(LightningDataModule, Generic[BatchT]):
             UserError: where the checkpoint is of others.
         """
         self._saved = state_dict.get("documents")
+        self._saved_batches = state_dict.get("batches", {})
         self._require_saved()
+
+    def batch_changes(self) -> dict[str, tuple[Any, Any]]:
+        """Return settings that now compose other batches: what the checkpoint has of each, and what it is."""
+        now = self._batches.deciding()
+        return {
+            f"data.init_args.batches.{name}": (old, now[name])
+            for name, old in self._saved_batches.items()
+            if old != now[name]
+        }
 
     def _plan(self, indices: Sequence[int], epoch: int) -> list[list[list[int]]]:
         plan = plan_epoch(

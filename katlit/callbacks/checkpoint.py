@@ -25,6 +25,7 @@ from katlit.callbacks.checkpoint_files import (
     step_of,
     to_disk,
 )
+from katlit.callbacks.place_in_data import find_place
 from katlit.callbacks.random_states import random_states, restore_random_states
 from katlit.callbacks.step_callback import StepCallback
 from katlit.errors import NonFiniteError, UserError, first_line, require
@@ -202,8 +203,8 @@ class StepCheckpoint(StepCallback, Checkpoint):
     ) -> None:
         self._random_states = checkpoint.get("random_states", [])
         if "loops" in checkpoint and trainer.training:
-            current = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
-            _recount_batches(trainer, current, saved_by=checkpoint.get("data_ranks", data_ranks(trainer)))
+            saved_by = checkpoint.get("data_ranks", data_ranks(trainer))
+            find_place(trainer, checkpoint["loops"]["fit_loop"], saved_by)
 
     def _set_aside(self, trainer: Trainer) -> None:
         folder = self.folder(trainer)
@@ -267,21 +268,3 @@ def newest_checkpoint(trainer: Trainer, *, required: bool) -> Path | None:
     """
     savers = [saver for saver in trainer.checkpoint_callbacks if isinstance(saver, StepCheckpoint)]
     return newest_whole([saver.folder(trainer) for saver in savers], required=required)
-
-
-def _recount_batches(trainer: Trainer, progress: dict[str, int], saved_by: int) -> None:
-    """Turn the batches that each of `saved_by` processes has seen of an epoch into those of each one here.
-
-    Counted are processes that see different data.
-    """
-    here = data_ranks(trainer)
-    seen = progress["ready"] * saved_by
-    step = here * trainer.accumulate_grad_batches
-    if seen % step:
-        raise UserError(
-            f"ckpt_path: the checkpoint was written {seen} batches into an epoch, which is within a step"
-            f" of {step} (processes x accumulate_grad_batches); go on with other numbers of them"
-        )
-    unfinished = progress["ready"] - progress["completed"]  # the batch after which it was written
-    ready = seen // here
-    progress.update(ready=ready, started=ready, processed=ready, completed=ready - unfinished)

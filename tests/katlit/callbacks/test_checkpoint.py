@@ -3,7 +3,6 @@ import random
 import signal
 from pathlib import Path
 from pickle import PicklingError
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from tinystage import TinyData, TinyStage
 
-from katlit.callbacks.checkpoint import StepCheckpoint, _recount_batches
+from katlit.callbacks.checkpoint import StepCheckpoint
 from katlit.callbacks.checkpoint_files import StreamedCheckpointIO, checkpoints, damage, keep_sizes
 from katlit.datamodules.loader import EpochLoader
 from katlit.errors import UserError
@@ -191,22 +190,6 @@ def test_epochs_that_become_shorter_are_gone_on_with_at_every_step(tmp_path: Pat
     assert [epoch for epoch, *_ in whole] == [0, 0, 0, 1, 1, 2, 3, 4]
     for step, path in enumerate(checkpoints(tmp_path / "whole")[:-1], start=1):
         assert places(StepCheckpoint(str(tmp_path / "again")), path) == whole[step:]
-
-
-@pytest.mark.parametrize(("saved_by", "parts", "ready"), [(1, 1, 3), (2, 1, 6), (2, 3, 6), (4, 2, 12)])
-def test_a_place_in_the_data_is_counted_in_batches_of_one_process(
-    saved_by: int, parts: int, ready: int
-) -> None:
-    trainer = SimpleNamespace(distributed_sampler_kwargs=None, accumulate_grad_batches=parts)
-    progress = {"ready": 3, "started": 3, "processed": 3, "completed": 2}
-    _recount_batches(trainer, progress, saved_by)
-    assert progress == {"ready": ready, "started": ready, "processed": ready, "completed": ready - 1}
-
-
-def test_a_place_within_an_optimizer_step_is_refused() -> None:
-    trainer = SimpleNamespace(distributed_sampler_kwargs={"num_replicas": 2}, accumulate_grad_batches=2)
-    with pytest.raises(UserError, match="6 batches into an epoch, which is within a step of 4"):
-        _recount_batches(trainer, {"ready": 3, "started": 3, "processed": 3, "completed": 2}, saved_by=2)
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ _OURS = ("config.json", "adapter_config.json")
 
 
 class ExportModel(Callback):
-    """Exports weights, configuration and tokenizer when training has ended well.
+    """Exports weights, configuration and tokenizer when training has ended well; not without a step of it.
 
     What another run left in the directory is moved to a folder `aside-<n>` beside it, never written over; a
     run that goes on from its own checkpoint replaces its own export. A development run (`fast_dev_run`)
@@ -84,6 +84,13 @@ class ExportModel(Callback):
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.global_step:
+            logger.warning(
+                "no optimizer step was done (trainer.max_steps %s, limit_train_batches %s), so no model is "
+                "exported; %s is as it was",
+                trainer.max_steps, trainer.limit_train_batches, self.directory,
+            )  # fmt: skip
+            return
         backbone, stage = pl_module.backbone, stage_record(trainer, pl_module)
         # On every rank: shards are gathered.
         self._write(trainer, self.directory, lambda folder: backbone.export(folder, self.sampling, stage))

@@ -175,6 +175,21 @@ def test_a_model_is_never_written_over(fit: Fit, tmp_path: Path, caplog: pytest.
     assert weights() not in (first, longer)
 
 
+@pytest.mark.parametrize("none", ["max_steps", "limit_train_batches"])
+def test_without_a_step_no_model_is_exported(
+    none: str, fit: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert fit() == 0
+    model = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+    assert fit("--ckpt_path=last", "--trainer.max_steps=3") == 0
+    assert "the checkpoint is of step 4 and nothing is left to do: trainer.max_steps is 3" in caplog.text
+    assert "no optimizer step was done" not in caplog.text
+    assert fit(f"--trainer.{none}=0") == 0
+    assert "so no model is exported; model is as it was" in caplog.text
+    assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == model
+    assert not (tmp_path / "aside-1").exists()
+
+
 @pytest.mark.parametrize("what", ["exception", "interrupt"])
 def test_a_failure_writes_the_last_complete_step_from_which_the_run_goes_on(
     what: str, fit: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture

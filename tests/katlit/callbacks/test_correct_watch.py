@@ -3,9 +3,13 @@
 from pathlib import Path
 
 import pytest
+from lightning.pytorch import LightningModule, Trainer
 from tinyrollouts import BATCHES, Finishing, train
 
+from katlit.batch import RolloutBatch
 from katlit.callbacks.correct_watch import CorrectWatch
+from katlit.callbacks.step_callback import StepCallback
+from katlit.engines import HFEngine
 from katlit.errors import UserError
 from katlit.rewards import CompositeReward, Reward, Sample, Verdict
 
@@ -38,6 +42,39 @@ def test_a_run_whose_first_steps_have_nothing_correct_is_warned_of_once(
     resumed = CorrectWatch(steps=3)
     resumed.load_state_dict(watch.state_dict())
     assert resumed._left == 0  # and no resumed run warns again
+
+
+class Shown(StepCallback):
+    """The gradient's norm of a step as `OptimizerLog` logs it."""
+
+    def __init__(self, norm: float) -> None:
+        self.norm = norm
+
+    def on_step_end(self, trainer: Trainer, pl_module: LightningModule, batch: RolloutBatch) -> None:
+        pl_module.log("train/gradient_norm", self.norm)
+
+
+@pytest.mark.parametrize(
+    ("engine", "norm", "told"),
+    [
+        (
+            HFEngine(),
+            0.0,
+            "of the first 3 optimizer steps were cut by the length limit, and no step",
+        ),
+        (Finishing(), 0.0, "no optimizer step of the first 3 had a gradient"),
+        (Finishing(), 0.5, ""),
+    ],
+)
+def test_a_run_that_has_nothing_to_learn_from_is_told_why(
+    engine: HFEngine, norm: float, told: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    reward = CompositeReward({"accuracy": From(0)}, {"accuracy": 1.0})
+    callbacks = [Shown(norm), CorrectWatch(steps=3)]
+    train(tmp_path, engine, BATCHES, reward=reward, samples=4, callbacks=callbacks)
+    messages = [one.message for one in caplog.records if one.name == "katlit.callbacks.correct_watch"]
+    assert len(messages) == bool(told)
+    assert all(told in message for message in messages)
 
 
 class Alone(Finishing):

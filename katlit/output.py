@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from tempfile import TemporaryDirectory, TemporaryFile, mkdtemp
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
 from uuid import uuid4
 
@@ -80,7 +80,8 @@ def whole_rows(path: Path) -> list[dict[str, Any]]:
 def replacing_directory(directory: str | Path, mark: str) -> Iterator[Path]:
     """An empty folder to be filled, that takes the place of `directory` once it is complete.
 
-    Who may read its files follows from the umask, also where a library makes them for their owner alone.
+    Who may read its files follows from the umask, also where a library makes them for their owner alone. What
+    a process leaves that is killed meanwhile, `after_a_kill` puts right; so does the next one that writes.
 
     Args:
         directory: Where to. One that holds a file named `mark` is replaced.
@@ -90,20 +91,44 @@ def replacing_directory(directory: str | Path, mark: str) -> Iterator[Path]:
         UserError: where the directory holds something else.
     """
     target = Path(directory).absolute()
+    after_a_kill(target)
     replaced = target.exists() and any(target.iterdir())
     if replaced and not (target / mark).is_file():
         raise UserError(f"export: {str(directory)!r} holds other files, no {mark}; choose another place")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        (temporary / "new").mkdir()
-        yield temporary / "new"
-        _open_to_all(temporary / "new")
+    with beside(target) as new:
+        yield new
+        _open_to_all(new)
         if replaced:
-            target.rename(temporary / "old")
-        (temporary / "new").rename(target)
-    finally:
-        shutil.rmtree(temporary)
+            target.rename(_replaced(target))
+        new.rename(target)
+    if replaced:
+        shutil.rmtree(_replaced(target))
+
+
+@contextmanager
+def beside(target: Path) -> Iterator[Path]:
+    """An empty folder of the name of a directory, on the same disk; it is removed unless it is moved away."""
+    with scratch_folder(target.parent, f".{target.name}.") as scratch:
+        (scratch / target.name).mkdir()
+        yield scratch / target.name
+
+
+def after_a_kill(directory: str | Path) -> None:
+    """Put right what a process has left that was killed while it replaced a directory.
+
+    What was half written goes. What was moved out of the way comes back, unless the new one is in its place.
+    """
+    target = Path(directory).absolute()
+    _remove_left_over(target.parent, f".{target.name}.")
+    replaced = _replaced(target)
+    if replaced.is_dir() and target.is_dir() and any(target.iterdir()):
+        shutil.rmtree(replaced)
+    elif replaced.is_dir():
+        replaced.rename(target)
+
+
+def _replaced(target: Path) -> Path:
+    return target.with_name(f".{target.name}.replaced")
 
 
 def _open_to_all(folder: Path) -> None:

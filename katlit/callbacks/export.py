@@ -1,10 +1,9 @@
 """The end of a stage: a Hugging Face directory, the only thing that passes to the next stage."""
 
 import logging
-import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 from uuid import uuid4
 
@@ -14,7 +13,7 @@ from typing_extensions import override
 from katlit.callbacks.stage_record import stage_record
 from katlit.errors import UserError
 from katlit.model.generation import TokenSampling
-from katlit.output import naming_disk_faults, require_writable, set_aside
+from katlit.output import after_a_kill, beside, naming_disk_faults, require_writable, set_aside
 from katlit.tracking.mlflow import mlflow_loggers
 
 logger = logging.getLogger(__name__)
@@ -64,6 +63,9 @@ class ExportModel(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
+        if trainer.is_global_zero:
+            for directory in filter(None, (self.directory, self.adapter_directory)):
+                after_a_kill(directory)
         _require_place(self.directory, "ExportModel.directory")
         if self.adapter_directory is None:
             return
@@ -102,18 +104,14 @@ class ExportModel(Callback):
             tracker.log_folder(Path(self.directory), "model")
 
     def _write(self, trainer: Trainer, directory: str, export: Callable[[str], None]) -> None:
-        if trainer.fast_dev_run:
-            _try_out(trainer, directory, export)
-            return
-        if trainer.is_global_zero and self._is_of_another_run(directory):
-            target = Path(directory).absolute()
-            aside = set_aside([target], target.parent)
-            target.mkdir()
-            logger.warning("the model of another run in %s was moved to %s", directory, aside)
-        trainer.strategy.barrier("the directory is free")
-        with naming_disk_faults(Path(directory).absolute().parent, "ExportModel.directory"):
-            export(directory)
-        if trainer.is_global_zero:
+        target = Path(directory).absolute()
+        another = trainer.is_global_zero and self._is_of_another_run(directory)
+        with naming_disk_faults(target.parent, "ExportModel.directory"):
+            if not trainer.strategy.broadcast(another) and not trainer.fast_dev_run:
+                export(directory)
+            else:
+                _write_beside(trainer, directory, export)
+        if trainer.is_global_zero and not trainer.fast_dev_run:
             _mark(directory).write_text(self._run, encoding="utf-8")
 
     def _is_of_another_run(self, directory: str) -> bool:
@@ -128,17 +126,17 @@ def _mark(directory: str) -> Path:
     return target.with_name(f".{target.name}.run")
 
 
-def _try_out(trainer: Trainer, directory: str, export: Callable[[str], None]) -> None:
+def _write_beside(trainer: Trainer, directory: str, export: Callable[[str], None]) -> None:
+    """Export, and only then move away what is there; a development run leaves that."""
     target = Path(directory).absolute()
-    local = mkdtemp(prefix=f".{target.name}.", dir=target.parent) if trainer.is_global_zero else None
-    folder = trainer.strategy.broadcast(local)
-    try:
-        export(folder)
-    finally:
-        if local is not None:
-            shutil.rmtree(local)
-    if local is not None:
-        logger.info("a development run leaves no export: %s is as it was", directory)
+    with beside(target) if trainer.is_global_zero else nullcontext() as local:
+        export(trainer.strategy.broadcast(str(local)))
+        if local is not None and trainer.fast_dev_run:
+            logger.info("a development run leaves no export: %s is as it was", directory)
+        elif local is not None:
+            aside = set_aside([target], target.parent)
+            local.rename(target)
+            logger.warning("the model of another run in %s was moved to %s", directory, aside)
 
 
 def _require_place(directory: str, key: str) -> None:

@@ -182,7 +182,7 @@ def test_without_a_step_no_model_is_exported(
     assert fit() == 0
     model = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
     assert fit("--ckpt_path=last", "--trainer.max_steps=3") == 0
-    assert "the checkpoint is of step 4 and nothing is left to do: trainer.max_steps is 3" in caplog.text
+    assert "the checkpoint is of step 4 and nothing is left to train: trainer.max_steps is 3" in caplog.text
     assert "no optimizer step was done" not in caplog.text
     assert fit(f"--trainer.{none}=0") == 0
     assert "so no model is exported; model is as it was" in caplog.text

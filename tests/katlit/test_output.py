@@ -1,6 +1,9 @@
 import errno
 import fcntl
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from stat import S_IMODE
 from types import SimpleNamespace
@@ -11,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from katlit.errors import UserError
-from katlit.output import naming_disk_faults, replacing, require_writable, scratch_folder
+from katlit.output import after_a_kill, naming_disk_faults, replacing, require_writable, scratch_folder
 
 
 def test_a_new_folder_is_made_and_left_empty(tmp_path: Path) -> None:
@@ -108,3 +111,39 @@ def test_who_may_read_a_file_follows_from_the_umask(tmp_path: Path, umask: int) 
         os.umask(before)
     assert S_IMODE((tmp_path / "weights").stat().st_mode) == 0o666 & ~umask
     assert [path.name for path in tmp_path.iterdir()] == ["weights"]
+
+
+KILL = """
+import os, pathlib, shutil, signal, sys
+from katlit.output import replacing_directory
+target, left = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+
+def counted(call):
+    def wrapper(*words, **settings):
+        global left
+        left -= 1
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*words, **settings)
+    return wrapper
+
+with replacing_directory(target, "config.json") as new:
+    (new / "config.json").write_text("new")
+    pathlib.Path.rename, shutil.rmtree = counted(pathlib.Path.rename), counted(shutil.rmtree)
+"""
+
+
+@pytest.mark.parametrize(("calls", "kept"), [(1, "old"), (2, "old"), (3, "new")])
+def test_a_kill_while_a_directory_is_replaced_leaves_one_of_both(
+    calls: int, kept: str, tmp_path: Path
+) -> None:
+    """Before the old one is moved away, before the new one takes its place, and before the old one goes."""
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "config.json").write_text("old")
+    killed = subprocess.run([sys.executable, "-c", KILL, str(target), str(calls)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) > 1
+    after_a_kill(target)
+    assert list(tmp_path.iterdir()) == [target]
+    assert (target / "config.json").read_text() == kept

@@ -158,8 +158,8 @@ class StepCheckpoint(StepCallback, Checkpoint):
         """Say where nothing was left to train: `on_train_start` was not called."""
         if trainer.global_step and not self._saved_at and trainer.is_global_zero:
             logger.warning(
-                "the checkpoint is of step %d and nothing is left to train: trainer.max_steps is %s, max_epochs "
-                "%s",
+                "the checkpoint is of step %d and nothing is left to train: trainer.max_steps is %s, "
+                "max_epochs %s",
                 trainer.global_step, trainer.max_steps, trainer.max_epochs,
             )  # fmt: skip
 

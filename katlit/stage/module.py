@@ -1,16 +1,13 @@
 """The base class of the stages: backbone, optimizer, schedule, and means over the tokens of a whole step."""
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import override
 
 from katlit.errors import UserError
@@ -25,14 +22,13 @@ from katlit.model.sharding import shard
 from katlit.parallel.collectives import add_over_data_ranks
 from katlit.parallel.within_step import backward_within_step
 from katlit.stage.needs import Needs
-from katlit.stage.optimization import Optimization, build_optimizer, build_schedule, follow_settings
-
-logger = logging.getLogger(__name__)
+from katlit.stage.optimization import Optimization, build_optimizer, build_schedule
+from katlit.stage.resumable import ResumableModule
 
 DEFAULT_OPTIMIZATION = Optimization()
 
 
-class KatModule(LightningModule):
+class KatModule(ResumableModule):
     """A stage; subclasses add a training step.
 
     Args:
@@ -101,14 +97,7 @@ class KatModule(LightningModule):
             )
 
         if self.trainer.ckpt_path is not None:
-            self._follow_settings()
-
-    def _follow_settings(self) -> None:
-        """The settings, never a checkpoint, say how to optimize; what they change is told."""
-        schedule = self.lr_schedulers()
-        assert isinstance(schedule, LambdaLR)  # noqa: S101 (of configure_optimizers)
-        for key, (old, new) in follow_settings(schedule, self.optimization).items():
-            logger.warning("optimization.%s: the checkpoint has %s; the run goes on with %s", key, old, new)
+            self.follow_settings()
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -123,6 +123,23 @@ def test_a_run_measured_in_epochs_is_not_resumed_at_another_place(tmp_path: Path
         trainer.fit(Stage(tiny_backbone(tmp_path)), loader, ckpt_path=tmp_path / "two.ckpt")
 
 
+def test_weights_of_another_model_are_refused_in_one_line(tmp_path: Path) -> None:
+    stage = Stage(tiny_backbone(tmp_path))
+    stage.configure_model()
+    saved = stage.state_dict()
+    (first, weight), number = next(iter(saved.items())), len(saved)
+    wide = torch.zeros(*weight.shape[:-1], 7)
+    others = {
+        rf"{first} is \[.*, 7\] there and \[.*{weight.shape[-1]}\] here \(1 tensors": saved | {first: wide},
+        rf"lacks {first} \(1 of {number} tensors": {n: w for n, w in saved.items() if n != first},
+        rf"has no more \(1 of its {number + 1} tensors": saved | {"more": wide},
+    }
+    for told, other in others.items():
+        with pytest.raises(UserError, match=told):
+            stage.load_state_dict(other)
+    stage.load_state_dict(saved)
+
+
 def test_a_restored_optimizer_follows_the_settings() -> None:
     def made(settings: Optimization) -> Any:
         optimizer = build_optimizer(torch.nn.Linear(2, 2), settings)

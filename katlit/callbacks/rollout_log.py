@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from katlit.callbacks.step_callback import StepCallback
 from katlit.errors import UserError
-from katlit.output import require_writable, set_aside
+from katlit.output import naming_disk_faults, require_writable, set_aside
 from katlit.parallel.collectives import Peers
 from katlit.rollout.record import RolloutRecord
 from katlit.rollout.record_files import record_file, record_files, write_records
@@ -83,10 +83,11 @@ class RolloutLog(StepCallback):
         rows, self._rows = self._rows, {}
         if trainer.fast_dev_run or Peers(pl_module.device_mesh).rank != 0:
             return
-        for step in {step for step, _, _ in rows}:
-            path = record_file(self.folder(trainer), step, trainer.global_rank)
-            if not path.exists():  # a later update on the same rollouts
-                write_records(path, [self._record(row) for (of, _, _), row in rows.items() if of == step])
+        with naming_disk_faults(self.folder(trainer), "RolloutLog.directory"):
+            for step in {step for step, _, _ in rows}:
+                path = record_file(self.folder(trainer), step, trainer.global_rank)
+                if not path.exists():  # a later update on the same rollouts
+                    write_records(path, [self._record(row) for (of, _, _), row in rows.items() if of == step])
         self._forget(trainer)
 
     def _record(self, row: dict[str, Any]) -> RolloutRecord:

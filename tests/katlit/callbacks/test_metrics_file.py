@@ -10,6 +10,7 @@ from tinystage import TinyData, TinyStage
 from katlit.callbacks.metrics_file import MetricsFile
 from katlit.callbacks.mode_watch import ModeWatch
 from katlit.commands.trainer import KatTrainer
+from katlit.errors import UserError
 from katlit.output import whole_rows
 
 pytestmark = [
@@ -50,6 +51,12 @@ def test_the_think_rates_of_a_step_are_there_without_a_logger(tmp_path: Path) ->
     assert whole_rows(tmp_path / "metrics.jsonl") == [
         {"step": step, f"modes/think_rate/difficulty-{step}": 0} for step in (1, 2)
     ]
+
+
+def test_a_full_disk_is_told_with_folder_and_setting(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"^trainer\.default_root_dir: writing to .* failed \(No space"):
+        fit(tmp_path, 1)
 
 
 def test_each_step_is_there_once_however_often_a_run_was_killed(tmp_path: Path) -> None:

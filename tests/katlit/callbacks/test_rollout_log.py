@@ -1,7 +1,9 @@
 """The log of rollouts of real, small training runs."""
 
+import errno
 import gzip
 import json
+import os
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,15 @@ def test_every_rollout_is_there_with_what_was_trained_on(tmp_path: Path, parts: 
             assert one["seed"] == request_seed(5, 0, one["prompt_id"], one["index"])
             assert one["thinking"] == ("on", "off", *["auto"] * 6)[one["index"]]
             assert len(one["log_probs"] or []) == len(one["token_ids"]) >= one["judge_tokens"]
+
+
+def test_a_full_disk_is_told_with_folder_and_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("katlit.callbacks.rollout_log.write_records", fill)
+    with pytest.raises(UserError, match=r"^RolloutLog\.directory: writing to .*rollouts' failed \(No space"):
+        train(tmp_path, Finishing(), BATCHES[:1], callbacks=[RolloutLog()])
 
 
 def test_a_rollout_that_could_not_be_judged_is_there_without_advantages(tmp_path: Path) -> None:

@@ -74,6 +74,19 @@ def test_a_command_parses_and_its_printed_form_means_the_same(
     assert settings["data"]["class_path"].startswith("katlit.datamodules.")
 
 
+@pytest.mark.parametrize("name", ["profile", "overfit"])
+@pytest.mark.parametrize("demo", [(), ("-c", "demo/cold_start.yaml")])
+def test_a_model_of_a_debug_run_is_not_where_the_next_stage_reads(
+    name: str, demo: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = ["-c", "base.yaml", "-c", "stage/cold_start.yaml", *demo, "-c", f"debug/{name}.yaml"]
+    assert main(["fit", *files, "--print_config"]) == 0
+    trainer = yaml.safe_load(capsys.readouterr().out)["trainer"]
+    assert trainer["default_root_dir"] == f"outputs/{name}"
+    exports = [one for one in trainer["callbacks"] if one["class_path"].endswith("ExportModel")]
+    assert [one["init_args"]["directory"] for one in exports] == [f"outputs/{name}/model"]
+
+
 def test_no_settings_file_is_left_out() -> None:
     used = {word for command in COMPOSED for word in shlex.split(command)}
     for path in (CONFIGS / "recipe").glob("*.yaml"):

@@ -219,8 +219,14 @@ class KatCLI(LightningCLI):
         if self.subcommand == "fit" and self.trainer.world_size > 1 and _labels(self.datamodule):
             self.datamodule.require_labels()
         require_writable(self.trainer.default_root_dir, "trainer.default_root_dir")
+        if self.subcommand != "label":  # which logs nothing
+            self._check_tracking()
+
+    def _check_tracking(self) -> None:
+        """Find out whether MLflow is there; a run that goes on does so without it, too."""
+        goes_on = self.subcommand == "fit" and self.config_init["fit"].get("ckpt_path") is not None
         for logger in mlflow_loggers(self.trainer.loggers):
-            logger.check()
+            logger.check(goes_on=goes_on)
 
     def _find_checkpoint(self) -> None:
         """Put the newest checkpoint in the place of `last` or `auto`; refuse a path where nothing is."""

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from katlit.errors import first_line
+from katlit.errors import UserError, first_line
 from katlit.tracking.outbox import Entry, Refused
+from katlit.tracking.store import REFUSALS, client_of, create_run, refusals
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -12,11 +13,8 @@ if TYPE_CHECKING:
 MAX_PARAMETER = 500  # characters, what MLflow servers before 2.10 take
 MAX_BATCH = 100  # parameters in one request, MLflow's limit
 
-# What MLflow says where an entry is wrong; anything else may be otherwise in a minute.
-_REFUSALS = {
-    "INVALID_PARAMETER_VALUE", "INVALID_STATE", "PERMISSION_DENIED", "RESOURCE_DOES_NOT_EXIST",
-    "UNAUTHENTICATED",
-}  # fmt: skip
+LATER = "later-"  # begins the name of a run, among entries, that MLflow could not create at its start
+_LATER_TAG = "katlit.later"  # has that name in MLflow
 
 
 def shortened(value: str) -> str:
@@ -25,6 +23,29 @@ def shortened(value: str) -> str:
         return value
     note = f" … (shortened from {len(value)} characters, whole in config.yaml)"
     return value[: MAX_PARAMETER - len(note)] + note
+
+
+class Delivery:
+    """Sends entries to an MLflow, which is opened when the first one is sent.
+
+    Args:
+        uri: Where MLflow is.
+        client: Of it, where it is open already.
+    """
+
+    def __init__(self, uri: str, client: "MlflowClient | None" = None) -> None:
+        self._uri = uri
+        self._client = client
+
+    def __call__(self, entry: Entry) -> None:
+        """Send an entry; see `deliver`."""
+        if self._client is None:
+            try:
+                with refusals(self._uri):
+                    self._client = client_of(self._uri)
+            except UserError as error:
+                raise OSError(first_line(error)) from error
+        deliver(self._client, entry)
 
 
 def deliver(client: "MlflowClient", entry: Entry) -> None:
@@ -37,12 +58,42 @@ def deliver(client: "MlflowClient", entry: Entry) -> None:
     from mlflow.exceptions import MlflowException
 
     arguments = dict(entry)
-    send = _SENDERS[arguments.pop("kind")]
+    kind, run = arguments.pop("kind"), arguments.pop("run")
     try:
-        send(client, **arguments)
+        if kind == "create":
+            _create(client, run, **arguments)
+        else:
+            _SENDERS[kind](client, _id_of(client, run), **arguments)
     except MlflowException as error:
-        kind = Refused if error.error_code in _REFUSALS else OSError
-        raise kind(first_line(error)) from error
+        answer = Refused if error.error_code in REFUSALS else OSError
+        raise answer(first_line(error)) from error
+
+
+def _create(client: "MlflowClient", run: str, tags: dict[str, str], **new: Any) -> None:
+    """Create a run that could not be created at its start, unless that was done since."""
+    if _created(client, run) is None:
+        create_run(client, tags=tags | {_LATER_TAG: run}, **new)
+
+
+def _created(client: "MlflowClient", run: str) -> str | None:
+    experiments = [one.experiment_id for one in client.search_experiments()]
+    found = client.search_runs(experiments, f"tags.`{_LATER_TAG}` = '{run}'", max_results=1)
+    return found[0].info.run_id if found else None
+
+
+_ids: dict[str, str] = {}  # of runs that were created later, by their names
+
+
+def _id_of(client: "MlflowClient", run: str) -> str:
+    """MLflow's id of the run of an entry."""
+    if not run.startswith(LATER):
+        return run
+    if run not in _ids:
+        found = _created(client, run)
+        if found is None:
+            raise Refused(f"the run {run} is not there")
+        _ids[run] = found
+    return _ids[run]
 
 
 def _metrics(client: "MlflowClient", run: str, metrics: dict[str, float], time: int, step: int) -> None:

@@ -1,22 +1,15 @@
 """MLflow: the logger of the trainer.
 
 The trainer waits for MLflow only where the run is created. All else goes through an outbox.
-
-MLflow is imported inside functions; its start takes 1.5 s, and 2 s more where a sqlite file is new.
 """
 
 import logging
 import os
 import time
-import urllib.error
-import urllib.request
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
@@ -24,31 +17,21 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
-from katlit.errors import UserError
+from katlit.errors import first_line
 from katlit.output import require_writable
-from katlit.tracking.delivery import deliver, shortened
+from katlit.tracking.delivery import LATER, Delivery, shortened
 from katlit.tracking.outbox import SUFFIX, Outbox
 from katlit.tracking.redaction import redact
+from katlit.tracking.store import SQLITE, TrackerDownError, check_tracking, client_of, create_run, refusals
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 logger = logging.getLogger(__name__)
 
-# Read by MLflow when it is imported: no usage reports to third parties, no bars and no chatter in the log.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-# A server that hangs: MLflow would wait 120 seconds, eight times. The outbox tries again anyway.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-
 PARENT_RUN_VARIABLE = "KATLIT_PARENT_RUN_ID"
-PROBE_SECONDS = 5.0
+PATIENCE = 30.0  # seconds that a run waits at its end while nothing is sent
 
-_URI_KEY = "logger.init_args.tracking_uri"
-_SQLITE = "sqlite:///"
-_KIND = "mlflow.experimentKind"  # without it MLflow's pages take a run for one of an agent
 # MLflow sorts charts by name: these come first, as "a glance", in this order.
 _GLANCE = {
     "rollout/reward": "a glance/1 reward",
@@ -61,69 +44,7 @@ _STATUS = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED"}  #
 
 def default_tracking_uri(save_dir: str | Path) -> str:
     """`MLFLOW_TRACKING_URI`, or else a sqlite file in `save_dir`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{Path(save_dir).resolve()}/mlflow.db"
-
-
-def check_tracking(uri: str) -> None:
-    """Find out within seconds whether results can be tracked; MLflow by itself retries for minutes.
-
-    Args:
-        uri: Address of an MLflow server (http, https) or of a sqlite file; other stores are taken on trust.
-
-    Raises:
-        UserError: naming the URI, where no server answers or the folder of the file cannot be written.
-    """
-    if uri.startswith(_SQLITE):
-        require_writable(Path(uri.removeprefix(_SQLITE)).parent, _URI_KEY)
-    parts = urlsplit(uri)
-    if parts.scheme not in ("http", "https"):
-        return
-    probe = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}/health"
-    try:
-        with urllib.request.urlopen(probe, timeout=PROBE_SECONDS):  # noqa: S310 (the scheme is checked above)
-            pass
-    except urllib.error.HTTPError as answer:
-        answer.close()  # a proxy may hide /health behind a login, but somebody is there
-    except OSError as error:
-        raise UserError(
-            f"MLflow server {redact(uri)} cannot be reached ({error}); start it, or mend "
-            f"MLFLOW_TRACKING_URI or {_URI_KEY} (a sqlite:///file.db needs no server)"
-        ) from error
-
-
-@contextmanager
-def refusals(uri: str) -> Iterator[None]:
-    """What MLflow refuses to open or to create, as a UserError."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except MlflowException as error:
-        raise UserError(f"MLflow at {redact(uri)}: {error}") from error
-
-
-def client_of(uri: str) -> "MlflowClient":
-    """MLflow's client; it opens a sqlite file, and creates it if need be."""
-    from mlflow import MlflowClient
-
-    return MlflowClient(uri)
-
-
-def create_run(
-    client: "MlflowClient", uri: str, experiment: str, name: str | None, tags: Mapping[str, str]
-) -> str:
-    """Id of a new run; a new experiment is created too, its artifacts beside a sqlite file."""
-    found = client.get_experiment_by_name(experiment)
-    if found is not None:
-        experiment_id = found.experiment_id
-    elif uri.startswith(_SQLITE):
-        folder = Path(uri.removeprefix(_SQLITE)).resolve().parent / "mlartifacts"
-        experiment_id = client.create_experiment(experiment, folder.as_uri())
-    else:
-        experiment_id = client.create_experiment(experiment)
-    if found is None or _KIND not in found.tags:  # else it is as its owner wants it
-        client.set_experiment_tag(experiment_id, _KIND, "custom_model_development")
-    return client.create_run(experiment_id, run_name=name, tags=dict(tags)).info.run_id
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{Path(save_dir).resolve()}/mlflow.db"
 
 
 class KatMLFlowLogger(Logger):
@@ -137,7 +58,8 @@ class KatMLFlowLogger(Logger):
 
     A server that dies or hangs, or a locked database, stops no training: what is logged waits in a file
     `mlflow-<run>-….unsent.jsonl` in the folder of the database, or in `save_dir`, and is sent by a thread.
-    What is left at the end is said, and the next run with that folder sends it.
+    What is left at the end is said, and the next run with that folder sends it. A run that goes on, or is
+    below a parent run, is even created later where MLflow cannot be reached; any other is refused.
 
     Args:
         experiment_name: MLflow experiment, created where it does not exist.
@@ -166,38 +88,78 @@ class KatMLFlowLogger(Logger):
         self._parent_run_id = parent_run_id or os.environ.get(PARENT_RUN_VARIABLE)
         self._run_id = run_id
         self._client: MlflowClient | None = None
+        self._started = self._may_wait = False
+        self._down = ""  # why MLflow was not there at the start; told already
         self._outbox: Outbox | None = None
 
-    def check(self) -> None:
-        """Raise a UserError at once where the run could not be tracked; see `check_tracking`."""
-        check_tracking(self.tracking_uri)
+    def check(self, *, goes_on: bool = False) -> None:
+        """Raise a UserError at once where the run could not be tracked; see `check_tracking`.
+
+        Args:
+            goes_on: Earlier work is gone on with. For such a run, and for one below a parent run, a server
+                that cannot be reached is no reason to stop: it is told, and what is logged is sent later.
+        """
+        self._may_wait = goes_on or self._parent_run_id is not None
+        try:
+            check_tracking(self.tracking_uri)
+        except TrackerDownError as error:
+            self._wait_for(error)
         require_writable(self._folder(), "logger.init_args.save_dir")
 
+    def _wait_for(self, error: TrackerDownError) -> None:
+        """Go on without MLflow, and say so, or raise the error."""
+        if not self._may_wait:
+            raise error
+        self._down = first_line(error)
+        if rank_zero_only.rank == 0:
+            text = "%s; the run goes on, what it logs waits in %s/*%s and is sent when MLflow is there"
+            logger.warning(text, self._down, self._folder(), SUFFIX)
+
     def _folder(self) -> Path:
-        local = self.tracking_uri.startswith(_SQLITE)
-        return Path(self.tracking_uri.removeprefix(_SQLITE)).parent if local else Path(self._save_dir)
+        local = self.tracking_uri.startswith(SQLITE)
+        return Path(self.tracking_uri.removeprefix(SQLITE)).parent if local else Path(self._save_dir)
 
     @property
     @rank_zero_experiment
-    def experiment(self) -> "MlflowClient":
-        """MLflow's client, with the run created; on other ranks than 0 an object that does nothing."""
-        if self._client is None:
-            with refusals(self.tracking_uri):
-                client = client_of(self.tracking_uri)
-                if self._run_id is None:
-                    self._run_id = self._new_run(client)
-                else:
-                    client.update_run(self._run_id, status="RUNNING")
-            self._client = client
+    def experiment(self) -> "MlflowClient | None":
+        """MLflow's client, with the run created; None where that is to be done later.
+
+        On other ranks than 0 it is an object that does nothing.
+        """
+        if not self._started:
+            self._start()
         return self._client
 
-    def _new_run(self, client: "MlflowClient") -> str:
-        tags = {"mlflow.parentRunId": self._parent_run_id} if self._parent_run_id else {}
-        return create_run(client, self.tracking_uri, self._experiment_name, self._run_name, tags)
+    def _start(self) -> None:
+        """Create the run, or go on with it; where MLflow cannot be reached, have that done later."""
+        try:
+            if not self._down:
+                with refusals(self.tracking_uri):
+                    self._client = self._opened()
+        except TrackerDownError as error:
+            self._wait_for(error)
+        self._started = True
+        if self._run_id is None:
+            self._run_id = f"{LATER}{uuid4().hex}"
+            local = self.tracking_uri if self.tracking_uri.startswith(SQLITE) else ""  # no password on disk
+            new = {"experiment": self._experiment_name, "name": self._run_name, "tags": self._tags()}
+            self._put("create", uri=local, start=int(time.time() * 1000), **new)
+
+    def _opened(self) -> "MlflowClient":
+        client = client_of(self.tracking_uri)
+        if self._run_id is not None:
+            client.update_run(self._run_id, status="RUNNING")
+            return client
+        tags = self._tags()
+        self._run_id = create_run(client, self.tracking_uri, self._experiment_name, self._run_name, tags)
+        return client
+
+    def _tags(self) -> dict[str, str]:
+        return {"mlflow.parentRunId": self._parent_run_id} if self._parent_run_id else {}
 
     @property
     def run_id(self) -> str | None:
-        """Id of the run, created by asking; None on other ranks than 0."""
+        """Id of the run, created by asking, or a name until that can be done; None on other ranks than 0."""
         _ = self.experiment
         return self._run_id
 
@@ -219,12 +181,13 @@ class KatMLFlowLogger(Logger):
     @rank_zero_only
     def _put(self, kind: str, **content: Any) -> None:
         """Have an entry sent, now or later."""
-        client, run = self.experiment, self.run_id
+        run = self.run_id
         if self._outbox is None:
             folder = self._folder()
             folder.mkdir(parents=True, exist_ok=True)
             file = folder / f"mlflow-{run}-{uuid4().hex[:8]}{SUFFIX}"
-            self._outbox = Outbox(file, partial(deliver, client))
+            send = Delivery(self.tracking_uri, self._client)
+            self._outbox = Outbox(file, send, PATIENCE, told=self._down)
         self._outbox.put({"kind": kind, "run": run} | content)
 
     @override
@@ -264,7 +227,7 @@ class KatMLFlowLogger(Logger):
     @override
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        if self._client is None:
+        if not self._started:
             return
         self._put("end", status=_STATUS[status])
         outbox, self._outbox = self._outbox, None

@@ -36,9 +36,12 @@ class Outbox:
         file: Where entries wait; its name ends with `SUFFIX`.
         send: Sends one entry. Raises `Refused`, or OSError where it is to be sent again.
         patience: How many seconds `close` waits without any progress.
+        told: Why the tracker is not there, where somebody has said so already.
     """
 
-    def __init__(self, file: Path, send: Callable[[Entry], None], patience: float = 30.0) -> None:
+    def __init__(
+        self, file: Path, send: Callable[[Entry], None], patience: float = 30.0, told: str = ""
+    ) -> None:
         self.path = file
         self._send = send
         self._patience = patience
@@ -50,7 +53,7 @@ class Outbox:
         self._written = 0
         self._sent = 0
         self._refused: list[str] = []
-        self._why = ""
+        self._why = told
         self._closing = self._gave_up = self._uploading = False
         self._progress = time.monotonic()
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)

@@ -4,8 +4,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from katlit.tracking.mlflow import check_tracking, client_of, create_run, refusals
-from katlit.tracking.redaction import redact
+from katlit.errors import UserError
+from katlit.tracking.mlflow import KatMLFlowLogger
+from katlit.tracking.store import TrackerDownError, check_tracking, client_of, create_run, refusals
 
 logger = logging.getLogger(__name__)
 
@@ -30,31 +31,39 @@ def reopen_run(tracking_uri: str, run_id: str) -> bool:
     """Go on with a run that was stopped; False where it is not there any more.
 
     Raises:
-        UserError: where MLflow cannot be reached or written, naming the URI.
+        TrackerDownError: where MLflow does not answer.
+        UserError: where it cannot be written, naming the URI.
     """
-    from mlflow.exceptions import MlflowException
-
     check_tracking(tracking_uri)
     try:
-        client_of(tracking_uri).update_run(run_id, status="RUNNING")
-    except MlflowException:
+        with refusals(tracking_uri):
+            client_of(tracking_uri).update_run(run_id, status="RUNNING")
+    except TrackerDownError:
+        raise
+    except UserError:
         return False
     return True
 
 
 def close_killed_runs(tracking_uri: str, run_id: str) -> None:
-    """Close a parent run and the runs under it as killed, those of them that are still open."""
-    from mlflow.exceptions import MlflowException
+    """Close a parent run and the runs under it as killed, those of them that are still open.
 
+    Raises:
+        TrackerDownError: where MLflow does not answer.
+    """
+    check_tracking(tracking_uri)
     try:
-        client = client_of(tracking_uri)
-        experiments = [one.experiment_id for one in client.search_experiments()]
-        under = client.search_runs(experiments, _UNDER.format(run_id))
-        for run in [*under, client.get_run(run_id)]:
-            if run.info.status == "RUNNING":
-                client.set_terminated(run.info.run_id, "KILLED")
-    except MlflowException as error:  # such as a run that was deleted
-        logger.warning("MLflow at %s: runs of before stay open (%s)", redact(tracking_uri), error)
+        with refusals(tracking_uri):
+            client = client_of(tracking_uri)
+            experiments = [one.experiment_id for one in client.search_experiments()]
+            under = client.search_runs(experiments, _UNDER.format(run_id))
+            for run in [*under, client.get_run(run_id)]:
+                if run.info.status == "RUNNING":
+                    client.set_terminated(run.info.run_id, "KILLED")
+    except TrackerDownError:
+        raise
+    except UserError as error:  # such as a run that was deleted
+        logger.warning("%s; runs of before stay open", error)
 
 
 def page_of(tracking_uri: str, run_id: str) -> str:
@@ -76,21 +85,29 @@ def page_of(tracking_uri: str, run_id: str) -> str:
     return f"/#/experiments/{experiment}/runs{place}?workflowType=machine_learning"
 
 
-def log_to_run(tracking_uri: str, run_id: str, files: Sequence[Path], metrics: Mapping[str, float]) -> None:
-    """Add files (as artifacts, under their names) and final numbers to a run, such as the parent's report."""
-    with refusals(tracking_uri):
-        client = client_of(tracking_uri)
-        for file in files:
-            client.log_artifact(run_id, str(file))
-        for key, value in metrics.items():
-            client.log_metric(run_id, key, value)
+def finish_parent_run(
+    tracking_uri: str,
+    run_id: str,
+    *,
+    failed: bool = False,
+    files: Sequence[Path] = (),
+    metrics: Mapping[str, float] | None = None,
+) -> None:
+    """Close the parent run; what was trained does not depend on it, so nothing is raised.
 
-
-def finish_parent_run(tracking_uri: str, run_id: str, *, failed: bool = False) -> None:
-    """Close the parent run."""
-    from mlflow.exceptions import MlflowException
-
+    Args:
+        tracking_uri: Where the run is.
+        run_id: The parent run.
+        failed: Whether a stage failed.
+        files: Artifacts that are added, such as the report.
+        metrics: Final numbers.
+    """
     try:
-        client_of(tracking_uri).set_terminated(run_id, "FAILED" if failed else "FINISHED")
-    except MlflowException as error:  # what was trained does not depend on it
-        logger.warning("MLflow at %s: the run %s stays open (%s)", redact(tracking_uri), run_id, error)
+        tracker = KatMLFlowLogger(tracking_uri=tracking_uri, run_id=run_id)
+        tracker.check(goes_on=True)
+        for file in files:
+            tracker.log_file(file)
+        tracker.log_metrics(metrics or {})
+        tracker.finalize("failed" if failed else "success")
+    except UserError as error:
+        logger.warning("%s; the run %s stays open", error, run_id)

@@ -7,6 +7,7 @@ or die are in `tests/katlit/tracking`, what a killed process leaves in the tempo
 """
 
 import errno
+import json
 import os
 import sqlite3
 from collections.abc import Callable
@@ -241,6 +242,26 @@ def test_an_engine_whose_folder_another_machine_does_not_see_is_not_started(tmp_
     with pytest.raises(UserError, match=r"trainer\.default_root_dir: .* is not seen by all; set it to"):
         start_engine(engine, trainer, Mock())
     engine.start.assert_not_called()
+
+
+def test_a_tracking_server_that_is_gone_stops_no_run_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor a run of a recipe, nor labelling, which logs nothing; a new run is refused."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setattr("katlit.tracking.mlflow.PATIENCE", 0.2)
+    files = [f"-c={ROOT}/configs/base.yaml", f"-c={ROOT}/tests/stubs/tinystage.yaml"]
+    assert main(["fit", *files, "--trainer.logger=false", "--trainer.max_steps=4"]) == 0
+    assert main(["fit", *files, "--trainer.max_steps=5"]) == 2
+    assert "http://127.0.0.1:9 cannot be reached" in told(capsys)
+    assert main(["label", *files]) == 0
+    assert main(["fit", *files, "--trainer.max_steps=5", "--ckpt_path=auto"]) == 0
+    monkeypatch.setenv("KATLIT_PARENT_RUN_ID", "parent")
+    assert main(["fit", *files, "--trainer.max_steps=1"]) == 0
+    waiting = [path.read_text().splitlines() for path in tmp_path.glob("outputs/*.unsent.jsonl")]
+    assert [json.loads(lines[0])["kind"] for lines in waiting] == ["create", "create"]
+    assert all('"train/loss"' in "".join(lines) for lines in waiting)
 
 
 @pytest.mark.soak

@@ -2,12 +2,13 @@
 
 import argparse
 import json
+import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from textwrap import indent
@@ -27,11 +28,13 @@ from katlit.tracking.mlflow import PARENT_RUN_VARIABLE, default_tracking_uri
 from katlit.tracking.parent_run import (
     close_killed_runs,
     finish_parent_run,
-    log_to_run,
     page_of,
     reopen_run,
     start_parent_run,
 )
+from katlit.tracking.store import TrackerDownError, check_tracking
+
+logger = logging.getLogger(__name__)
 
 _FOLDER = ".steps"
 REPORT_FILES = ("report.html", "report.md", "pareto.png", "report.json")
@@ -100,10 +103,10 @@ def run(recipe: Recipe) -> None:
     plan, marks = steps(recipe), Marks(recipe.output / _FOLDER)
     with (
         alone(recipe.output / _FOLDER) as lock,
-        _parent_run(recipe) as (uri, parent),
+        _parent_run(recipe) as parent,
         WarmStart(lock) as warm,
     ):
-        environment = os.environ | {PARENT_RUN_VARIABLE: parent}
+        environment = os.environ | {PARENT_RUN_VARIABLE: parent.run}
         commands = Commands(lock, environment, warm if is_possible() else None)
         story = Story(len(plan))
         for step, key in zip(plan, keys_of(plan, recipe.output, marks), strict=True):
@@ -115,7 +118,7 @@ def run(recipe: Recipe) -> None:
         if recipe.evaluation is not None:
             seconds = _seconds(plan, marks)
             _report(recipe, plan, marks, commands)
-            _conclude(recipe, seconds, uri, parent)
+            _conclude(recipe, seconds, parent)
 
 
 def _report(recipe: Recipe, plan: Sequence[Step], marks: Marks, commands: Commands) -> None:
@@ -187,43 +190,77 @@ def _seconds(plan: Sequence[Step], marks: Marks) -> dict[str, float]:
     return found
 
 
+@dataclass
+class _Parent:
+    """The MLflow run that the steps hang under, and what is added to it at the end."""
+
+    uri: str
+    run: str
+    files: Sequence[Path] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
 @contextmanager
-def _parent_run(recipe: Recipe) -> Iterator[tuple[str, str]]:
+def _parent_run(recipe: Recipe) -> Iterator[_Parent]:
     """The MLflow run that the steps hang under: that of the call before, where there was one."""
     uri = default_tracking_uri("outputs")
     file = recipe.output / _FOLDER / "parent.json"
     name = f"{recipe.name} seed {recipe.seed}"
     wanted = {"uri": uri, "experiment": recipe.experiment, "name": name}
+    run = _known_run(file, wanted)
+    if run is None:
+        run = start_parent_run(uri, recipe.experiment, name, {"seed": str(recipe.seed)})
+        replace_file(file, json.dumps(wanted | {"run_id": run}) + "\n")
+    parent, failed = _Parent(uri, run), True
+    try:
+        yield parent
+        failed = False
+    finally:
+        finish_parent_run(uri, run, failed=failed, files=parent.files, metrics=parent.metrics)
+
+
+def _known_run(file: Path, wanted: dict[str, str]) -> str | None:
+    """The run of the call before, if it can be gone on with; a server that is down stops nothing then."""
     try:
         known = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        known = {}
-    parent = known.pop("run_id", None)
-    if parent is not None:  # we are alone here, so what still runs was killed
-        close_killed_runs(known.get("uri", uri), parent)
-    if parent is None or known != wanted or not reopen_run(uri, parent):
-        parent = start_parent_run(uri, recipe.experiment, name, {"seed": str(recipe.seed)})
-        replace_file(file, json.dumps(wanted | {"run_id": parent}) + "\n")
-    failed = True
-    try:
-        yield uri, parent
-        failed = False
-    finally:
-        finish_parent_run(uri, parent, failed=failed)
+        return None
+    run: str | None = known.pop("run_id", None)
+    if run is None:
+        return None
+    try:  # we are alone here, so what still runs was killed
+        close_killed_runs(known.get("uri", wanted["uri"]), run)
+        return run if known == wanted and reopen_run(wanted["uri"], run) else None
+    except TrackerDownError as error:
+        logger.warning("%s; runs of before stay open there", error)
+        return run if known == wanted else None
 
 
-def _conclude(recipe: Recipe, seconds: dict[str, float], uri: str, parent: str) -> None:
-    """Keep the report in the parent run, and print the headline."""
+def _conclude(recipe: Recipe, seconds: dict[str, float], parent: _Parent) -> None:
+    """Print the headline, and have the report kept in the parent run."""
     report = json.loads((recipe.output / "report.json").read_text(encoding="utf-8"))
     ratios = {name: report["headline"][name] for name in ("token_ratio", "accuracy_gap")}
-    files = [recipe.output / name for name in REPORT_FILES]
-    log_to_run(uri, parent, files, ratios)
-    page = page_of(uri, parent)
-    shown = "charts" if "model-metrics" in page else "runs"
     sys.stdout.write(
         f"\n{table(report.get('history', {}))}"
         f"\ntokens of auto / on: {ratios['token_ratio']:.2f}   "
         f"accuracy auto - on: {ratios['accuracy_gap']:+.3f}   {sum(seconds.values()) / 60:.1f} minutes\n"
-        f"{recipe.output}/report.html has the rest; `mlflow ui --backend-store-uri {uri}` opens MLflow, "
-        f"the {shown} are at http://127.0.0.1:5000{page}\n"
+        f"{recipe.output}/report.html has the rest"
+    )
+    sys.stdout.flush()
+    sys.stdout.write(f"{_charts(parent)}\n")
+    parent.files = [recipe.output / name for name in REPORT_FILES]
+    parent.metrics = ratios
+
+
+def _charts(parent: _Parent) -> str:
+    """Where MLflow shows the runs; nothing where it does not answer, which the end of the run tells."""
+    try:
+        check_tracking(parent.uri)
+        page = page_of(parent.uri, parent.run)
+    except UserError:
+        return ""
+    shown = "charts" if "model-metrics" in page else "runs"
+    return (
+        f"; `mlflow ui --backend-store-uri {parent.uri}` opens MLflow, "
+        f"the {shown} are at http://127.0.0.1:5000{page}"
     )

@@ -1,4 +1,4 @@
-"""What MLflow is told of runs; 320 lines because all tests share a database, which is slow to create."""
+"""What MLflow is told of runs; 360 lines because all tests share a database, which is slow to create."""
 
 import json
 import os
@@ -21,12 +21,10 @@ from mlflow import MlflowClient, get_experiment_by_name, get_tracking_uri, searc
 from katlit.cli import main
 from katlit.commands.trace import send
 from katlit.errors import UserError
-from katlit.tracking.mlflow import (
-    KatMLFlowLogger,
-    check_tracking,
-    default_tracking_uri,
-)
-from katlit.tracking.parent_run import finish_parent_run, log_to_run, page_of, start_parent_run
+from katlit.tracking import delivery, mlflow
+from katlit.tracking.mlflow import KatMLFlowLogger, default_tracking_uri
+from katlit.tracking.parent_run import finish_parent_run, page_of, start_parent_run
+from katlit.tracking.store import TrackerDownError, check_tracking
 
 ROOT = Path(__file__).parents[3]
 
@@ -133,8 +131,8 @@ def test_the_model_is_exported_and_kept(fitted: Any, client: MlflowClient) -> No
 def test_the_parent_takes_files_and_numbers(uri: str, client: MlflowClient, tmp_path: Path) -> None:
     parent = start_parent_run(uri, "parents", "demo", {"seed": "2"})
     (tmp_path / "report.md").write_text("# Report")
-    log_to_run(uri, parent, [tmp_path / "report.md"], {"headline/token_ratio": 0.5})
-    finish_parent_run(uri, parent, failed=True)
+    ratio = {"headline/token_ratio": 0.5}
+    finish_parent_run(uri, parent, failed=True, files=[tmp_path / "report.md"], metrics=ratio)
     run = client.get_run(parent)
     assert (run.info.run_name, run.info.status, run.data.tags["seed"]) == ("demo", "FAILED", "2")
     assert run.data.metrics == {"headline/token_ratio": 0.5}
@@ -212,6 +210,53 @@ def test_a_locked_database_holds_up_nobody(uri: str, client: MlflowClient) -> No
     logger.finalize("success")
     assert [entry.step for entry in client.get_metric_history(logger.run_id, "loss")] == [0, 1, 2]
     assert not list(folder.glob("*.unsent.jsonl"))
+
+
+def down(uri: str, *_: object) -> None:
+    raise TrackerDownError(f"{uri} is down")
+
+
+def test_a_run_of_a_recipe_is_created_when_mlflow_is_back(
+    uri: str, client: MlflowClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    parent = start_parent_run(uri, "late", "parent", {})
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow, "check_tracking", down)
+        patch.setattr(delivery, "client_of", down)
+        patch.setattr(mlflow, "PATIENCE", 0.2)
+        first = KatMLFlowLogger("late", "first", tracking_uri=uri, parent_run_id=parent)
+        first.check()
+        _ = first.experiment
+        first.log_metrics({"loss": 2.0}, 5)
+        first.finalize("success")
+    assert len(caplog.messages) == 2
+    assert "is down; the run goes on, what it logs waits in" in caplog.messages[0]
+    assert "3 of 3 entries were not sent" in caplog.messages[1]
+    second = KatMLFlowLogger("late", "second", tracking_uri=uri)
+    second.log_metrics({"loss": 1.0}, 1)
+    second.finalize("success")
+    runs = client.search_runs([client.get_experiment_by_name("late").experiment_id])
+    (found,) = [run for run in runs if run.info.run_name == "first"]
+    assert (found.info.status, found.data.tags["mlflow.parentRunId"]) == ("FINISHED", parent)
+    assert [(one.step, one.value) for one in client.get_metric_history(found.info.run_id, "loss")] == [
+        (5, 2.0)
+    ]
+    assert len(runs) == 3
+
+
+@pytest.mark.parametrize("dies", ["before the check", "after it"])
+def test_a_run_that_goes_on_does_so_without_mlflow_and_another_does_not(
+    dies: str, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlflow, "check_tracking" if dies == "before the check" else "client_of", down)
+    fresh = KatMLFlowLogger("late", tracking_uri=uri)
+    with pytest.raises(TrackerDownError):  # noqa: PT012 (whichever comes first)
+        fresh.check()
+        _ = fresh.experiment
+    logger = KatMLFlowLogger("late", tracking_uri=uri)
+    logger.check(goes_on=True)
+    assert str(logger.run_id).startswith("later-")
+    logger.finalize("success")
 
 
 def serve(folder: Path, port: int) -> subprocess.Popen[bytes]:

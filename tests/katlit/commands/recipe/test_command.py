@@ -13,9 +13,12 @@ import pytest
 from mlflow import MlflowClient
 
 from katlit.cli import main
+from katlit.commands.recipe import command
 from katlit.commands.recipe.command import REPORT_FILES
 from katlit.commands.recipe.process import Commands, alone
 from katlit.errors import UserError
+from katlit.tracking import delivery, mlflow, parent_run
+from katlit.tracking.store import TrackerDownError
 
 RECIPE = """\
 name: mine
@@ -117,6 +120,38 @@ def test_a_failure_is_gone_on_from(commands: Played, capsys: pytest.CaptureFixtu
     assert [client.get_run(run).info.status for run in left] == ["KILLED", "RUNNING"]
 
 
+def test_a_recipe_goes_on_and_ends_without_its_tracking_server(
+    commands: Played,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    commands.failing = "fit cold_start"
+    assert katlit() == 2
+    commands.failing = ""
+    capsys.readouterr()
+
+    def down(uri: str) -> None:
+        raise TrackerDownError(f"{uri} cannot be reached")
+
+    for module in (command, parent_run, mlflow):
+        monkeypatch.setattr(module, "check_tracking", down)
+    monkeypatch.setattr(delivery, "client_of", down)
+    monkeypatch.setattr(mlflow, "PATIENCE", 0.2)
+    assert katlit() == 0
+    assert len(commands.parents) == 1
+    assert "tokens of auto / on: 0.70" in capsys.readouterr().out
+    assert [message.partition("; ")[2][:12] for message in caplog.messages] == [
+        "runs of befo", "the run goes", "they are kep",
+    ]  # fmt: skip
+    (file,) = Path("outputs").glob("*.unsent.jsonl")
+    assert [json.loads(line)["kind"] for line in file.read_text().splitlines()] == [
+        *["file"] * len(REPORT_FILES), "metrics", "end",
+    ]  # fmt: skip
+    Path("out/.steps/parent.json").unlink()
+    assert katlit() == 2  # a new one is not begun
+
+
 @pytest.mark.parametrize(
     ("change", "again"),
     [
@@ -211,6 +246,7 @@ def test_while_a_command_works_there_no_other_is_started(
 HOLDER = """
 import sys
 from pathlib import Path
+from katlit.commands.recipe import command
 from katlit.commands.recipe.command import REPORT_FILES
 from katlit.commands.recipe.process import Commands, alone
 sys.executable = "{sleeper}"

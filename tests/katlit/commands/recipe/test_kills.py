@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
+from unittest.mock import Mock
 
 import pytest
 from torch import save
@@ -98,13 +99,12 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
         write(path, text)
 
     @contextmanager
-    def parent_run(_recipe: object) -> Iterator[tuple[str, str]]:
-        yield "uri", "parent"
+    def parent_run(_recipe: object) -> Iterator[Mock]:
+        yield Mock(uri="uri", run="parent")
 
     monkeypatch.setattr(Commands, "status", lambda own, words, launch: machine.status(words))
     monkeypatch.setattr(done, "replace_file", replace_file)
     monkeypatch.setattr(command, "_parent_run", parent_run)
-    monkeypatch.setattr(command, "log_to_run", lambda *_: None)
     monkeypatch.setattr(command, "page_of", lambda *_: "/")
     return machine
 

@@ -42,7 +42,7 @@ class Delivery:
         if self._client is None:
             try:
                 with refusals(self._uri):
-                    self._client = client_of(self._uri)
+                    self._client = client_of(self._uri, patience=0.0)
             except UserError as error:
                 raise OSError(first_line(error)) from error
         deliver(self._client, entry)

@@ -3,21 +3,26 @@
 MLflow is imported inside functions; its start takes 1.5 s, and 2 s more where a sqlite file is new.
 """
 
+import logging
 import os
+import sqlite3
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from katlit.errors import UserError
+from katlit.errors import UserError, first_line
 from katlit.output import require_writable
 from katlit.tracking.redaction import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+logger = logging.getLogger(__name__)
 
 # Read by MLflow when it is imported: no usage reports to third parties, no bars and no chatter in the log.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -28,6 +33,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 
 PROBE_SECONDS = 5.0
+LOCK_SECONDS = 60.0
 SQLITE = "sqlite:///"
 URI_KEY = "logger.init_args.tracking_uri"
 
@@ -51,10 +57,13 @@ def check_tracking(uri: str) -> None:
 
     Raises:
         TrackerDownError: naming the URI, where no server answers.
-        UserError: naming the URI, where the folder of the file cannot be written.
+        UserError: naming the URI, where the file is damaged, or its folder cannot be written.
     """
     if uri.startswith(SQLITE):
-        require_writable(Path(uri.removeprefix(SQLITE)).parent, URI_KEY)
+        file = Path(uri.removeprefix(SQLITE))
+        require_writable(file.parent, URI_KEY)
+        with suppress(TrackerDownError):  # a lock is waited for where the file is opened
+            check_database(file)
     parts = urlsplit(uri)
     if parts.scheme not in ("http", "https"):
         return
@@ -71,22 +80,100 @@ def check_tracking(uri: str) -> None:
         ) from error
 
 
+def check_database(file: Path, *, patience: float = 0.0) -> None:
+    """Find out whether an sqlite file can be written, waiting while another process locks it.
+
+    MLflow by itself waits for half a minute and then fails in the middle of its own code.
+
+    Args:
+        file: Need not be there.
+        patience: How many seconds a lock is waited for; this is told.
+
+    Raises:
+        TrackerDownError: where it is still locked then.
+        UserError: where it is damaged or cannot be written.
+    """
+    deadline, told = time.monotonic() + patience, False
+    while file.exists() and (error := _fault(file)) is not None:
+        if not _is_lock(error):
+            raise UserError(_told(file, error)) from error
+        if time.monotonic() >= deadline:
+            raise TrackerDownError(_told(file, error)) from error
+        if not told:
+            logger.warning("MLflow's database %s is locked; waiting for up to %.0f seconds", file, patience)
+            told = True
+        time.sleep(0.2)
+
+
+def _fault(file: Path) -> sqlite3.Error | None:
+    """What happens when a database is read and about to be written."""
+    try:
+        with closing(sqlite3.connect(file, timeout=0.2, isolation_level=None)) as database:
+            database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            database.execute("BEGIN IMMEDIATE")
+            database.execute("ROLLBACK")
+    except sqlite3.Error as error:
+        return error
+    return None
+
+
+def _is_lock(error: BaseException | None) -> bool:
+    return "database is locked" in str(error) or "database table is locked" in str(error)
+
+
+def _told(file: Path, error: BaseException) -> str:
+    """The one line on a database."""
+    if _is_lock(error):
+        mend = "another process holds it; wait for that, or end it"
+    elif "readonly" in str(error) or "unable to open" in str(error):
+        mend = "have it writable"
+    else:
+        mend = "move it away (a new one is made), or put a copy of before in its place"
+    return f"MLflow's database {file}: {str(error).splitlines()[0]}; {mend}, or name another by {URI_KEY}"
+
+
+def _refusal(uri: str, error: BaseException) -> UserError:
+    """What a database says, as MLflow's own checks would say it."""
+    if not uri.startswith(SQLITE):
+        return TrackerDownError(f"MLflow at {redact(uri)}: {redact(str(error).strip().splitlines()[0])}")
+    kind = TrackerDownError if _is_lock(error) else UserError
+    return kind(_told(Path(uri.removeprefix(SQLITE)), error))
+
+
 @contextmanager
 def refusals(uri: str) -> Iterator[None]:
     """What MLflow refuses, as a UserError, and that it does not answer, as a TrackerDownError."""
+    from alembic.util import CommandError
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
     try:
         yield
     except MlflowException as error:
         kind = UserError if error.error_code in REFUSALS else TrackerDownError
-        raise kind(f"MLflow at {redact(uri)}: {redact(str(error))}") from error
+        raise kind(f"MLflow at {redact(uri)}: {redact(first_line(error))}") from error
+    except DBAPIError as error:
+        raise _refusal(uri, error.orig or error) from error
+    except (SQLAlchemyError, CommandError) as error:
+        raise UserError(f"MLflow at {redact(uri)}: {redact(first_line(error))}") from error
 
 
-def client_of(uri: str) -> "MlflowClient":
-    """MLflow's client; it opens a sqlite file, and creates it if need be."""
+def client_of(uri: str, patience: float | None = None) -> "MlflowClient":
+    """MLflow's client; it opens a sqlite file, and creates it if need be.
+
+    Args:
+        uri: Where MLflow is.
+        patience: How many seconds a locked database is waited for; `LOCK_SECONDS` by default.
+
+    Raises:
+        UserError: where the database is locked, damaged, or cannot be written.
+    """
     from mlflow import MlflowClient
 
+    if uri.startswith(SQLITE):
+        check_database(
+            Path(uri.removeprefix(SQLITE)), patience=LOCK_SECONDS if patience is None else patience
+        )
     return MlflowClient(uri)
 
 

@@ -212,7 +212,7 @@ def test_a_locked_database_holds_up_nobody(uri: str, client: MlflowClient) -> No
     assert not list(folder.glob("*.unsent.jsonl"))
 
 
-def down(uri: str, *_: object) -> None:
+def down(uri: str, **_: object) -> None:
     raise TrackerDownError(f"{uri} is down")
 
 

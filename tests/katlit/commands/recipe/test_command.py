@@ -131,7 +131,7 @@ def test_a_recipe_goes_on_and_ends_without_its_tracking_server(
     commands.failing = ""
     capsys.readouterr()
 
-    def down(uri: str) -> None:
+    def down(uri: str, **_: object) -> None:
         raise TrackerDownError(f"{uri} cannot be reached")
 
     for module in (command, parent_run, mlflow):

@@ -1,0 +1,81 @@
+"""How MLflow's database is opened."""
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from katlit.errors import UserError
+from katlit.tracking import store
+from katlit.tracking.mlflow import KatMLFlowLogger
+from katlit.tracking.parent_run import start_parent_run
+from katlit.tracking.store import TrackerDownError, client_of, refusals
+
+
+@pytest.fixture
+def database(tmp_path: Path, new_database: Path) -> Path:
+    return Path(shutil.copy(new_database, tmp_path / "mlflow.db"))
+
+
+@pytest.fixture
+def locked(database: Path) -> Iterator[sqlite3.Connection]:
+    """Another process's connection."""
+    with closing(sqlite3.connect(database, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield other
+
+
+def test_a_lock_is_waited_for_and_then_told_in_one_line(
+    database: Path,
+    locked: sqlite3.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(store, "LOCK_SECONDS", 0.0)
+    with pytest.raises(TrackerDownError, match=rf"{database}: database is locked; another process holds it"):
+        start_parent_run(f"sqlite:///{database}", "stages", "demo", {})
+    monkeypatch.setattr(store.time, "sleep", lambda _: locked.execute("ROLLBACK"))
+    monkeypatch.setattr(store, "LOCK_SECONDS", 60.0)
+    assert start_parent_run(f"sqlite:///{database}", "stages", "demo", {})
+    assert caplog.messages == [f"MLflow's database {database} is locked; waiting for up to 60 seconds"]
+
+
+def test_a_run_that_goes_on_does_so_while_the_database_is_locked(
+    database: Path, locked: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "LOCK_SECONDS", 0.0)
+    logger = KatMLFlowLogger(tracking_uri=f"sqlite:///{database}")
+    logger.check(goes_on=True)
+    logger.log_metrics({"loss": 1.0}, 1)
+    locked.execute("ROLLBACK")
+    logger.finalize("success")
+    client = client_of(f"sqlite:///{database}")
+    (run,) = client.search_runs([client.get_experiment_by_name("katlit").experiment_id])
+    assert run.data.metrics == {"loss": 1.0}
+
+
+@pytest.mark.parametrize("damage", ["cut off", "another file"])
+def test_a_damaged_database_is_told_in_one_line(damage: str, database: Path) -> None:
+    content = database.read_bytes()
+    database.write_bytes(content[: len(content) // 2] if damage == "cut off" else b"no database" * 1000)
+    with pytest.raises(UserError, match=rf"{database}: (database disk|file is not).*; move it away") as told:
+        KatMLFlowLogger(tracking_uri=f"sqlite:///{database}").check()
+    assert not isinstance(told.value, TrackerDownError)
+    assert len(str(told.value).splitlines()) == 1
+
+
+def test_what_is_below_mlflow_fails_in_one_line() -> None:
+    from alembic.util import CommandError
+    from sqlalchemy.exc import OperationalError
+
+    with (
+        pytest.raises(UserError, match=r"MLflow at sqlite:///a\.db: no such revision"),
+        refusals("sqlite:///a.db"),
+    ):
+        raise CommandError("no such revision")
+    lock = sqlite3.OperationalError("database is locked")
+    with pytest.raises(TrackerDownError, match=r"a\.db: database is locked"), refusals("sqlite:///a.db"):
+        raise OperationalError("BEGIN", (), lock)

@@ -3,6 +3,7 @@
 MLflow is imported inside functions; its start takes 1.5 s, and 2 s more where a sqlite file is new.
 """
 
+import fcntl
 import logging
 import os
 import sqlite3
@@ -12,7 +13,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urlsplit
 
 from katlit.errors import UserError, first_line
@@ -170,11 +171,49 @@ def client_of(uri: str, patience: float | None = None) -> "MlflowClient":
     """
     from mlflow import MlflowClient
 
-    if uri.startswith(SQLITE):
-        check_database(
-            Path(uri.removeprefix(SQLITE)), patience=LOCK_SECONDS if patience is None else patience
-        )
-    return MlflowClient(uri)
+    if not uri.startswith(SQLITE):
+        return MlflowClient(uri)
+    file, seconds = Path(uri.removeprefix(SQLITE)), LOCK_SECONDS if patience is None else patience
+    with _alone(file, seconds):
+        check_database(file, patience=seconds)
+        return MlflowClient(uri)
+
+
+@contextmanager
+def _alone(file: Path, patience: float) -> Iterator[None]:
+    """Let no other run open, or create, the same database: MLflow fails where two create its tables.
+
+    Args:
+        file: The database; a hidden file beside it is locked, and stays.
+        patience: How many seconds another run is waited for.
+    """
+    deadline = time.monotonic() + patience
+    with _lock_file(file) as lock:
+        while not _is_held(lock):
+            if time.monotonic() >= deadline:
+                raise TrackerDownError(
+                    _told(file, BlockingIOError("database is locked by a run that opens it"))
+                )
+            time.sleep(0.1)
+        yield
+
+
+def _lock_file(file: Path) -> BinaryIO:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return file.with_name(f".{file.name}.lock").open("ab")
+    except OSError as error:  # such as a full disk
+        raise TrackerDownError(
+            f"MLflow's database {file}: {error.strerror}; name another by {URI_KEY}"
+        ) from error
+
+
+def _is_held(lock: BinaryIO) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def create_run(

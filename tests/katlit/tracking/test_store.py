@@ -1,5 +1,6 @@
 """How MLflow's database is opened."""
 
+import fcntl
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -79,3 +80,15 @@ def test_what_is_below_mlflow_fails_in_one_line() -> None:
     lock = sqlite3.OperationalError("database is locked")
     with pytest.raises(TrackerDownError, match=r"a\.db: database is locked"), refusals("sqlite:///a.db"):
         raise OperationalError("BEGIN", (), lock)
+
+
+def test_a_database_is_opened_by_one_run_at_a_time(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where both create its tables, one of them fails."""
+    monkeypatch.setattr(store, "LOCK_SECONDS", 0.0)
+    with (database.parent / ".mlflow.db.lock").open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(TrackerDownError, match=r"mlflow\.db: database is locked by a run that opens it"):
+            client_of(f"sqlite:///{database}")
+        monkeypatch.setattr(store, "LOCK_SECONDS", 60.0)
+        monkeypatch.setattr(store.time, "sleep", lambda _: fcntl.flock(other, fcntl.LOCK_UN))
+        assert client_of(f"sqlite:///{database}")

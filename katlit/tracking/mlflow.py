@@ -8,6 +8,7 @@ import os
 import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -57,7 +58,7 @@ class KatMLFlowLogger(Logger):
     that MLflow 3 refuses, and cuts parameters silently; this one touches nothing until the run starts.
 
     A server that dies or hangs, or a locked database, stops no training: what is logged waits in a file
-    `mlflow-<run>-….unsent.jsonl` in the folder of the database, or in `save_dir`, and is sent by a thread.
+    `mlflow-….unsent.jsonl` in the folder of the database, or in `save_dir`, and is sent by a thread.
     What is left at the end is said, and the next run with that folder sends it. A run that goes on, or is
     below a parent run, is even created later where MLflow cannot be reached; any other is refused.
 
@@ -118,6 +119,12 @@ class KatMLFlowLogger(Logger):
     def _folder(self) -> Path:
         local = self.tracking_uri.startswith(SQLITE)
         return Path(self.tracking_uri.removeprefix(SQLITE)).parent if local else Path(self._save_dir)
+
+    def _store(self) -> str:
+        """Tells the entries of one MLflow from those of another that wait in the same folder."""
+        uri = self.tracking_uri
+        name = Path(uri).name if uri.startswith(SQLITE) else redact(uri).rstrip("/")
+        return sha256(name.encode()).hexdigest()[:8]
 
     @property
     @rank_zero_experiment
@@ -183,11 +190,10 @@ class KatMLFlowLogger(Logger):
         """Have an entry sent, now or later."""
         run = self.run_id
         if self._outbox is None:
-            folder = self._folder()
-            folder.mkdir(parents=True, exist_ok=True)
-            file = folder / f"mlflow-{run}-{uuid4().hex[:8]}{SUFFIX}"
+            store = f"mlflow-{self._store()}-"
+            file = self._folder() / f"{store}{run}-{uuid4().hex[:8]}{SUFFIX}"
             send = Delivery(self.tracking_uri, self._client)
-            self._outbox = Outbox(file, send, PATIENCE, told=self._down)
+            self._outbox = Outbox(file, send, PATIENCE, self._down, store)
         self._outbox.put({"kind": kind, "run": run} | content)
 
     @override
@@ -234,7 +240,7 @@ class KatMLFlowLogger(Logger):
         left = None if outbox is None else outbox.close()
         if outbox is not None and left is not None:
             logger.warning(
-                "MLflow at %s: %s; they are kept in %s, and the next run that tracks there sends them",
+                "MLflow at %s: %s; they are kept in %s, and the next run that tracks there tries again",
                 redact(self.tracking_uri),
                 left,
                 outbox.path,

@@ -1,6 +1,7 @@
 """What is sent to MLflow, entry by entry."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from katlit.errors import UserError, first_line
@@ -57,16 +58,20 @@ def deliver(client: "MlflowClient", entry: Entry) -> None:
     """
     from mlflow.exceptions import MlflowException
 
-    arguments = dict(entry)
-    kind, run = arguments.pop("kind"), arguments.pop("run")
     try:
-        if kind == "create":
-            _create(client, run, **arguments)
-        else:
-            _SENDERS[kind](client, _id_of(client, run), **arguments)
+        _send(client, **entry)
+    except (TypeError, KeyError) as error:  # such as a line of another version of katlit
+        raise Refused(f"{entry.get('kind')}: {type(error).__name__} {first_line(error)}") from error
     except MlflowException as error:
         answer = Refused if error.error_code in REFUSALS else OSError
         raise answer(first_line(error)) from error
+
+
+def _send(client: "MlflowClient", kind: str, run: str, **content: Any) -> None:
+    if kind == "create":
+        _create(client, run, **content)
+    else:
+        _SENDERS[kind](client, _id_of(client, run), **content)
 
 
 def _create(client: "MlflowClient", run: str, tags: dict[str, str], **new: Any) -> None:
@@ -125,11 +130,32 @@ def _data(client: "MlflowClient", run: str, **dataset: Any) -> None:
     client.log_inputs(run, datasets=[DatasetInput(Dataset(**dataset))])
 
 
-def _file(client: "MlflowClient", run: str, path: str, folder: str | None) -> None:
+def fingerprint(path: Path) -> dict[str, list[int]]:
+    """Bytes and time of change (nanoseconds) of a file, or of each in a folder by its relative name."""
+    files = [file for file in sorted(path.rglob("*")) if file.is_file()] if path.is_dir() else [path]
+    stats = {file.relative_to(path).as_posix(): file.stat() for file in files if file.exists()}
+    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+
+
+def _require_same(path: Path, files: dict[str, list[int]]) -> None:
+    """Refuse what was written over since it was logged, such as by the next run; new files do not matter."""
+    if not path.exists():
+        raise Refused(f"{path} is not there any more")
+    now = fingerprint(path)
+    for name, then in files.items():
+        if now.get(name) != then:
+            raise Refused(f"{path / name} is not what it was when it was logged")
+
+
+def _file(
+    client: "MlflowClient", run: str, path: str, folder: str | None, files: dict[str, list[int]]
+) -> None:
+    _require_same(Path(path), files)
     client.log_artifact(run, path, folder)
 
 
-def _folder(client: "MlflowClient", run: str, path: str, folder: str) -> None:
+def _folder(client: "MlflowClient", run: str, path: str, folder: str, files: dict[str, list[int]]) -> None:
+    _require_same(Path(path), files)
     client.log_artifacts(run, path, folder)
 
 

@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from katlit.errors import first_line
 from katlit.output import require_writable
-from katlit.tracking.delivery import LATER, Delivery, shortened
+from katlit.tracking.delivery import LATER, Delivery, fingerprint, shortened
 from katlit.tracking.outbox import SUFFIX, Outbox
 from katlit.tracking.redaction import redact
 from katlit.tracking.store import SQLITE, TrackerDownError, check_tracking, client_of, create_run, refusals
@@ -219,12 +219,12 @@ class KatMLFlowLogger(Logger):
         self._put("data", name=name, digest=digest, source_type=source_type, source=source)
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
-        """Keep a file as an artifact, in a folder of them; it is read when it is sent."""
-        self._put("file", path=str(path.absolute()), folder=folder)
+        """Keep a file as an artifact, in a folder of them; read when it is sent, if it is the same then."""
+        self._put("file", path=str(path.absolute()), folder=folder, files=fingerprint(path))
 
     def log_folder(self, path: Path, folder: str) -> None:
-        """Keep the content of a folder as artifacts; it is read when it is sent."""
-        self._put("folder", path=str(path.absolute()), folder=folder)
+        """Keep the content of a folder as artifacts; see `log_file`."""
+        self._put("folder", path=str(path.absolute()), folder=folder, files=fingerprint(path))
 
     def log_table(self, rows: Mapping[str, list[Any]], file: str) -> None:
         """Append rows, given by columns, to a table among the artifacts."""

@@ -1,4 +1,4 @@
-"""What MLflow is told of runs; 360 lines because all tests share a database, which is slow to create."""
+"""What MLflow is told of runs; 410 lines because all tests share a database, which is slow to create."""
 
 import json
 import os
@@ -23,6 +23,7 @@ from katlit.commands.trace import send
 from katlit.errors import UserError
 from katlit.tracking import delivery, mlflow
 from katlit.tracking.mlflow import KatMLFlowLogger, default_tracking_uri
+from katlit.tracking.outbox import Refused
 from katlit.tracking.parent_run import finish_parent_run, page_of, start_parent_run
 from katlit.tracking.store import TrackerDownError, check_tracking
 
@@ -257,6 +258,46 @@ def test_a_run_that_goes_on_does_so_without_mlflow_and_another_does_not(
     logger.check(goes_on=True)
     assert str(logger.run_id).startswith("later-")
     logger.finalize("success")
+
+
+@pytest.mark.parametrize("since", ["written over", "gone", "as it was, with a card"])
+def test_an_artifact_that_is_another_one_since_is_not_sent(
+    since: str, uri: str, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "weights").write_text("of run 1")
+    logger = KatMLFlowLogger("artifacts", tracking_uri=uri)
+    sent = threading.Event()
+    send = delivery.deliver
+
+    def late(*words: Any) -> None:
+        assert sent.wait(60)
+        send(*words)
+
+    monkeypatch.setattr(delivery, "deliver", late)
+    logger.log_folder(model, "model")
+    logger.log_file(model / "weights", "one")
+    logger.log_metrics({"loss": 1.0}, 1)
+    if since == "as it was, with a card":
+        (model / "README.md").touch()
+    else:
+        model.rename(tmp_path / "aside")
+    if since == "written over":
+        model.mkdir()
+        (model / "weights").write_text("of run 2")
+    sent.set()
+    logger.finalize("success")
+    kept = sorted(file.path for file in client.list_artifacts(logger.run_id))
+    run = client.get_run(logger.run_id)
+    assert kept == (["model", "one"] if since == "as it was, with a card" else [])
+    assert (run.info.status, run.data.metrics) == ("FINISHED", {"loss": 1.0})
+
+
+def test_a_line_that_nobody_understands_is_refused(client: MlflowClient) -> None:
+    for entry in ({"kind": "smell", "run": "a"}, {"run": "a"}, {"kind": "metrics", "run": "a", "steps": 1}):
+        with pytest.raises(Refused):
+            delivery.deliver(client, entry)
 
 
 def serve(folder: Path, port: int) -> subprocess.Popen[bytes]:

@@ -31,7 +31,7 @@ class Delivery:
 
     Args:
         uri: Where MLflow is.
-        client: Of it, where it is open already.
+        client: MLflow's client, where it is open already.
     """
 
     def __init__(self, uri: str, client: "MlflowClient | None" = None) -> None:

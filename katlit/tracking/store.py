@@ -227,11 +227,11 @@ def create_run(
     """Id of a new run; a new experiment is created too, its artifacts beside a sqlite file.
 
     Args:
-        client: Of MLflow.
+        client: MLflow's client.
         uri: Where it is.
         experiment: Name of the experiment.
-        name: Of the run; MLflow invents one for None.
-        tags: Of the run.
+        name: The run's name; MLflow invents one for None.
+        tags: The run's tags.
         start: Milliseconds since 1970; now by default.
     """
     found = client.get_experiment_by_name(experiment)

@@ -3,7 +3,7 @@
 Here are those of any stage; those of data and prompts are in `test_faults_of_data.py`. Weights that the
 engine does not have are a table of `tests/katlit/callbacks/rollout/test_weight_sync.py`, trackers that hang
 or die are in `tests/katlit/tracking`, what a killed process leaves in the temporary folder is in
-`tests/katlit/test_output.py`.
+`tests/katlit/test_output.py`. Over 300 lines because it is one table.
 """
 
 import errno

@@ -388,7 +388,8 @@ def test_a_server_that_does_not_answer_is_named_without_its_password() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType")  # MLflow's own
-def test_traces_of_agents_become_traces(uri: str) -> None:
+def test_traces_of_agents_become_traces(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)  # and taken back at the end: `set_tracking_uri` leaves it
     step = {"role": "critic", "think": "", "text": "No.", "seed": 7, "tokens": 5, "model": "the-model"}
     before = get_tracking_uri()
     trace = {"id": "2+2", "kept": True, "judge": "so", "score": 4, "steps": [step | {"role": "solver"}, step]}

@@ -91,7 +91,7 @@ def replacing_directory(directory: str | Path, mark: str) -> Iterator[Path]:
         UserError: where the directory holds something else.
     """
     target = Path(directory).absolute()
-    after_a_kill(target)
+    after_a_kill(target, [mark])
     replaced = target.exists() and any(target.iterdir())
     if replaced and not (target / mark).is_file():
         raise UserError(f"export: {str(directory)!r} holds other files, no {mark}; choose another place")
@@ -113,17 +113,23 @@ def beside(target: Path) -> Iterator[Path]:
         yield scratch / target.name
 
 
-def after_a_kill(directory: str | Path) -> None:
+def after_a_kill(directory: str | Path, marks: Iterable[str]) -> None:
     """Put right what a process has left that was killed while it replaced a directory.
 
     What was half written goes. What was moved out of the way comes back, unless the new one is in its place.
+
+    Args:
+        directory: What was replaced.
+        marks: Names of files, one of which a complete one has.
     """
     target = Path(directory).absolute()
     _remove_left_over(target.parent, f".{target.name}.")
     replaced = _replaced(target)
-    if replaced.is_dir() and target.is_dir() and any(target.iterdir()):
+    if not replaced.is_dir():
+        return
+    if any((target / mark).is_file() for mark in marks):
         shutil.rmtree(replaced)
-    elif replaced.is_dir():
+    elif not target.is_dir() or not any(target.iterdir()):
         replaced.rename(target)
 
 

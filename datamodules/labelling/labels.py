@@ -171,6 +171,7 @@ class Labels:
                     f"processes that train none can make them by {type(engine).__name__}; run the same "
                     "command with label in place of fit first, which makes them on all devices"
                 )
+        self._path = None  # which the process that labels may come to know better
 
     def make(self) -> None:
         """Write the records, unless they are there; what was replied before is not asked again."""

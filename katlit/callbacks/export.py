@@ -65,7 +65,8 @@ class ExportModel(Callback):
             return
         if trainer.is_global_zero:
             for directory in filter(None, (self.directory, self.adapter_directory)):
-                after_a_kill(directory)
+                after_a_kill(directory, _OURS)
+        trainer.strategy.barrier("what a kill has left is put right")
         _require_place(self.directory, "ExportModel.directory")
         if self.adapter_directory is None:
             return

@@ -65,6 +65,11 @@ def deliver(client: "MlflowClient", entry: Entry) -> None:
     except MlflowException as error:
         answer = Refused if error.error_code in REFUSALS else OSError
         raise answer(first_line(error)) from error
+    except (OSError, Refused):
+        raise
+    except Exception as error:  # of the library of a store of files, such as S3's
+        answer = Refused if entry["kind"] in ("file", "folder") else OSError
+        raise answer(f"{type(error).__name__}: {first_line(error)}") from error
 
 
 def _send(client: "MlflowClient", kind: str, run: str, **content: Any) -> None:

@@ -214,9 +214,8 @@ class Outbox:
             logger.debug("tracking: entries stay in %s (%s)", path, error)
         if number:
             _leave(path, lines[number:])
-            logger.info(
-                "tracking: %d entries of %s, of an earlier run, were sent", number - len(dropped), path
-            )
+            told = "tracking: %d of %d entries of %s, of an earlier run, were sent"
+            logger.info(told, number - len(dropped), len(lines), path)
         if dropped:
             text = "tracking: %d entries that an earlier run left in %s were refused and are dropped (%s)"
             logger.warning(text, len(dropped), path, "; ".join(dict.fromkeys(dropped)))

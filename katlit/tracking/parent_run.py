@@ -51,8 +51,8 @@ def close_killed_runs(tracking_uri: str, run_id: str) -> None:
     Raises:
         TrackerDownError: where MLflow does not answer.
     """
-    check_tracking(tracking_uri)
     try:
+        check_tracking(tracking_uri)
         with refusals(tracking_uri):
             client = client_of(tracking_uri)
             experiments = [one.experiment_id for one in client.search_experiments()]

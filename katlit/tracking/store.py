@@ -12,8 +12,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
+from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from katlit.errors import UserError, first_line
@@ -128,6 +129,8 @@ def _told(file: Path, error: BaseException) -> str:
         mend = "another process holds it; wait for that, or end it"
     elif "readonly" in str(error) or "unable to open" in str(error):
         mend = "have it writable"
+    elif "full" in str(error) or "I/O" in str(error):
+        mend = "make room on that disk, or mend it"
     else:
         mend = "move it away (a new one is made), or put a copy of before in its place"
     return f"MLflow's database {file}: {str(error).splitlines()[0]}; {mend}, or name another by {URI_KEY}"
@@ -198,21 +201,24 @@ def _alone(file: Path, patience: float) -> Iterator[None]:
         yield
 
 
-def _lock_file(file: Path) -> BinaryIO:
+def _lock_file(file: Path) -> FileIO:
+    """The file that is locked; to be read only, so that other users of the database may lock it, too."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        return file.with_name(f".{file.name}.lock").open("ab")
+        return FileIO(os.open(file.with_name(f".{file.name}.lock"), os.O_RDONLY | os.O_CREAT, 0o666))
     except OSError as error:  # such as a full disk
         raise TrackerDownError(
             f"MLflow's database {file}: {error.strerror}; name another by {URI_KEY}"
         ) from error
 
 
-def _is_held(lock: BinaryIO) -> bool:
+def _is_held(lock: FileIO) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError:  # a file system without locks
+        return True
     return True
 
 

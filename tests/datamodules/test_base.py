@@ -91,5 +91,18 @@ def test_processes_that_train_are_not_kept_waiting_by_an_engine_that_waits_for_t
     data.require_labels()
 
 
+def test_processes_that_wait_read_what_the_one_that_labelled_has_written(
+    models_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name of the records depends on how the models think, which only that one finds out."""
+    write_rows(tmp_path / "prompts.jsonl", [{"prompt": "1 + 1", "reference": "2"}])
+    ours, keys = str(models_root / "ours"), iter(["before", "after"])
+    prompts, labeller = FilePrompts(str(tmp_path / "prompts.jsonl")), DualRegime(ours)
+    data = DistillData(ours, ours, prompts, HFEngine(), labeller=labeller, cache_dir=str(tmp_path))
+    monkeypatch.setattr("katlit.datamodules.labelling.labels.fingerprint", lambda *_: next(keys))
+    data.require_labels()
+    assert "after" in data.records_path().name
+
+
 def test_they_wait_without_a_time_limit() -> None:
     assert "with _InfiniteBarrier()" in inspect.getsource(_DataConnector.prepare_data)

@@ -144,6 +144,18 @@ def test_a_kill_while_a_directory_is_replaced_leaves_one_of_both(
     killed = subprocess.run([sys.executable, "-c", KILL, str(target), str(calls)], check=False)
     assert killed.returncode == -signal.SIGKILL
     assert len(list(tmp_path.iterdir())) > 1
-    after_a_kill(target)
+    after_a_kill(target, ["config.json"])
     assert list(tmp_path.iterdir()) == [target]
     assert (target / "config.json").read_text() == kept
+
+
+def test_what_was_moved_away_stays_where_something_else_is_in_its_place(tmp_path: Path) -> None:
+    """Such as a file with which another process tries out whether it may write."""
+    (tmp_path / ".model.replaced").mkdir()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/tried").touch()
+    after_a_kill(tmp_path / "model", ["config.json"])
+    assert (tmp_path / ".model.replaced").is_dir()
+    (tmp_path / "model/tried").unlink()
+    after_a_kill(tmp_path / "model", ["config.json"])
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

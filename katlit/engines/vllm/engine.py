@@ -118,7 +118,7 @@ class VLLMEngine(RolloutEngine):
         if VLLMEngine._running is not None:
             raise RuntimeError("VLLMEngine: another one runs in this process; close it first")
         require_positions(model_directory, self._max_context)
-        require_device(distributed=dist.is_initialized())
+        require_device(dist.get_world_size() if dist.is_initialized() else None)
         self._call_seeds.manual_seed(self.seed)
         weights = directory_weights(model_directory, self.takes_mtp)
         self._shapes = {name: weight.shape for name, weight in weights}

@@ -84,11 +84,13 @@ def name_rank() -> None:
     os.environ.update(RANK=str(dist.get_rank()), LOCAL_RANK=str(device))
 
 
-def require_device(*, distributed: bool) -> None:
+def require_device(ranks: int | None) -> None:
     """Refuse where vLLM would take another GPU than the trainer has.
 
-    Alone in its process vLLM takes the first GPU that it sees, and as one of several engines the process's
-    present one.
+    Without a process group vLLM takes the first GPU that it sees, in one the process's present one.
+
+    Args:
+        ranks: Processes of the group; None without one.
 
     Raises:
         UserError: with the setting that mends it.
@@ -96,15 +98,17 @@ def require_device(*, distributed: bool) -> None:
     if not torch.cuda.is_available():
         return
     used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    if distributed and not used:
+    if ranks is not None and ranks > 1 and not used:
         raise UserError(
             "trainer.accelerator: cpu, so the trainer's processes have no GPU of their own and their engines "
             "would all take the first; set it to gpu, or trainer.devices to 1"
         )
-    if not distributed and used and (device := torch.cuda.current_device()):
+    if ranks is None and used and (device := torch.cuda.current_device()):
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        name = visible.split(",")[device] if visible else device
         raise UserError(
             f"trainer.devices: the trainer has GPU {device}, but vLLM in its process takes the first that it "
-            f"sees; set CUDA_VISIBLE_DEVICES={device} in the environment, and trainer.devices to 1"
+            f"sees; set CUDA_VISIBLE_DEVICES={name} in the environment, and trainer.devices to 1"
         )
 
 

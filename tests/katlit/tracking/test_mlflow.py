@@ -13,6 +13,7 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -405,3 +406,17 @@ def test_traces_of_agents_become_traces(uri: str, monkeypatch: pytest.MonkeyPatc
     assert [span.name for span in spans] == ["solver", "critic"]
     assert {span.parent_id for span in spans} == {root.span_id}
     assert (spans[1].outputs, spans[1].attributes["seed"]) == ({"think": "", "text": "No."}, 7)
+
+
+@pytest.mark.parametrize(("kind", "answer"), [("file", Refused), ("metrics", OSError)])
+def test_what_a_library_below_mlflow_raises_costs_an_artifact_at_most(
+    kind: str, answer: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as that of a store of files without credentials."""
+
+    def fail(*_: object) -> None:
+        raise ValueError("no credentials")
+
+    monkeypatch.setitem(delivery._SENDERS, kind, fail)
+    with pytest.raises(answer, match="ValueError: no credentials"):
+        delivery.deliver(Mock(), {"kind": kind, "run": "a"})

@@ -1,5 +1,6 @@
 """How MLflow's database is opened."""
 
+import errno
 import fcntl
 import shutil
 import sqlite3
@@ -66,6 +67,39 @@ def test_a_damaged_database_is_told_in_one_line(damage: str, database: Path) -> 
         KatMLFlowLogger(tracking_uri=f"sqlite:///{database}").check()
     assert not isinstance(told.value, TrackerDownError)
     assert len(str(told.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "mend"),
+    [
+        ("database or disk is full", "make room on that disk"),
+        ("disk I/O error", "or mend it"),
+        ("attempt to write a readonly database", "have it writable"),
+        ("database disk image is malformed", "move it away"),
+    ],
+)
+def test_only_a_damaged_database_is_to_be_moved_away(said: str, mend: str) -> None:
+    from sqlalchemy.exc import OperationalError
+
+    error = OperationalError("INSERT", (), sqlite3.OperationalError(said))
+    with pytest.raises(UserError, match=mend) as told, refusals("sqlite:///a.db"):
+        raise error
+    assert ("move it away" in str(told.value)) == ("malformed" in said)
+
+
+def test_a_database_is_locked_without_writing_and_where_there_are_no_locks_opened(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert client_of(f"sqlite:///{database}")
+    lock = database.parent / ".mlflow.db.lock"
+    lock.chmod(0o444)  # of another user
+    assert client_of(f"sqlite:///{database}")
+
+    def without(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    assert client_of(f"sqlite:///{database}")
 
 
 def test_what_is_below_mlflow_fails_in_one_line() -> None:

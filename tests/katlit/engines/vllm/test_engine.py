@@ -45,21 +45,23 @@ def process() -> dict[str, object]:
 
 
 @pytest.mark.parametrize(("ranks", "used", "device", "told"), [
-    (False, False, 0, None),  # nothing has used a GPU yet, so vLLM takes the first
-    (False, True, 0, None),
-    (False, True, 3, "trainer.devices: the trainer has GPU 3, .*; set CUDA_VISIBLE_DEVICES=3"),
-    (True, True, 3, None),
-    (True, False, 0, "trainer.accelerator: cpu, .*; set it to gpu"),
+    (None, False, 0, None),  # nothing has used a GPU yet, so vLLM takes the first
+    (None, True, 0, None),
+    (None, True, 2, "trainer.devices: the trainer has GPU 2, .*; set CUDA_VISIBLE_DEVICES=6"),
+    (2, True, 2, None),
+    (1, False, 0, None),
+    (2, False, 0, "trainer.accelerator: cpu, .*; set it to gpu"),
 ])  # fmt: skip
 def test_vllm_takes_no_other_gpu_than_the_trainer(
-    monkeypatch: pytest.MonkeyPatch, ranks: bool, used: bool, device: int, told: str | None
+    monkeypatch: pytest.MonkeyPatch, ranks: int | None, used: bool, device: int, told: str | None
 ) -> None:
-    require_device(distributed=ranks)  # on the CPU there is none
+    require_device(ranks)  # on the CPU there is none
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: used)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: device)
     with pytest.raises(UserError, match=told) if told else nullcontext():
-        require_device(distributed=ranks)
+        require_device(ranks)
 
 
 @pytest.mark.vllm
@@ -70,7 +72,7 @@ def test_the_process_is_left_as_it_was_and_a_slow_start_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("vllm", exc_type=ImportError)
-    monkeypatch.setattr(progress, "SECONDS", 0.5)
+    monkeypatch.setattr(progress, "SECONDS", 0.01)
     caplog.set_level(logging.INFO, "katlit")
     before, variables = process(), dict(os.environ)
     first = engine()

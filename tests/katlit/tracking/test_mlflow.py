@@ -1,4 +1,4 @@
-"""What MLflow is told of runs; 410 lines because all tests share a database, which is slow to create."""
+"""What MLflow is told of runs; over 400 lines because all tests share a database, which is slow to create."""
 
 import json
 import os
